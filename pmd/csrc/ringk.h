@@ -1,0 +1,217 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The ring-batch kernel's interface: what Python (pmd/kernel.py) and the ports see.
+ *
+ * Python decides, C moves. Objects are made and changed while no loop runs them; a loop runs on one
+ * thread, without the GIL, until an event or its budget ends it. No function calls back into Python and
+ * nothing allocates after start. Section numbers are of the virtio specification, 1.3.
+ */
+#ifndef RINGK_H
+#define RINGK_H
+
+#include <stddef.h>
+#include <stdint.h>
+#include <sys/uio.h>
+
+#define RK_API __attribute__((visibility("default")))
+
+/* Changes with any structure or signature here; pmd/kernel.py refuses another. */
+#define RK_ABI 1u
+
+#define RK_BURST_MAX 256u
+/* A frame's longest payload: a 16-bit IP length and room for the Ethernet header and tags. */
+#define RK_FRAME_MAX 65562u
+
+/* Why a chain was returned without its frame having been forwarded. rk_drop_name() has the names. */
+enum rk_drop {
+	RK_SENT = 0,           /* not a drop: the verdict of a forwarded frame */
+	RK_DROP_BAD_ADDRESS,   /* a buffer outside the memory table, or without the permission */
+	RK_DROP_BAD_NEXT,      /* next is not a descriptor of the table */
+	RK_DROP_CHAIN_LOOP,    /* more descriptors than the table has: 2.7.5.3.1 */
+	RK_DROP_BAD_DIRECTION, /* device-writable where readable is due, or the reverse: 2.7.5.1, 2.7.4.2 */
+	RK_DROP_BAD_INDIRECT,  /* not negotiated, nested, with NEXT, or of impossible length: 2.7.5.3.1 */
+	RK_DROP_RUNT,          /* shorter than the virtio-net header and an Ethernet header */
+	RK_DROP_OVERSIZE,      /* longer than RK_FRAME_MAX, or than the VF takes */
+	RK_DROP_DISABLED,      /* the ring is started but not enabled */
+	RK_DROP_SMALL_BUFFER,  /* VM1's receive buffers cannot hold the frame */
+	RK_DROP_VF_DOWN,       /* the VF's peer or link is gone */
+	RK_DROP_VF_ERROR,      /* the VF refused the frame */
+	RK_DROP_COUNT
+};
+
+/* Why a ring is no longer touched. rk_fault_name() has the names. */
+enum rk_fault {
+	RK_FAULT_NONE = 0,
+	RK_FAULT_INDEX_JUMP,   /* avail.idx moved by more than the ring's size: 2.7.6 */
+	RK_FAULT_BAD_HEAD,     /* an available entry names no descriptor */
+	RK_FAULT_WINDOW,       /* the window's memory went away */
+	RK_FAULT_COUNT
+};
+
+/* ---- translation ------------------------------------------------------------------------------ */
+
+#define RK_READ 1u
+#define RK_WRITE 2u
+
+/* One run of VM1's memory as this process sees it. */
+struct rk_region {
+	uint64_t bus;
+	uint64_t length;
+	uint64_t host;       /* address in this process */
+	uint32_t permission; /* RK_READ | RK_WRITE */
+	uint32_t reserved;
+};
+
+struct rk_map;
+
+/* Copies count regions, sorted by bus, not overlapping, lengths > 0; NULL with errno EINVAL/ENOMEM if not so. */
+RK_API struct rk_map *rk_map_new(const struct rk_region *regions, uint32_t count);
+RK_API void rk_map_free(struct rk_map *map);
+/* Host address of bus, or 0; *run becomes how many of length bytes are contiguous there. */
+RK_API uint64_t rk_map_translate(const struct rk_map *map, uint64_t bus, uint64_t length,
+				 uint32_t permission, uint64_t *run);
+
+/* ---- rings ------------------------------------------------------------------------------------ */
+
+#define RK_RING_INDIRECT (1u << 0)  /* VIRTIO_F_INDIRECT_DESC accepted */
+#define RK_RING_EVENT_IDX (1u << 1) /* VIRTIO_F_EVENT_IDX accepted */
+#define RK_RING_MERGEABLE (1u << 2) /* VIRTIO_NET_F_MRG_RXBUF accepted */
+#define RK_RING_ENABLED (1u << 3)   /* else transmit buffers are returned unsent */
+
+struct rk_ring_config {
+	uint64_t desc, avail, used; /* bus addresses */
+	uint32_t size;              /* power of two, 1..32768 */
+	uint32_t flags;
+	uint32_t header_bytes;      /* 10 or 12: 5.1.6.1 */
+	int32_t call_fd;            /* -1: VM1 gave none */
+	int64_t call_offset;        /* -1: call_fd is an eventfd; else write 32 bits at this file offset */
+};
+
+struct rk_direction_stats {
+	uint64_t packets, bytes;        /* forwarded frames, and their bytes without virtio-net header */
+	uint64_t drops[16];             /* by enum rk_drop */
+	uint64_t bursts;                /* turns that moved at least one chain */
+	uint64_t cycles;                /* TSC cycles of those turns */
+	uint64_t calls;                 /* interrupts sent to VM1 */
+};
+
+struct rk_queue;
+
+/*
+ * A ring, ready to run from VM1's used.idx (docs/device.md 5.3). The map and the stats must outlive
+ * it. NULL with errno: EINVAL for impossible geometry, EFAULT where a ring part is not in one run of
+ * the map with its permission, ERANGE where avail.idx is further than the ring's size from used.idx.
+ */
+RK_API struct rk_queue *rk_queue_new(const struct rk_ring_config *config, const struct rk_map *map,
+				     struct rk_direction_stats *stats);
+RK_API void rk_queue_free(struct rk_queue *queue);
+/* enum rk_fault; not 0 means quarantined. */
+RK_API uint32_t rk_queue_fault(const struct rk_queue *queue);
+/* Calls VM1 whatever its suppression says (after start: docs/device.md 5.3). */
+RK_API void rk_queue_call(struct rk_queue *queue);
+
+/* ---- ports: one queue pair's end at the VF ---------------------------------------------------------- */
+
+/* A frame as the other side must read it: no virtio-net header, segments in order, none empty. */
+struct rk_frame {
+	struct iovec *segments;
+	uint32_t segment_count;
+	uint32_t bytes;   /* sum of the segments */
+	uint32_t verdict; /* enum rk_drop; set by tx() for a frame it consumed without sending */
+	uint32_t reserved;
+};
+
+struct rk_port;
+
+struct rk_port_ops {
+	const char *kind;
+	/* VM1 -> VF. Consumes the first k of n frames, in order, and returns k; what it does not consume
+	 * stays in VM1's ring and comes again. A segment lies in VM1's memory: it may change at any time,
+	 * and is not to be touched after return. */
+	uint32_t (*tx)(struct rk_port *port, struct rk_frame *frames, uint32_t n);
+	/* VF -> VM1. Shows up to n frames, oldest first, in the port's own memory; they are shown again
+	 * until rx_done() takes the first k of them off. */
+	uint32_t (*rx)(struct rk_port *port, struct rk_frame *frames, uint32_t n);
+	void (*rx_done)(struct rk_port *port, uint32_t k);
+	void (*close)(struct rk_port *port);
+};
+
+/* First member of every port. */
+struct rk_port {
+	const struct rk_port_ops *ops;
+	uint64_t rx_missed; /* frames the VF's side lost before we saw them, as far as it tells */
+};
+
+struct rk_port_config {
+	const char *kind;   /* "null", "loop", "gen", "tap", "packet", "dgram", "pcap" */
+	int32_t fd;         /* tap, packet, dgram: the open device or socket, which the port now owns */
+	uint32_t frame_bytes; /* gen: size of the synthetic frames without FCS */
+	const char *input;  /* pcap: file to replay once, or NULL */
+	const char *output; /* pcap: file to write, or NULL; dgram: the peer's path, or NULL where connected */
+	uint32_t receives;  /* 0: this queue pair only sends (a further pair on a socket without queues) */
+	uint32_t reserved;
+};
+
+/* NULL, with a sentence in error (cause only, no newline), if the port cannot be opened. */
+RK_API struct rk_port *rk_port_open(const struct rk_port_config *config, char *error, size_t error_bytes);
+RK_API void rk_port_close(struct rk_port *port);
+RK_API uint64_t rk_port_rx_missed(const struct rk_port *port);
+/* The port's operations, for tests. */
+RK_API uint32_t rk_port_tx(struct rk_port *port, struct rk_frame *frames, uint32_t n);
+RK_API uint32_t rk_port_rx(struct rk_port *port, struct rk_frame *frames, uint32_t n);
+RK_API void rk_port_rx_done(struct rk_port *port, uint32_t k);
+
+/* ---- the poll loop ---------------------------------------------------------------------------- */
+
+#define RK_EVENT_STOP (1u << 0)       /* rk_loop_stop() */
+#define RK_EVENT_BUDGET (1u << 1)     /* the time given is over */
+#define RK_EVENT_GENERATION (1u << 2) /* a work's generation is not the expected one */
+#define RK_EVENT_FAULT (1u << 3)      /* a ring was quarantined, or a window's memory went away */
+
+/* One queue pair of one channel. Owned by Python, which changes it only while the loop does not run. */
+struct rk_work {
+	const uint32_t *generation; /* the state area's; NULL: never changes */
+	uint64_t *heartbeat;        /* the driver area's; NULL: none */
+	const uint32_t *fault;      /* set by the guard; NULL: unguarded */
+	struct rk_queue *tx, *rx;   /* either may be NULL */
+	struct rk_port *port;
+	uint32_t expected;          /* the generation this work was set up for */
+	uint32_t events;            /* out: RK_EVENT_GENERATION, RK_EVENT_FAULT; the work is passed over while not 0 */
+};
+
+struct rk_loop_stats {
+	uint64_t turns, busy_turns;   /* rounds over the works; those that moved something */
+	uint64_t cycles, busy_cycles; /* TSC cycles inside rk_loop_run; of turns that moved something */
+};
+
+struct rk_loop;
+
+RK_API struct rk_loop *rk_loop_new(uint32_t burst, struct rk_loop_stats *stats);
+RK_API void rk_loop_free(struct rk_loop *loop);
+/* Borrows the array until the next call. */
+RK_API void rk_loop_set(struct rk_loop *loop, struct rk_work *works, uint32_t count);
+/* Polls until an event; returns the events (never 0). */
+RK_API uint32_t rk_loop_run(struct rk_loop *loop, uint64_t budget_ns);
+/* From any thread: the running, or else the next, rk_loop_run() returns at its next burst boundary. */
+RK_API void rk_loop_stop(struct rk_loop *loop);
+/* One turn of one work, for tests and stage benchmarks; returns the chains completed. */
+RK_API uint32_t rk_work_turn(struct rk_work *work, uint32_t burst);
+
+/* ---- guard: a window whose memory shrinks must not kill the process --------------------------------- */
+
+/* Installs the SIGBUS handler (once). Windows are then named to it; a fault in one maps zero pages over
+ * the whole window, sets *fault and lets the access go on. Other faults go to the handler before ours. */
+RK_API int rk_guard_install(void);
+RK_API int rk_guard_add(void *base, uint64_t length, uint32_t *fault);
+RK_API void rk_guard_remove(void *base);
+
+/* ---- facts -------------------------------------------------------------------------------------- */
+
+RK_API uint32_t rk_abi(void);
+RK_API const char *rk_drop_name(uint32_t drop);   /* NULL past the end */
+RK_API const char *rk_fault_name(uint32_t fault); /* NULL past the end */
+RK_API uint64_t rk_tsc_hz(void);                  /* measured once, about 20 ms */
+/* sizeof of the structures above in order of appearance, for the binding's handshake; NULL past the end. */
+RK_API uint64_t rk_sizeof(const char *structure);
+
+#endif
