@@ -1,6 +1,6 @@
 """`Function`: what a driver needs of a PCI function, whichever way it is reached.
 
-Implementations: `guest.vfio.VfioFunction` (kernel VFIO), `guest.vfio_user.VfioUserFunction` (a socket).
+Implementations: `guest.vfio.VfioFunction` (the kernel), `guest.vfio_user.VfioUserFunction` (socket).
 Indices, flags and capabilities are VFIO's (linux/vfio.h).
 """
 
@@ -86,7 +86,7 @@ class Doorbell:
 class Function(Protocol):
     """An open PCI function. Control path only: every call may take microseconds to milliseconds.
 
-    Thread rule: one thread at a time. Errors: VhostPciError; DeviceGoneError once the function is lost.
+    Thread rule: one thread at a time. Errors: VhostPciError; DeviceGoneError once it is lost.
     """
 
     @property

@@ -1,0 +1,57 @@
+"""What is known of VM1, as frozen facts: what the vhost-user side hands to the function side."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryFile:
+    """An open file of VM1's memory; whoever made the Vm1State owns fd until the next one is published.
+
+    Two files are the same memory if (device, inode) are equal, whatever their descriptors.
+    """
+
+    fd: int
+    device: int
+    inode: int
+    size: int
+    writable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryRegion:
+    """size bytes of VM1's bus address space, at file_offset of a file. user is VM1's VMM address."""
+
+    bus: int
+    size: int
+    user: int
+    file: MemoryFile
+    file_offset: int
+
+
+@dataclass(frozen=True, slots=True)
+class RingState:
+    """One ring, addresses already turned into bus addresses and checked. -1: no such eventfd."""
+
+    size: int = 0
+    started: bool = False
+    enabled: bool = False
+    desc: int = 0
+    driver: int = 0
+    device: int = 0
+    base: int = 0
+    kick_fd: int = -1
+    call_fd: int = -1
+    error_fd: int = -1
+    call_serial: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Vm1State:
+    """All of it; replaced as a whole."""
+
+    connected: bool
+    features: int
+    memory: tuple[MemoryRegion, ...]
+    rings: tuple[RingState, ...]
