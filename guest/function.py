@@ -1,6 +1,7 @@
 """`Function`: what a driver needs of a PCI function, whichever way it is reached.
 
-Implementations: `guest.vfio.VfioFunction` (the kernel), `guest.vfio_user.VfioUserFunction` (socket).
+Implementations: `guest.vfio.VfioFunction` (the kernel), `guest.vfio_user.VfioUserFunction` (a
+socket).
 Indices, flags and capabilities are VFIO's (linux/vfio.h).
 """
 

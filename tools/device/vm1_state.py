@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class MemoryFile:
-    """An open file of VM1's memory; whoever made the Vm1State owns fd until the next one is published.
+    """An open file of VM1's memory. Who made the Vm1State owns fd until the next is published.
 
     Two files are the same memory if (device, inode) are equal, whatever their descriptors.
     """
@@ -21,7 +21,7 @@ class MemoryFile:
 
 @dataclass(frozen=True, slots=True)
 class MemoryRegion:
-    """size bytes of VM1's bus address space, at file_offset of a file. user is VM1's VMM address."""
+    """size bytes of VM1's bus addresses, at file_offset of a file; user: VM1's VMM address."""
 
     bus: int
     size: int
