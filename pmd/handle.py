@@ -1,0 +1,62 @@
+"""`Handle`: a kernel object as Python owns it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from pmd.kernel_abi import library
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+
+class Handle:
+    """Owner of one kernel object: counts its users, frees it once."""
+
+    _free = ""
+
+    def __init__(self, handle: int, below: Sequence[Handle] = ()) -> None:
+        self._handle: int | None = handle
+        self._below = tuple(below)
+        self._users = 0
+        for owner in below:
+            owner.hold()
+
+    @property
+    def handle(self) -> int:
+        """The kernel's pointer; ValueError after close."""
+        if self._handle is None:
+            raise ValueError(f"{type(self).__name__} is closed")
+        return self._handle
+
+    def hold(self) -> None:
+        """One more user: `close` refuses until each has let go."""
+        self._users += 1
+
+    def let_go(self) -> None:
+        """One user less."""
+        self._users -= 1
+
+    def close(self) -> None:
+        """Free it. Twice is fine; BufferError while something still uses it."""
+        if self._handle is None:
+            return
+        if self._users:
+            raise BufferError(f"{type(self).__name__} has {self._users} users")
+        getattr(library(), self._free)(self._handle)
+        self._handle = None
+        for owner in self._below:
+            owner.let_go()
+        self._below = ()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,370 @@
+"""The ring-batch kernel as Python owns it: maps, queues, ports, loops, the SIGBUS guard.
+
+The ladder, upwards: `Map` and `DirectionStats`, `Queue` on both, `Port`, `Work` of queues and a
+port, `Loop` over works. What stands below must outlive what stands above: objects keep references
+and counts of their users, and closing one that is still used raises BufferError: a bug of the
+caller.
+
+Thread rule: one thread at a time for an object and those below it; but `Loop.stop`,
+`Guard.faulted` and reading statistics may happen at any time, from any thread. Kernel calls
+release the GIL.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import errno
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from driver.memory_map import REGION
+from guest.errors import VhostPciError
+from pmd.guard import Guard
+from pmd.handle import Handle
+from pmd.kernel_abi import (
+    BURST_MAX,
+    DirectionStats,
+    Event,
+    LoopStats,
+    PortConfigStructure,
+    RingConfigStructure,
+    RingFlags,
+    WorkStructure,
+    drop_names,
+    fault_names,
+    library,
+    tsc_hz,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy.typing as npt
+
+__all__ = [
+    "BURST_MAX",
+    "DirectionStats",
+    "Event",
+    "Guard",
+    "Loop",
+    "LoopStats",
+    "Map",
+    "Port",
+    "PortSpec",
+    "Queue",
+    "QueueError",
+    "RingConfig",
+    "RingFlags",
+    "Work",
+    "drop_names",
+    "fault_names",
+    "tsc_hz",
+]
+
+_ERROR_BYTES = 256
+
+
+class Map(Handle):
+    """VM1's memory as this process sees it: bus address -> host address.
+
+    Args:
+        regions: One-dimensional array of `driver.memory_map.REGION`, sorted by bus, not
+            overlapping (`MemoryMap.regions`). Copied; the memory behind it must stay mapped until
+            close.
+
+    Raises:
+        VhostPciError: A region is empty, wraps, overlaps or is out of order; no memory.
+    """
+
+    _free = "rk_map_free"
+
+    def __init__(self, regions: npt.NDArray[Any]) -> None:
+        table = np.ascontiguousarray(regions, dtype=REGION)
+        handle = library().rk_map_new(table.ctypes.data, len(table))
+        if not handle:
+            cause = os.strerror(ctypes.get_errno()).lower()
+            raise VhostPciError("translate through", f"{len(table)} memory regions", cause)
+        super().__init__(handle)
+
+    def translate(self, bus: int, length: int, permission: int) -> tuple[int, int] | None:
+        """Host address of bus, and how many of length bytes are contiguous there; None if none."""
+        run = ctypes.c_uint64()
+        host = library().rk_map_translate(self.handle, bus, length, permission, ctypes.byref(run))
+        return (host, run.value) if host else None
+
+
+@dataclass(frozen=True, slots=True)
+class RingConfig:
+    """struct rk_ring_config: bus addresses; size in descriptors; header 10 or 12 bytes (5.1.6.1).
+
+    call_fd: -1 where VM1 gave none. call_offset -1: it is an eventfd; else 32 bits are written at
+    this file offset (`guest.function.Doorbell`). The descriptor stays its owner's, and must stay
+    open until the queue is closed.
+    """
+
+    desc: int
+    avail: int
+    used: int
+    size: int
+    flags: RingFlags
+    header_bytes: int
+    call_fd: int = -1
+    call_offset: int = -1
+
+
+class QueueError(VhostPciError):
+    """A ring cannot run; `errno` says why.
+
+    EINVAL: impossible geometry. EFAULT: a part is not in one run of the map with its permission.
+    ERANGE: avail.idx is further than the ring's size from used.idx (quarantine: docs/device.md
+    5.3). ENOMEM.
+    """
+
+    def __init__(self, name: str, number: int) -> None:
+        causes = {
+            errno.EINVAL: "its geometry is impossible",
+            errno.EFAULT: "a part of it is outside the memory the driver may use",
+            errno.ERANGE: "its available index is further than its size from its used index",
+        }
+        super().__init__("run", name, causes.get(number, os.strerror(number).lower()))
+        self.errno = number
+
+
+class Queue(Handle):
+    """A split ring ready to run from VM1's used.idx (docs/device.md 5.3).
+
+    Args:
+        config: Frozen with the queue; a change of VM1's ring needs a new queue.
+        map_: Borrowed until close.
+        stats: Counted into while a loop runs the queue.
+        name: For messages ("ring 3 of 0000:00:05.0").
+
+    Raises:
+        QueueError: See there.
+    """
+
+    _free = "rk_queue_free"
+
+    def __init__(
+        self, config: RingConfig, map_: Map, stats: DirectionStats, name: str = "ring"
+    ) -> None:
+        self.config = config
+        self.stats = stats
+        self.name = name
+        structure = RingConfigStructure(
+            config.desc,
+            config.avail,
+            config.used,
+            config.size,
+            config.flags,
+            config.header_bytes,
+            config.call_fd,
+            config.call_offset,
+        )
+        handle = library().rk_queue_new(ctypes.byref(structure), map_.handle, ctypes.byref(stats))
+        if not handle:
+            raise QueueError(name, ctypes.get_errno())
+        super().__init__(handle, [map_])
+
+    @property
+    def fault(self) -> int:
+        """An enum rk_fault (`fault_names`); not 0: quarantined, no longer touched."""
+        return int(library().rk_queue_fault(self.handle))
+
+    def call(self) -> None:
+        """Call VM1 whatever its suppression says: once after each start (docs/device.md 5.3)."""
+        library().rk_queue_call(self.handle)
+
+
+class PortSpec(Protocol):
+    """What `Port` opens: struct rk_port_config. driver.software_vf.PortSpec is one.
+
+    A frozen dataclass of these names will do.
+    """
+
+    @property
+    def kind(self) -> str:
+        """One of "null", "loop", "gen", "tap", "packet", "dgram", "pcap"."""
+        ...
+
+    @property
+    def fd(self) -> int:
+        """The open tap or socket of tap, packet and dgram; else -1."""
+        ...
+
+    @property
+    def frame_bytes(self) -> int:
+        """Of the frames gen makes, without FCS; else 0."""
+        ...
+
+    @property
+    def input(self) -> str | os.PathLike[str] | None:
+        """The file pcap replays once."""
+        ...
+
+    @property
+    def output(self) -> str | os.PathLike[str] | None:
+        """The file pcap writes; dgram's peer, None where it is connected."""
+        ...
+
+    @property
+    def receives(self) -> bool:
+        """False for a further queue pair on a socket without queues: it only sends."""
+        ...
+
+
+class Port(Handle):
+    """One queue pair's end at the VF.
+
+    Args:
+        spec: Its fd belongs to the port once the constructor has returned, to the caller if it
+            raised.
+        name: For messages.
+
+    Raises:
+        VhostPciError: It cannot be opened.
+    """
+
+    _free = "rk_port_close"
+
+    def __init__(self, spec: PortSpec, name: str = "port") -> None:
+        self.name = name
+        self._paths = tuple(
+            None if path is None else os.fsencode(path) for path in (spec.input, spec.output)
+        )
+        structure = PortConfigStructure(
+            spec.kind.encode(), spec.fd, spec.frame_bytes, *self._paths, spec.receives, 0
+        )
+        error = ctypes.create_string_buffer(_ERROR_BYTES)
+        handle = library().rk_port_open(ctypes.byref(structure), error, _ERROR_BYTES)
+        if not handle:
+            raise VhostPciError(
+                "open", f"{name} ({spec.kind})", error.value.decode("utf-8", "replace")
+            )
+        super().__init__(handle)
+
+    @property
+    def rx_missed(self) -> int:
+        """Frames the VF's side lost before the port saw them, as far as it tells."""
+        return int(library().rk_port_rx_missed(self.handle))
+
+
+class Work:
+    """One queue pair of one channel, for a loop: what it polls and which facts it watches.
+
+    Args:
+        tx: VM1's transmit queue, or None.
+        rx: VM1's receive queue, or None.
+        port: The other end.
+        generation_address: Of the state area's u32, 0 for none (`VhostPci.generation_address`);
+            must stay mapped while a loop has the work.
+        expected: The generation tx and rx were made for.
+        heartbeat_address: Of the driver area's u64, 0 for none.
+        guard: Of the windows tx and rx lie in, or None.
+    """
+
+    def __init__(
+        self,
+        tx: Queue | None,
+        rx: Queue | None,
+        port: Port,
+        *,
+        generation_address: int = 0,
+        expected: int = 0,
+        heartbeat_address: int = 0,
+        guard: Guard | None = None,
+    ) -> None:
+        self.tx, self.rx, self.port, self.guard = tx, rx, port, guard
+        self.structure = WorkStructure(
+            generation_address or None,
+            heartbeat_address or None,
+            guard.fault_address if guard else None,
+            tx.handle if tx else None,
+            rx.handle if rx else None,
+            port.handle,
+            expected,
+            0,
+        )
+
+    @property
+    def events(self) -> Event:
+        """Why the loop passes it over: GENERATION, FAULT, or nothing."""
+        return Event(self.structure.events)
+
+    @property
+    def parts(self) -> tuple[Handle, ...]:
+        """The kernel objects that must outlive it."""
+        return tuple(part for part in (self.tx, self.rx, self.port) if part is not None)
+
+    def turn(self, burst: int) -> int:
+        """One turn outside any loop, for tests and stage benchmarks: the chains completed."""
+        return int(library().rk_work_turn(ctypes.byref(self.structure), burst))
+
+
+class Loop(Handle):
+    """The poll loop of one lcore.
+
+    Args:
+        burst: Chains a turn of a work may complete in each direction, 1..BURST_MAX.
+    """
+
+    _free = "rk_loop_free"
+
+    def __init__(self, burst: int) -> None:
+        self.stats = LoopStats()
+        self._works: tuple[Work, ...] = ()
+        self._running = False
+        handle = library().rk_loop_new(burst, ctypes.byref(self.stats))
+        if not handle:
+            cause = os.strerror(ctypes.get_errno()).lower()
+            raise VhostPciError("make", f"a loop of burst {burst}", cause)
+        super().__init__(handle)
+
+    @property
+    def works(self) -> tuple[Work, ...]:
+        """What `set` gave it."""
+        return self._works
+
+    def set(self, works: Sequence[Work]) -> None:
+        """Poll these and no others, in this order. Their parts cannot be closed until the next set.
+
+        Their `events` start anew. Not while it runs: BufferError.
+        """
+        if self._running:
+            raise BufferError("the loop runs")
+        array = (WorkStructure * len(works))(*(work.structure for work in works))
+        for index, work in enumerate(works):
+            array[index].events = 0
+            work.structure = array[index]  # a view: what the kernel writes is what `events` reads
+        library().rk_loop_set(self.handle, array, len(works))
+        for part in (part for work in works for part in work.parts):
+            part.hold()
+        self._release()
+        self._works = tuple(works)
+
+    def _release(self) -> None:
+        for part in (part for work in self._works for part in work.parts):
+            part.let_go()
+        self._works = ()
+
+    def run(self, budget_ns: int) -> Event:
+        """Poll, without the GIL, until an event; never empty. A work's own event is in the work."""
+        self._running = True
+        try:
+            return Event(library().rk_loop_run(self.handle, budget_ns))
+        finally:
+            self._running = False
+
+    def stop(self) -> None:
+        """Make the running, or else the next, `run` return at its next burst. From any thread."""
+        library().rk_loop_stop(self.handle)
+
+    def close(self) -> None:
+        """Let the works go and free it. Twice is fine; BufferError while it runs."""
+        if self._running:
+            raise BufferError("the loop runs")
+        super().close()
+        self._release()

@@ -1,0 +1,257 @@
+"""Structures and signatures of pmd/csrc/ringk.h for ctypes, and the handshake with the library.
+
+Constants, structures and tables only; `pmd.kernel` owns the objects behind the pointers.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import functools
+import importlib.resources
+import os
+from ctypes import (
+    POINTER,
+    Structure,
+    c_char_p,
+    c_int,
+    c_int32,
+    c_int64,
+    c_size_t,
+    c_uint32,
+    c_uint64,
+    c_void_p,
+)
+from typing import Any
+
+from driver.memory_map import REGION
+from guest.errors import VhostPciError
+
+ABI = 1  # RK_ABI
+BURST_MAX = 256  # RK_BURST_MAX
+FRAME_MAX = 65562  # RK_FRAME_MAX
+DROP_SLOTS = 16
+
+
+class RingFlags(enum.IntFlag):
+    """RK_RING_*."""
+
+    INDIRECT = 1 << 0
+    EVENT_IDX = 1 << 1
+    MERGEABLE = 1 << 2
+    ENABLED = 1 << 3
+
+
+class Event(enum.IntFlag):
+    """RK_EVENT_*: why `Loop.run` returned, or (GENERATION, FAULT) why a work is passed over."""
+
+    STOP = 1 << 0
+    BUDGET = 1 << 1
+    GENERATION = 1 << 2
+    FAULT = 1 << 3
+
+
+class RingConfigStructure(Structure):
+    """struct rk_ring_config."""
+
+    _fields_ = [
+        ("desc", c_uint64),
+        ("avail", c_uint64),
+        ("used", c_uint64),
+        ("size", c_uint32),
+        ("flags", c_uint32),
+        ("header_bytes", c_uint32),
+        ("call_fd", c_int32),
+        ("call_offset", c_int64),
+    ]
+
+
+class DirectionStats(Structure):
+    """struct rk_direction_stats: one direction of one queue pair, counted since it was made.
+
+    Zero at first; several queues in turn may count into it. Each field is written by one thread
+    and read whole by any; `DirectionStats.from_buffer_copy(stats)` is a snapshot.
+    """
+
+    packets: int
+    bytes: int
+    drops: ctypes.Array[c_uint64]
+    bursts: int
+    cycles: int
+    calls: int
+    _fields_ = [
+        ("packets", c_uint64),
+        ("bytes", c_uint64),
+        ("drops", c_uint64 * DROP_SLOTS),
+        ("bursts", c_uint64),
+        ("cycles", c_uint64),
+        ("calls", c_uint64),
+    ]
+
+
+class Segment(Structure):
+    """struct iovec."""
+
+    _fields_ = [("base", c_void_p), ("length", c_size_t)]
+
+
+class Frame(Structure):
+    """struct rk_frame; only tests of ports make them in Python."""
+
+    _fields_ = [
+        ("segments", POINTER(Segment)),
+        ("segment_count", c_uint32),
+        ("bytes", c_uint32),
+        ("verdict", c_uint32),
+        ("reserved", c_uint32),
+    ]
+
+
+class PortConfigStructure(Structure):
+    """struct rk_port_config."""
+
+    _fields_ = [
+        ("kind", c_char_p),
+        ("fd", c_int32),
+        ("frame_bytes", c_uint32),
+        ("input", c_char_p),
+        ("output", c_char_p),
+        ("receives", c_uint32),
+        ("reserved", c_uint32),
+    ]
+
+
+class WorkStructure(Structure):
+    """struct rk_work."""
+
+    _fields_ = [
+        ("generation", c_void_p),
+        ("heartbeat", c_void_p),
+        ("fault", c_void_p),
+        ("tx", c_void_p),
+        ("rx", c_void_p),
+        ("port", c_void_p),
+        ("expected", c_uint32),
+        ("events", c_uint32),
+    ]
+
+
+class LoopStats(Structure):
+    """struct rk_loop_stats; read as `DirectionStats` is."""
+
+    turns: int
+    busy_turns: int
+    cycles: int
+    busy_cycles: int
+    _fields_ = [
+        ("turns", c_uint64),
+        ("busy_turns", c_uint64),
+        ("cycles", c_uint64),
+        ("busy_cycles", c_uint64),
+    ]
+
+
+SIZES = {
+    "rk_region": REGION.itemsize,
+    "rk_ring_config": ctypes.sizeof(RingConfigStructure),
+    "rk_direction_stats": ctypes.sizeof(DirectionStats),
+    "rk_frame": ctypes.sizeof(Frame),
+    "rk_port_config": ctypes.sizeof(PortConfigStructure),
+    "rk_work": ctypes.sizeof(WorkStructure),
+    "rk_loop_stats": ctypes.sizeof(LoopStats),
+}
+
+# Every exported function: result, arguments.
+SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
+    "rk_map_new": (c_void_p, [c_void_p, c_uint32]),
+    "rk_map_free": (None, [c_void_p]),
+    "rk_map_translate": (c_uint64, [c_void_p, c_uint64, c_uint64, c_uint32, POINTER(c_uint64)]),
+    "rk_queue_new": (
+        c_void_p,
+        [POINTER(RingConfigStructure), c_void_p, POINTER(DirectionStats)],
+    ),
+    "rk_queue_free": (None, [c_void_p]),
+    "rk_queue_fault": (c_uint32, [c_void_p]),
+    "rk_queue_call": (None, [c_void_p]),
+    "rk_port_open": (c_void_p, [POINTER(PortConfigStructure), c_char_p, c_size_t]),
+    "rk_port_close": (None, [c_void_p]),
+    "rk_port_rx_missed": (c_uint64, [c_void_p]),
+    "rk_port_tx": (c_uint32, [c_void_p, POINTER(Frame), c_uint32]),
+    "rk_port_rx": (c_uint32, [c_void_p, POINTER(Frame), c_uint32]),
+    "rk_port_rx_done": (None, [c_void_p, c_uint32]),
+    "rk_loop_new": (c_void_p, [c_uint32, POINTER(LoopStats)]),
+    "rk_loop_free": (None, [c_void_p]),
+    "rk_loop_set": (None, [c_void_p, POINTER(WorkStructure), c_uint32]),
+    "rk_loop_run": (c_uint32, [c_void_p, c_uint64]),
+    "rk_loop_stop": (None, [c_void_p]),
+    "rk_work_turn": (c_uint32, [POINTER(WorkStructure), c_uint32]),
+    "rk_guard_install": (c_int, []),
+    "rk_guard_add": (c_int, [c_void_p, c_uint64, POINTER(c_uint32)]),
+    "rk_guard_remove": (None, [c_void_p]),
+    "rk_abi": (c_uint32, []),
+    "rk_drop_name": (c_char_p, [c_uint32]),
+    "rk_fault_name": (c_char_p, [c_uint32]),
+    "rk_tsc_hz": (c_uint64, []),
+    "rk_sizeof": (c_uint64, [c_char_p]),
+}
+
+
+def load(path: str) -> ctypes.CDLL:
+    """Load the library at path and shake hands.
+
+    Raises:
+        VhostPciError: It is missing, not a library of ours, or of another ABI.
+    """
+    remedy = "reinstall the package, or build it: cmake -B build -G Ninja && cmake --build build"
+    try:
+        library = ctypes.CDLL(path, use_errno=True)
+        for name, (result, arguments) in SIGNATURES.items():
+            function = getattr(library, name)
+            function.restype = result
+            function.argtypes = arguments
+    except (OSError, AttributeError) as error:
+        raise VhostPciError("load", f"the kernel {path}", str(error), remedy) from error
+    if library.rk_abi() != ABI:
+        cause = f"its ABI is {library.rk_abi()}, this package wants {ABI}"
+        raise VhostPciError("load", f"the kernel {path}", cause, remedy)
+    for structure, size in SIZES.items():
+        found = library.rk_sizeof(structure.encode())
+        if found != size:
+            cause = f"its struct {structure} has {found} bytes, this package wants {size}"
+            raise VhostPciError("load", f"the kernel {path}", cause, remedy)
+    return library
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The kernel: PMD_KERNEL_LIBRARY if set, else `_ringk.so` beside this file; loaded once."""
+    override = os.environ.get("PMD_KERNEL_LIBRARY")
+    if override:
+        return load(override)
+    with importlib.resources.as_file(importlib.resources.files("pmd") / "_ringk.so") as path:
+        return load(str(path))
+
+
+def _names(name_of: Any) -> tuple[str, ...]:  # noqa: ANN401 - a ctypes function has no better type
+    names: list[str] = []
+    while (name := name_of(len(names))) is not None:
+        names.append(name.decode())
+    return tuple(names)
+
+
+@functools.cache
+def drop_names() -> tuple[str, ...]:
+    """Names of enum rk_drop by value, `sent` first: the meaning of `DirectionStats.drops`."""
+    return _names(library().rk_drop_name)
+
+
+@functools.cache
+def fault_names() -> tuple[str, ...]:
+    """Names of enum rk_fault by value, `none` first: the meaning of `Queue.fault`."""
+    return _names(library().rk_fault_name)
+
+
+@functools.cache
+def tsc_hz() -> int:
+    """Cycles a second of the clock that `cycles` counters use; measured once, about 20 ms."""
+    return int(library().rk_tsc_hz())
