@@ -1,0 +1,124 @@
+"""A split ring's geometry and its checks (virtio 1.3, section 2.7), and what features change."""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from driver.memory_map import BusAddress, TranslationError
+from driver.state_area import RingFlag
+from guest.errors import VhostPciError
+
+if TYPE_CHECKING:
+    from driver.memory_map import MemoryMap
+
+SIZE_MAX = 32768  # 2.7: Queue Size
+DESC_BYTES = 16  # 2.7.5
+USED_ELEMENT_BYTES = 8  # 2.7.8
+ETHERNET_HEADER_BYTES = 14
+
+
+class Feature(enum.IntFlag):
+    """Virtio feature bits the driver knows (section 6; 5.1.3 for network devices)."""
+
+    NET_MTU = 1 << 3
+    NET_MAC = 1 << 5
+    NET_MRG_RXBUF = 1 << 15
+    NET_STATUS = 1 << 16
+    NET_CTRL_VQ = 1 << 17
+    NET_MQ = 1 << 22
+    INDIRECT_DESC = 1 << 28
+    EVENT_IDX = 1 << 29
+    VERSION_1 = 1 << 32
+    ACCESS_PLATFORM = 1 << 33
+    RING_PACKED = 1 << 34
+    IN_ORDER = 1 << 35
+
+
+def header_bytes(features: int) -> int:
+    """Length of struct virtio_net_hdr before each frame (5.1.6.1): the only place that knows it."""
+    with_num_buffers = Feature.VERSION_1 | Feature.NET_MRG_RXBUF
+    return 12 if features & with_num_buffers else 10
+
+
+class Part(NamedTuple):
+    """One of a ring's three areas."""
+
+    name: str
+    bus: BusAddress
+    length: int
+    alignment: int
+    written: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Ring:
+    """One entry of the ring table (docs/device.md 5.3), as the device gave it: not yet checked."""
+
+    index: int
+    size: int
+    flags: RingFlag
+    desc: BusAddress
+    avail: BusAddress
+    used: BusAddress
+    base: int
+    call_serial: int
+
+    @property
+    def transmits(self) -> bool:
+        """Whether VM1 transmits on it: ring 2n+1 is transmitq n (5.1.2)."""
+        return self.index % 2 == 1
+
+    @property
+    def pair(self) -> int:
+        """The queue pair it belongs to."""
+        return self.index // 2
+
+    @property
+    def started(self) -> bool:
+        """Whether it may be touched at all."""
+        return RingFlag.STARTED in self.flags
+
+    @property
+    def enabled(self) -> bool:
+        """Whether frames go through it."""
+        return RingFlag.ENABLED in self.flags
+
+    def parts(self, features: int) -> tuple[Part, Part, Part]:
+        """Its areas, with the event fields at their ends where EVENT_IDX is negotiated (2.7)."""
+        event = 2 if features & Feature.EVENT_IDX else 0
+        return (
+            Part("descriptor table", self.desc, DESC_BYTES * self.size, 16, written=False),
+            Part("available ring", self.avail, 4 + 2 * self.size + event, 2, written=False),
+            Part(
+                "used ring", self.used, 4 + USED_ELEMENT_BYTES * self.size + event, 4, written=True
+            ),
+        )
+
+    def check(self, memory: MemoryMap, features: int) -> None:
+        """Refuse a ring the kernel must not touch.
+
+        Raises:
+            VhostPciError: It is packed; its size is not a power of two up to 32768; a part is not
+                aligned (2.7: 16, 2, 4), not in one run of memory, or lacks a permission (all are
+                read, the used ring is written too).
+        """
+        subject = f"ring {self.index} of {memory.name}"
+        if RingFlag.PACKED in self.flags:
+            raise VhostPciError("run", subject, "it is packed, and only split rings are served")
+        if not 0 < self.size <= SIZE_MAX or self.size & (self.size - 1):
+            raise VhostPciError("run", subject, f"its size is {self.size}")
+        for part in self.parts(features):
+            where = f"its {part.name} at {part.bus:#x}"
+            if part.bus % part.alignment:
+                cause = f"{where} is not aligned to {part.alignment} bytes"
+                raise VhostPciError("run", subject, cause)
+            for write in (False, True) if part.written else (False,):
+                try:
+                    run = memory.translate(part.bus, part.length, write=write)
+                except TranslationError as error:
+                    raise VhostPciError("run", subject, f"{where}: {error.cause}") from error
+                if run.length < part.length:
+                    cause = f"{where}: only {run.length} of {part.length} bytes are contiguous"
+                    raise VhostPciError("run", subject, cause)
