@@ -21,6 +21,8 @@
 #define RK_BURST_MAX 256u
 /* A frame's longest payload: a 16-bit IP length and room for the Ethernet header and tags. */
 #define RK_FRAME_MAX 65562u
+/* A frame given to a port has at most so many segments; one of more is made one first. */
+#define RK_SEGMENTS_MAX 64u
 
 /* Why a chain was returned without its frame having been forwarded. rk_drop_name() has the names. */
 enum rk_drop {
@@ -211,7 +213,7 @@ RK_API uint32_t rk_abi(void);
 RK_API const char *rk_drop_name(uint32_t drop);   /* NULL past the end */
 RK_API const char *rk_fault_name(uint32_t fault); /* NULL past the end */
 RK_API uint64_t rk_tsc_hz(void);                  /* measured once, about 20 ms */
-/* sizeof of the structures above in order of appearance, for the binding's handshake; NULL past the end. */
+/* sizeof of the structure of that name ("rk_region", ...), for the binding's handshake; 0 if unknown. */
 RK_API uint64_t rk_sizeof(const char *structure);
 
 #endif

@@ -1,0 +1,121 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Walking a descriptor chain that its owner may be changing: each descriptor is read once, then judged. */
+#include "queue.h"
+
+/* Where descriptors are read from: the ring's table in VM1's memory, or the private copy of an indirect one. */
+struct cursor {
+	const struct desc *table; /* NULL: the ring's own */
+	uint32_t entries;
+	uint32_t index;
+	uint32_t walked; /* descriptors so far; 2.7.5.3.1 bounds the whole by the queue size */
+};
+
+static inline void read_desc(const struct rk_queue *queue, const struct cursor *at, struct desc *desc)
+{
+	if (at->table)
+		*desc = at->table[at->index];
+	else
+		shm_copy_in(desc, shm_at(queue->desc, 16u * at->index), sizeof(*desc));
+}
+
+/* Adds bus..bus+length to the chain's segments, cut where it crosses a border of the map. */
+static inline enum rk_drop add_segments(struct rk_queue *queue, struct chain *chain, uint64_t bus,
+					uint64_t length, uint32_t permission)
+{
+	while (length) {
+		uint64_t run, skip;
+		struct shm *host = map_run(queue->map, bus, length, permission, &run, &queue->hint);
+
+		if (!host)
+			return RK_DROP_BAD_ADDRESS;
+		if (chain->count == queue->chain_segments)
+			return RK_DROP_OVERSIZE;
+		skip = chain->skip < run ? chain->skip : run;
+		chain->skip -= (uint32_t)skip;
+		if (run > skip) {
+			struct iovec *segment = &chain->segments[chain->count++];
+
+			segment->iov_base = shm_at(host, skip);
+			segment->iov_len = run - skip;
+		}
+		bus += run;
+		length -= run;
+	}
+	return RK_SENT;
+}
+
+/* Copies an indirect table into private memory; it may span runs (2.7.5.3). */
+static enum rk_drop enter_table(struct rk_queue *queue, const struct desc *desc, struct cursor *at)
+{
+	uint8_t *to = (uint8_t *)queue->table;
+	uint64_t bus = desc->address, left = desc->length;
+
+	/* 2.7.5.3.1: negotiated, not nested, not with NEXT; as many entries as the queue size at most. */
+	if (!(queue->flags & RK_RING_INDIRECT) || at->table || (desc->flags & DESC_NEXT) ||
+	    desc->length == 0 || desc->length % sizeof(struct desc) ||
+	    desc->length / sizeof(struct desc) > queue->size)
+		return RK_DROP_BAD_INDIRECT;
+	while (left) {
+		uint64_t run;
+		struct shm *host = map_run(queue->map, bus, left, RK_READ, &run, &queue->table_hint);
+
+		if (!host)
+			return RK_DROP_BAD_ADDRESS;
+		shm_copy_in(to, host, run);
+		to += run;
+		bus += run;
+		left -= run;
+	}
+	at->table = queue->table;
+	at->entries = desc->length / (uint32_t)sizeof(struct desc);
+	at->index = 0;
+	return RK_SENT;
+}
+
+/* Judges one buffer and takes it into the chain. */
+static inline enum rk_drop take_buffer(struct rk_queue *queue, const struct desc *desc,
+				       uint32_t permission, struct chain *chain)
+{
+	const uint64_t limit = queue->header_bytes + (uint64_t)RK_FRAME_MAX;
+	enum rk_drop verdict = RK_SENT;
+
+	/* 2.7.5.1: what the driver says is for reading is never written, and the reverse. */
+	if (!!(desc->flags & DESC_WRITE) != (permission == RK_WRITE))
+		return RK_DROP_BAD_DIRECTION;
+	if (permission == RK_READ && chain->bytes + desc->length > limit)
+		return RK_DROP_OVERSIZE;
+	if (desc->length && chain->bytes < limit)
+		verdict = add_segments(queue, chain, desc->address, desc->length, permission);
+	chain->bytes += desc->length;
+	return verdict;
+}
+
+enum rk_drop chain_walk(struct rk_queue *queue, uint16_t head, uint32_t permission,
+			struct chain *chain)
+{
+	struct cursor at = {.entries = queue->size, .index = head};
+	enum rk_drop verdict;
+	struct desc desc;
+
+	chain->count = 0;
+	chain->bytes = 0;
+	for (;;) {
+		if (at.index >= at.entries)
+			return RK_DROP_BAD_NEXT;
+		if (++at.walked > queue->size)
+			return RK_DROP_CHAIN_LOOP;
+		read_desc(queue, &at, &desc);
+		if (desc.flags & DESC_INDIRECT) {
+			/* 2.7.5.3.2: WRITE means nothing here. */
+			verdict = enter_table(queue, &desc, &at);
+			if (verdict != RK_SENT)
+				return verdict;
+			at.walked--; /* it holds no buffer: a table of exactly the queue size is legal */
+			continue;
+		}
+		verdict = take_buffer(queue, &desc, permission, chain);
+		if (verdict != RK_SENT || !(desc.flags & DESC_NEXT))
+			return verdict;
+		at.index = desc.next;
+	}
+}

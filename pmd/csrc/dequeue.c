@@ -1,0 +1,144 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* VM1 transmits: available chains become frames, the port takes them, the chains are returned. */
+#include "queue.h"
+
+#define ETHERNET_HEADER_BYTES 14u
+
+/* What became of each chain of the burst, in ring order. */
+struct slot {
+	uint16_t head;
+	bool has_frame;
+	uint32_t verdict; /* without a frame: why */
+};
+
+struct burst {
+	uint32_t chains, frame_count;
+	bool bad_head; /* the entry after the last chain names no descriptor */
+	struct slot slots[RK_BURST_MAX];
+	struct rk_frame frames[RK_BURST_MAX];
+};
+
+/* A frame of more segments than ports take becomes one segment of private memory. */
+static void flatten(struct rk_queue *queue, struct rk_frame *frame)
+{
+	uint32_t at = 0;
+
+	for (uint32_t i = 0; i < frame->segment_count; i++) {
+		shm_copy_in(queue->bounce + at, frame->segments[i].iov_base,
+			    frame->segments[i].iov_len);
+		at += (uint32_t)frame->segments[i].iov_len;
+	}
+	frame->segments[0].iov_base = queue->bounce;
+	frame->segments[0].iov_len = at;
+	frame->segment_count = 1;
+}
+
+/* Makes the frame of one chain at the pool's tail. */
+static inline enum rk_drop make_frame(struct rk_queue *queue, uint16_t head, struct iovec *pool,
+				      struct rk_frame *frame)
+{
+	struct chain chain = {.segments = pool, .skip = queue->header_bytes};
+	enum rk_drop verdict = chain_walk(queue, head, RK_READ, &chain);
+
+	if (verdict != RK_SENT)
+		return verdict;
+	if (chain.bytes < queue->header_bytes + ETHERNET_HEADER_BYTES)
+		return RK_DROP_RUNT;
+	frame->segments = pool;
+	frame->segment_count = chain.count;
+	frame->bytes = (uint32_t)chain.bytes - queue->header_bytes;
+	frame->verdict = RK_SENT;
+	return RK_SENT;
+}
+
+static void parse(struct rk_queue *queue, uint32_t count, struct burst *burst)
+{
+	struct iovec *pool = queue->segments;
+	uint16_t heads[RK_BURST_MAX];
+
+	burst->chains = 0;
+	burst->frame_count = 0;
+	burst->bad_head = false;
+	for (uint32_t i = 0; i < count; i++) {
+		heads[i] = queue_head(queue, i);
+		shm_prefetch(shm_at(queue->desc, 16u * (heads[i] & queue->mask)));
+	}
+	for (uint32_t i = 0; i < count; i++) {
+		struct slot *slot = &burst->slots[i];
+		struct rk_frame *frame = &burst->frames[burst->frame_count];
+
+		if (heads[i] >= queue->size) {
+			burst->bad_head = true;
+			return;
+		}
+		burst->chains++;
+		slot->head = heads[i];
+		slot->verdict = RK_DROP_DISABLED;
+		if (queue->flags & RK_RING_ENABLED)
+			slot->verdict = make_frame(queue, heads[i], pool, frame);
+		slot->has_frame = slot->verdict == RK_SENT;
+		if (!slot->has_frame)
+			continue;
+		burst->frame_count++;
+		if (frame->segment_count > RK_SEGMENTS_MAX) {
+			flatten(queue, frame);
+			return; /* there is one bounce buffer */
+		}
+		pool += frame->segment_count;
+	}
+}
+
+/* Returns the chains of the frames the port took, and of what was dropped between them, in order. */
+static uint32_t complete(struct rk_queue *queue, const struct burst *burst, uint32_t taken)
+{
+	struct rk_direction_stats *stats = queue->stats;
+	uint64_t packets = 0, bytes = 0;
+	uint32_t frame = 0, i;
+
+	for (i = 0; i < burst->chains; i++) {
+		const struct slot *slot = &burst->slots[i];
+		uint32_t verdict = slot->verdict;
+
+		if (slot->has_frame) {
+			if (frame == taken)
+				break;
+			verdict = burst->frames[frame].verdict;
+			if (verdict == RK_SENT) {
+				packets++;
+				bytes += burst->frames[frame].bytes;
+			}
+			frame++;
+		}
+		if (verdict != RK_SENT)
+			stats->drops[verdict]++;
+		queue_put_used(queue, slot->head, 0);
+	}
+	stats->packets += packets;
+	stats->bytes += bytes;
+	return i;
+}
+
+uint32_t dequeue_turn(struct rk_queue *queue, struct rk_port *port, uint32_t limit)
+{
+	uint32_t count = queue_available(queue);
+	uint16_t before = queue->used_next;
+	struct burst burst;
+	uint32_t done, taken = 0;
+	uint64_t start;
+
+	if (count == 0)
+		return 0;
+	start = cycles_now();
+	parse(queue, count < limit ? count : limit, &burst);
+	if (burst.frame_count)
+		taken = port->ops->tx(port, burst.frames, burst.frame_count);
+	done = complete(queue, &burst, taken);
+	if (burst.bad_head && done == burst.chains)
+		queue->fault = RK_FAULT_BAD_HEAD;
+	if (done) {
+		queue_publish(queue, before);
+		queue->stats->bursts++;
+		queue->stats->cycles += cycles_now() - start;
+	}
+	return done;
+}

@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What the library says of itself: its ABI, its names, its clock. */
+#include "queue.h"
+
+#include <time.h>
+
+static const char *const drop_names[RK_DROP_COUNT] = {
+	[RK_SENT] = "sent",
+	[RK_DROP_BAD_ADDRESS] = "bad_address",
+	[RK_DROP_BAD_NEXT] = "bad_next",
+	[RK_DROP_CHAIN_LOOP] = "chain_loop",
+	[RK_DROP_BAD_DIRECTION] = "bad_direction",
+	[RK_DROP_BAD_INDIRECT] = "bad_indirect",
+	[RK_DROP_RUNT] = "runt",
+	[RK_DROP_OVERSIZE] = "oversize",
+	[RK_DROP_DISABLED] = "disabled",
+	[RK_DROP_SMALL_BUFFER] = "small_buffer",
+	[RK_DROP_VF_DOWN] = "vf_down",
+	[RK_DROP_VF_ERROR] = "vf_error",
+};
+
+static const char *const fault_names[RK_FAULT_COUNT] = {
+	[RK_FAULT_NONE] = "none",
+	[RK_FAULT_INDEX_JUMP] = "index_jump",
+	[RK_FAULT_BAD_HEAD] = "bad_head",
+	[RK_FAULT_WINDOW] = "window",
+};
+
+static const struct {
+	const char *name;
+	uint64_t size;
+} structures[] = {
+	{"rk_region", sizeof(struct rk_region)},
+	{"rk_ring_config", sizeof(struct rk_ring_config)},
+	{"rk_direction_stats", sizeof(struct rk_direction_stats)},
+	{"rk_frame", sizeof(struct rk_frame)},
+	{"rk_port_config", sizeof(struct rk_port_config)},
+	{"rk_work", sizeof(struct rk_work)},
+	{"rk_loop_stats", sizeof(struct rk_loop_stats)},
+};
+
+_Static_assert(sizeof(((struct rk_direction_stats *)0)->drops) / sizeof(uint64_t) >= RK_DROP_COUNT,
+	       "a counter for each reason");
+_Static_assert(sizeof(struct desc) == 16, "2.7.5");
+_Static_assert(sizeof(struct used_element) == 8, "2.7.8");
+
+uint32_t rk_abi(void)
+{
+	return RK_ABI;
+}
+
+const char *rk_drop_name(uint32_t drop)
+{
+	return drop < RK_DROP_COUNT ? drop_names[drop] : NULL;
+}
+
+const char *rk_fault_name(uint32_t fault)
+{
+	return fault < RK_FAULT_COUNT ? fault_names[fault] : NULL;
+}
+
+uint64_t rk_sizeof(const char *structure)
+{
+	for (size_t i = 0; i < sizeof(structures) / sizeof(structures[0]); i++)
+		if (strcmp(structure, structures[i].name) == 0)
+			return structures[i].size;
+	return 0;
+}
+
+static uint64_t nanoseconds_now(void)
+{
+	struct timespec now;
+
+	clock_gettime(CLOCK_MONOTONIC_RAW, &now);
+	return (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
+}
+
+uint64_t rk_tsc_hz(void)
+{
+	static uint64_t hz;
+	const uint64_t wanted_ns = 20000000;
+	uint64_t start, start_cycles, elapsed, cycles;
+
+	if (__atomic_load_n(&hz, __ATOMIC_RELAXED))
+		return hz;
+	start = nanoseconds_now();
+	start_cycles = cycles_now();
+	do {
+		elapsed = nanoseconds_now() - start;
+		cycles = cycles_now() - start_cycles;
+	} while (elapsed < wanted_ns);
+	__atomic_store_n(&hz, (uint64_t)((double)cycles * 1e9 / (double)elapsed), __ATOMIC_RELAXED);
+	return hz;
+}

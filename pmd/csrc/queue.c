@@ -1,0 +1,154 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* A ring's life: set-up from VM1's memory, publishing, calling, the end. */
+#include "queue.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+/* A ring part must lie in one run of the map, aligned as 2.7 asks. */
+static struct shm *ring_part(const struct rk_map *map, uint64_t bus, uint64_t bytes,
+			     uint64_t alignment, uint32_t permission)
+{
+	const struct rk_region *hint = NULL;
+	uint64_t run = 0;
+	struct shm *host;
+
+	if (bus % alignment) {
+		errno = EINVAL;
+		return NULL;
+	}
+	host = map_run(map, bus, bytes, permission, &run, &hint);
+	if (!host || run < bytes || (uintptr_t)host % alignment) {
+		errno = EFAULT;
+		return NULL;
+	}
+	return host;
+}
+
+static bool find_parts(struct rk_queue *queue, const struct rk_ring_config *config)
+{
+	uint64_t event = config->flags & RK_RING_EVENT_IDX ? 2 : 0;
+
+	queue->desc = ring_part(queue->map, config->desc, 16ull * config->size, 16, RK_READ);
+	if (!queue->desc)
+		return false;
+	queue->avail = ring_part(queue->map, config->avail, RING_ENTRIES + 2ull * config->size + event,
+				 2, RK_READ);
+	if (!queue->avail)
+		return false;
+	queue->used = ring_part(queue->map, config->used, RING_ENTRIES + 8ull * config->size + event, 4,
+				RK_READ | RK_WRITE);
+	return queue->used != NULL;
+}
+
+static bool allocate(struct rk_queue *queue)
+{
+	/* A chain has at most size buffers, and a sane one crosses few borders of the map (2.7.4.1: MAY limit). */
+	queue->chain_segments = queue->size + queue->map->count + 1024;
+	queue->segments_max = RK_BURST_MAX * RK_SEGMENTS_MAX + 2 * queue->chain_segments;
+	queue->segments = calloc(queue->segments_max, sizeof(*queue->segments));
+	queue->table = calloc(queue->size, sizeof(*queue->table));
+	queue->gathered = calloc(queue->size, sizeof(*queue->gathered));
+	queue->bounce = malloc(RK_FRAME_MAX);
+	return queue->segments && queue->table && queue->gathered && queue->bounce;
+}
+
+/* Begins where VM1's used ring says the work was left: docs/device.md 5.3. */
+static bool begin(struct rk_queue *queue)
+{
+	uint16_t used = shm_load16(shm_at(queue->used, RING_INDEX));
+
+	queue->next = used;
+	queue->used_next = used;
+	queue_available(queue);
+	if (queue->fault != RK_FAULT_NONE) {
+		errno = ERANGE;
+		return false;
+	}
+	/* We poll, so no kicks (2.7.10); with event index flags stay 0, and avail_event where it is. */
+	shm_store16(shm_at(queue->used, RING_FLAGS),
+		    queue->flags & RK_RING_EVENT_IDX ? 0 : USED_NO_NOTIFY);
+	return true;
+}
+
+struct rk_queue *rk_queue_new(const struct rk_ring_config *config, const struct rk_map *map,
+			      struct rk_direction_stats *stats)
+{
+	struct rk_queue *queue;
+	int error;
+
+	if (config->size == 0 || config->size > 32768 || (config->size & (config->size - 1)) ||
+	    (config->header_bytes != 10 && config->header_bytes != 12)) {
+		errno = EINVAL;
+		return NULL;
+	}
+	queue = calloc(1, sizeof(*queue));
+	if (!queue)
+		return NULL;
+	queue->map = map;
+	queue->stats = stats;
+	queue->size = config->size;
+	queue->mask = config->size - 1;
+	queue->flags = config->flags;
+	queue->header_bytes = config->header_bytes;
+	queue->call_fd = config->call_fd;
+	queue->call_offset = config->call_offset;
+	if (find_parts(queue, config) && allocate(queue) && begin(queue))
+		return queue;
+	error = errno;
+	rk_queue_free(queue);
+	errno = error;
+	return NULL;
+}
+
+void rk_queue_free(struct rk_queue *queue)
+{
+	if (!queue)
+		return;
+	free(queue->segments);
+	free(queue->table);
+	free(queue->gathered);
+	free(queue->bounce);
+	free(queue);
+}
+
+uint32_t rk_queue_fault(const struct rk_queue *queue)
+{
+	return queue->fault;
+}
+
+void rk_queue_call(struct rk_queue *queue)
+{
+	const uint64_t one = 1;
+	ssize_t written;
+
+	if (queue->call_fd < 0)
+		return;
+	if (queue->call_offset < 0)
+		written = write(queue->call_fd, &one, sizeof(one));
+	else
+		written = pwrite(queue->call_fd, &one, sizeof(uint32_t), queue->call_offset);
+	/* A full eventfd has a call pending already; a closed one belongs to a VM1 that is going. */
+	(void)written;
+	queue->stats->calls++;
+}
+
+static bool wants_call(const struct rk_queue *queue, uint16_t before)
+{
+	uint16_t event;
+
+	if (!(queue->flags & RK_RING_EVENT_IDX))
+		return !(shm_load16(shm_at(queue->avail, RING_FLAGS)) & AVAIL_NO_INTERRUPT);
+	event = shm_load16(shm_at(queue->avail, RING_ENTRIES + 2u * queue->size));
+	/* 2.7.7.2: used_event lies in [before, used_next). */
+	return (uint16_t)(queue->used_next - event - 1) < (uint16_t)(queue->used_next - before);
+}
+
+void queue_publish(struct rk_queue *queue, uint16_t before)
+{
+	shm_store16_release(shm_at(queue->used, RING_INDEX), queue->used_next);
+	shm_fence();
+	if (wants_call(queue, before))
+		rk_queue_call(queue);
+}
