@@ -13,6 +13,8 @@ import struct
 from dataclasses import dataclass
 from typing import ClassVar, Self
 
+from guest import vfio_abi
+
 MAJOR = 0
 MINOR = 0
 
@@ -62,59 +64,59 @@ TYPE_MASK = 0xF
 class DmaFlag(enum.IntFlag):
     """Flags of DMA_MAP."""
 
-    READ = 1 << 0
-    WRITE = 1 << 1
+    READ = vfio_abi.VFIO_DMA_MAP_FLAG_READ
+    WRITE = vfio_abi.VFIO_DMA_MAP_FLAG_WRITE
 
 
 class DmaUnmapFlag(enum.IntFlag):
     """Flags of DMA_UNMAP."""
 
-    GET_DIRTY_BITMAP = 1 << 0
-    ALL = 1 << 1
+    GET_DIRTY_BITMAP = vfio_abi.VFIO_DMA_UNMAP_FLAG_GET_DIRTY_BITMAP
+    ALL = vfio_abi.VFIO_DMA_UNMAP_FLAG_ALL
 
 
 class DeviceFlag(enum.IntFlag):
     """Flags of DEVICE_GET_INFO."""
 
-    RESET = 1 << 0
-    PCI = 1 << 1
+    RESET = vfio_abi.VFIO_DEVICE_FLAGS_RESET
+    PCI = vfio_abi.VFIO_DEVICE_FLAGS_PCI
 
 
 class RegionFlag(enum.IntFlag):
     """Flags of DEVICE_GET_REGION_INFO."""
 
-    READ = 1 << 0
-    WRITE = 1 << 1
-    MMAP = 1 << 2
-    CAPS = 1 << 3
+    READ = vfio_abi.VFIO_REGION_INFO_FLAG_READ
+    WRITE = vfio_abi.VFIO_REGION_INFO_FLAG_WRITE
+    MMAP = vfio_abi.VFIO_REGION_INFO_FLAG_MMAP
+    CAPS = vfio_abi.VFIO_REGION_INFO_FLAG_CAPS
 
 
 class RegionCapability(enum.IntEnum):
     """Capability ids in a region's information."""
 
-    SPARSE_MMAP = 1
-    TYPE = 2
-    MSIX_MAPPABLE = 3
+    SPARSE_MMAP = vfio_abi.VFIO_REGION_INFO_CAP_SPARSE_MMAP
+    TYPE = vfio_abi.VFIO_REGION_INFO_CAP_TYPE
+    MSIX_MAPPABLE = vfio_abi.VFIO_REGION_INFO_CAP_MSIX_MAPPABLE
 
 
 class IrqFlag(enum.IntFlag):
     """Flags of DEVICE_GET_IRQ_INFO."""
 
-    EVENTFD = 1 << 0
-    MASKABLE = 1 << 1
-    AUTOMASKED = 1 << 2
-    NORESIZE = 1 << 3
+    EVENTFD = vfio_abi.VFIO_IRQ_INFO_EVENTFD
+    MASKABLE = vfio_abi.VFIO_IRQ_INFO_MASKABLE
+    AUTOMASKED = vfio_abi.VFIO_IRQ_INFO_AUTOMASKED
+    NORESIZE = vfio_abi.VFIO_IRQ_INFO_NORESIZE
 
 
 class IrqSetFlag(enum.IntFlag):
     """Flags of DEVICE_SET_IRQS: one DATA flag and one ACTION flag."""
 
-    DATA_NONE = 1 << 0
-    DATA_BOOL = 1 << 1
-    DATA_EVENTFD = 1 << 2
-    ACTION_MASK = 1 << 3
-    ACTION_UNMASK = 1 << 4
-    ACTION_TRIGGER = 1 << 5
+    DATA_NONE = vfio_abi.VFIO_IRQ_SET_DATA_NONE
+    DATA_BOOL = vfio_abi.VFIO_IRQ_SET_DATA_BOOL
+    DATA_EVENTFD = vfio_abi.VFIO_IRQ_SET_DATA_EVENTFD
+    ACTION_MASK = vfio_abi.VFIO_IRQ_SET_ACTION_MASK
+    ACTION_UNMASK = vfio_abi.VFIO_IRQ_SET_ACTION_UNMASK
+    ACTION_TRIGGER = vfio_abi.VFIO_IRQ_SET_ACTION_TRIGGER
 
 
 class IoFdType(enum.IntEnum):
