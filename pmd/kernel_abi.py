@@ -210,7 +210,8 @@ def load(path: str) -> ctypes.CDLL:
             function.restype = result
             function.argtypes = arguments
     except (OSError, AttributeError) as error:
-        raise VhostPciError("load", f"the kernel {path}", str(error), remedy) from error
+        cause = str(error).removeprefix(f"{path}: ")
+        raise VhostPciError("load", f"the kernel {path}", cause, remedy) from error
     if library.rk_abi() != ABI:
         cause = f"its ABI is {library.rk_abi()}, this package wants {ABI}"
         raise VhostPciError("load", f"the kernel {path}", cause, remedy)

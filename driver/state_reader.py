@@ -1,0 +1,142 @@
+"""The state area as the driver reads it: generations and copies of tables (docs/device.md 5)."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from driver.state_area import (
+    DRIVER,
+    GENERATION_OFFSET,
+    HEADER,
+    MAGIC,
+    MEMORY,
+    PAGE_SIZE,
+    QUEUE_COUNT_MAX,
+    RING,
+    VERSION_MAJOR,
+)
+from guest.errors import VhostPciError
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    from guest.mapping import Mapping
+
+_RETRY_S = 0.0001  # the device writes for microseconds
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Tables:
+    """Private copies of one even generation: header fields by name, arrays of RING and MEMORY."""
+
+    generation: int
+    header: dict[str, int]
+    rings: npt.NDArray[Any]
+    memory: npt.NDArray[Any]
+
+
+def version_error(name: str, major: int) -> VhostPciError:
+    """What a driver says to a device of another major version (docs/device.md 9)."""
+    cause = f"the device speaks version {major}, this driver version {VERSION_MAJOR}"
+    remedy = "use a device and a driver of the same major version"
+    return VhostPciError("attach to", name, cause, remedy)
+
+
+class StateReader:
+    """Reads a state area that the device may be writing.
+
+    Args:
+        mapping: Of at least size bytes; borrowed.
+        size: STATE_SIZE.
+        name: The function's, for messages.
+    """
+
+    def __init__(self, mapping: Mapping, size: int, name: str) -> None:
+        self._mapping = mapping
+        self._size = size
+        self._name = name
+
+    def generation(self) -> int:
+        """The generation now; odd while the device writes."""
+        return int(self._mapping.array("<u4", GENERATION_OFFSET, 1)[0])
+
+    def snapshot(self, deadline: float) -> Tables:
+        """The tables of one even generation, waiting for one until deadline (time.monotonic).
+
+        The order of reading is the interpreter's program order: this is the control path, and the
+        poll loop looks at the generation again, with acquire, before the first burst.
+
+        Raises:
+            VhostPciError: The state area contradicts itself or does not come to rest.
+        """
+        while True:
+            before = self.generation()
+            if before % 2 == 0:
+                try:
+                    tables = self._copy(before)
+                except VhostPciError:
+                    # A header torn between two generations need not make sense.
+                    if self.generation() == before:
+                        raise
+                else:
+                    if self.generation() == before:
+                        return tables
+            self.check_deadline(deadline)
+            time.sleep(_RETRY_S)
+
+    def check_deadline(self, deadline: float) -> None:
+        """VhostPciError if it has passed."""
+        if time.monotonic() > deadline:
+            cause = "the device does not stop changing it"
+            raise VhostPciError("read", f"the state of {self._name}", cause)
+
+    def _copy(self, generation: int) -> Tables:
+        header = self.header()
+        rings = self._copy_table(header, "ring", RING)
+        return Tables(generation, header, rings, self._copy_table(header, "memory", MEMORY))
+
+    def _copy_table(
+        self, header: dict[str, int], section: str, dtype: np.dtype[Any]
+    ) -> npt.NDArray[Any]:
+        count, stride = header[f"{section}_count"], header[f"{section}_stride"]
+        raw = self._mapping.array(np.uint8, header[f"{section}_offset"], count * stride).copy()
+        return np.ndarray(count, dtype, raw, strides=(stride,)).copy()
+
+    def header(self) -> dict[str, int]:
+        """A private copy of the header, its every section checked to lie in the state area.
+
+        Raises:
+            VhostPciError: It contradicts itself, or is of another major version.
+        """
+        row = self._mapping.array(HEADER, 0, 1)[0].tolist()
+        header = dict(zip(HEADER.names or (), row, strict=True))
+        if header["magic"] != MAGIC:
+            raise self._contradiction(f"its magic is {header['magic']:#x}, not {MAGIC:#x}")
+        if header["major"] != VERSION_MAJOR:
+            raise version_error(self._name, header["major"])
+        if header["ring_count"] > QUEUE_COUNT_MAX:
+            raise self._contradiction(f"it has {header['ring_count']} rings")
+        if header["memory_count"] > header["memory_capacity"]:
+            raise self._contradiction("its memory table is longer than its capacity")
+        self._check_section(header, "ring", header["ring_count"], RING.itemsize)
+        self._check_section(header, "memory", header["memory_capacity"], MEMORY.itemsize)
+        start, size = header["driver_offset"], header["driver_size"]
+        if start % PAGE_SIZE or size < DRIVER.itemsize or start + size > self._size:
+            raise self._contradiction(f"its driver area is {size} bytes at {start:#x}")
+        return header
+
+    def _check_section(
+        self, header: dict[str, int], section: str, count: int, item_size: int
+    ) -> None:
+        start, stride = header[f"{section}_offset"], header[f"{section}_stride"]
+        if stride < item_size or start + stride * count > self._size:
+            cause = f"its {section} table is {count} entries of {stride} bytes at {start:#x}"
+            raise self._contradiction(cause)
+
+    def _contradiction(self, cause: str) -> VhostPciError:
+        remedy = "the device is at fault: see its log"
+        return VhostPciError("use", f"the state area of {self._name}", cause, remedy)
