@@ -1,0 +1,97 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What the ports share: their openers, and the parts that more than one needs. */
+#ifndef PORT_H
+#define PORT_H
+
+#include <string.h>
+#include <sys/socket.h>
+
+#include "ringk.h"
+#include "shm.h"
+
+/* Opens a port of one kind; NULL and a cause in error where it cannot: config->fd is then still the
+ * caller's. */
+typedef struct rk_port *port_opener(const struct rk_port_config *config, char *error,
+				    size_t error_bytes);
+
+port_opener port_null_open, port_loop_open, port_gen_open, port_tap_open, port_packet_open,
+	port_dgram_open, port_pcap_open;
+
+/* Writes the cause. Returns NULL, for an opener to return. */
+__attribute__((format(printf, 3, 4))) void *port_refuse(char *error, size_t error_bytes,
+							const char *format, ...);
+
+/* Zeroed, touched (no page fault later), aligned to a cache line; NULL if there is none. free() it. */
+void *port_memory(size_t bytes);
+
+/* ---- sending ---------------------------------------------------------------------------------- */
+
+/* The verdict on a frame that a send refused with this errno. RK_SENT: not now, try again later. */
+uint32_t port_verdict(int error);
+
+/* A socket that takes one frame a message. */
+struct port_sender {
+	int fd;
+	uint32_t (*verdict)(int fd, int error); /* as port_verdict() */
+	struct mmsghdr messages[RK_BURST_MAX];  /* name and length of the address are set at open */
+};
+
+/* tx() of such a port: the kernel reads VM1's memory, once. */
+uint32_t port_send(struct port_sender *sender, struct rk_frame *frames, uint32_t n);
+/* Gives k frames from the first on the verdict; returns k. */
+uint32_t port_drop(struct rk_frame *frames, uint32_t k, uint32_t verdict);
+
+/* ---- receiving -------------------------------------------------------------------------------- */
+
+#define PORT_POOL 64u
+
+/* Received frames, oldest at first, in buffers of RK_FRAME_MAX. iov_len is the frame's length. */
+struct port_pool {
+	uint8_t *memory;
+	uint32_t first, count;
+	struct iovec buffers[PORT_POOL];
+};
+
+int port_pool_open(struct port_pool *pool); /* 0, or -1 for no memory */
+void port_pool_close(struct port_pool *pool);
+/* The free buffers at *slot that lie side by side: as many, up to want. */
+uint32_t port_pool_space(struct port_pool *pool, uint32_t want, uint32_t *slot);
+uint32_t port_pool_show(struct port_pool *pool, struct rk_frame *frames, uint32_t n);
+void port_pool_done(struct port_pool *pool, uint32_t k);
+
+/* Shows one frame of segment_count segments. */
+static inline void port_show(struct rk_frame *frame, struct iovec *segments, uint32_t segment_count,
+			     uint32_t bytes)
+{
+	frame->segments = segments;
+	frame->segment_count = segment_count;
+	frame->bytes = bytes;
+	frame->verdict = RK_SENT;
+}
+
+/* ---- copying ---------------------------------------------------------------------------------- */
+
+/* Short frames are most of the packets: no call, and no byte past either end. */
+static inline void port_copy(uint8_t *to, struct shm *from, size_t bytes)
+{
+	if (bytes > 256 || bytes < 16) {
+		shm_copy_in(to, from, bytes);
+		return;
+	}
+	for (size_t at = 0; at + 16 < bytes; at += 16)
+		shm_copy_in(to + at, shm_at(from, at), 16);
+	shm_copy_in(to + bytes - 16, shm_at(from, bytes - 16), 16);
+}
+
+/* Copies a frame out of VM1's memory, to be judged by nobody: some bytes are read twice. */
+static inline void port_copy_frame(uint8_t *to, const struct rk_frame *frame)
+{
+	for (uint32_t i = 0; i < frame->segment_count; i++) {
+		const struct iovec *segment = &frame->segments[i];
+
+		port_copy(to, segment->iov_base, segment->iov_len);
+		to += segment->iov_len;
+	}
+}
+
+#endif

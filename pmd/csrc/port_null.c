@@ -1,0 +1,51 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The null port: takes every frame, has none. */
+#define _GNU_SOURCE
+#include "port.h"
+
+#include <stdlib.h>
+
+static uint32_t null_tx(struct rk_port *port, struct rk_frame *frames, uint32_t n)
+{
+	(void)port;
+	(void)frames;
+	return n;
+}
+
+static uint32_t null_rx(struct rk_port *port, struct rk_frame *frames, uint32_t n)
+{
+	(void)port;
+	(void)frames;
+	(void)n;
+	return 0;
+}
+
+static void null_rx_done(struct rk_port *port, uint32_t k)
+{
+	(void)port;
+	(void)k;
+}
+
+static void null_close(struct rk_port *port)
+{
+	free(port);
+}
+
+static const struct rk_port_ops null_ops = {
+	.kind = "null",
+	.tx = null_tx,
+	.rx = null_rx,
+	.rx_done = null_rx_done,
+	.close = null_close,
+};
+
+struct rk_port *port_null_open(const struct rk_port_config *config, char *error, size_t error_bytes)
+{
+	struct rk_port *port = calloc(1, sizeof(*port));
+
+	(void)config;
+	if (!port)
+		return port_refuse(error, error_bytes, "out of memory");
+	port->ops = &null_ops;
+	return port;
+}
