@@ -1,0 +1,41 @@
+"""Holds for every test: what it opened is closed, and what it started has ended."""
+
+from __future__ import annotations
+
+import gc
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+def _descriptors() -> dict[str, str]:
+    """This process's open descriptors and what they are, the listing's own one left out."""
+    found = {}
+    for entry in Path("/proc/self/fd").iterdir():
+        try:
+            found[entry.name] = str(entry.readlink())
+        except FileNotFoundError:
+            continue
+    return found
+
+
+def _children() -> set[int]:
+    tasks = Path("/proc/self/task").iterdir()
+    return {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks() -> Iterator[None]:
+    """Fails a test that leaves a descriptor open or a child process behind."""
+    descriptors, children = _descriptors(), _children()
+    yield
+    gc.collect()
+    left = {fd: what for fd, what in _descriptors().items() if descriptors.get(fd) != what}
+    assert left == {}, f"descriptors left open: {left}"
+    orphans = _children() - children
+    assert orphans == set(), f"child processes left behind: {orphans} (of {os.getpid()})"
