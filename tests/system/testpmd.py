@@ -12,7 +12,7 @@ import tempfile
 import time
 import tty
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Self
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -64,8 +64,8 @@ class Testpmd:
     """An interactive testpmd on one CPU; a context manager.
 
     Memory is a memfd of DPDK's own (--no-huge), so no huge pages are needed; its run-time files
-    lie in a directory of its own, so any number may run. Every wait is bounded; a testpmd that dies or is silent fails the test with
-    what it said.
+    lie in a directory of its own, so any number may run. Every wait is bounded;
+    a testpmd that dies or is silent fails the test with what it said.
     """
 
     __test__ = False  # a tool, not a test
@@ -109,7 +109,7 @@ class Testpmd:
             self.stop()
             raise
 
-    def __enter__(self) -> Testpmd:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(
