@@ -1,0 +1,165 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The replay driver: its transmit rings are always full, its receive rings always stocked, so that what is
+ * measured is the back-end. touch says how much the driver does for each packet:
+ * 0 moves avail.idx; 1 writes descriptor, entry, header and 64 bytes of payload anew (or reads them, on
+ * receive); 2 the whole payload.
+ */
+#include <string.h>
+
+#include "engine.h"
+
+#define TURNS_PER_CLOCK 64u
+#define TOUCHED 64u
+
+/* Keeps the compiler from leaving out reads whose result nobody wants. */
+static volatile uint64_t sink;
+
+static uint32_t touched_bytes(const struct vm1 *vm1, uint32_t length)
+{
+	return vm1->config.touch == 2 || length < TOUCHED ? length : TOUCHED;
+}
+
+static void write_payload(const struct vm1 *vm1, struct ring *ring, uint32_t slot, uint32_t length)
+{
+	uint8_t *frame = ring_frame(ring, slot);
+	uint64_t words[TOUCHED / 8];
+	uint32_t bytes = touched_bytes(vm1, length);
+
+	memcpy(words, vm1->config.destination, 6);
+	memcpy((uint8_t *)words + 6, vm1->config.source, 6);
+	memset((uint8_t *)words + 12, 0, 4);
+	memcpy((uint8_t *)words + 12, &(uint16_t){ FRAME_ETHERTYPE }, 2);
+	for (uint32_t word = 2; word < TOUCHED / 8; word++)
+		words[word] = ring->avail_index + word;
+	memcpy(frame, words, bytes < TOUCHED ? bytes : TOUCHED);
+	if (bytes > TOUCHED)
+		memset(frame + TOUCHED, (int)ring->avail_index, bytes - TOUCHED);
+}
+
+static uint64_t read_payload(const struct vm1 *vm1, const struct ring *ring, uint32_t slot,
+			     uint32_t written)
+{
+	const uint8_t *header = ring_header(ring, slot);
+	uint32_t bytes = ring->header_bytes + touched_bytes(vm1, written);
+	uint64_t all = 0, word;
+
+	if (bytes > written)
+		bytes = written;
+	for (uint32_t offset = 0; offset + 8 <= bytes; offset += 8) {
+		memcpy(&word, header + offset, 8);
+		all += word;
+	}
+	return all;
+}
+
+/* touch 0 goes round these entries for ever, so they must repeat: slot_count is a power of two. */
+static void repeat_entries(struct ring *ring)
+{
+	for (uint32_t entry = 0; entry < ring->size; entry++) {
+		uint32_t slot = entry & (ring->slot_count - 1);
+
+		atomic_store_explicit(&ring->avail->entries[entry],
+				      (uint16_t)(slot * ring->chain), memory_order_relaxed);
+		ring->order[entry] = (uint16_t)slot;
+	}
+}
+
+void replay_stock(struct vm1 *vm1)
+{
+	for (uint32_t index = 0; index < vm1->config.pairs; index++) {
+		struct pair *pair = &vm1->pairs[index];
+		struct ring *ring = &pair->transmit;
+
+		if (!vm1->config.touch) {
+			repeat_entries(ring);
+			repeat_entries(&pair->receive);
+		}
+		while ((vm1->config.directions & VM1_TRANSMIT) && ring->free_count) {
+			uint32_t slot = ring_free_pop(ring), length = draw_size(vm1);
+
+			write_payload(vm1, ring, slot, length);
+			transmit_post(ring, slot, length);
+		}
+		ring_publish(ring);
+	}
+}
+
+/* touch 0: everything is as it was; only the indices move. */
+static uint32_t turn_untouched(struct ring *ring)
+{
+	uint32_t ready = ring_look(ring);
+
+	ring->used_index = ring->used_seen;
+	ring->avail_index = (uint16_t)(ring->avail_index + ready);
+	ring_publish(ring);
+	return ready;
+}
+
+static void turn_transmit(struct vm1 *vm1, struct ring *ring)
+{
+	struct vm1_stats *stats = vm1->stats;
+	struct used_chain chain;
+	uint32_t packets = 0, bytes = 0;
+
+	if (!vm1->config.touch) {
+		packets = turn_untouched(ring);
+		stats->sent += packets;
+		stats->sent_bytes += (uint64_t)packets * vm1->config.size_min;
+		return;
+	}
+	if (!ring_look(ring))
+		return;
+	while (packets < BURST && ring_take(ring, &chain)) {
+		uint32_t length = draw_size(vm1);
+
+		bytes += chain.posted - ring->header_bytes;
+		write_payload(vm1, ring, chain.slot, length);
+		transmit_post(ring, chain.slot, length);
+		packets++;
+	}
+	ring_publish(ring);
+	stats->sent += packets;
+	stats->sent_bytes += bytes;
+}
+
+static void turn_receive(struct vm1 *vm1, struct ring *ring)
+{
+	struct vm1_stats *stats = vm1->stats;
+	struct used_chain chain;
+	uint64_t all = 0;
+	uint32_t packets = 0, bytes = 0;
+
+	if (!vm1->config.touch) {
+		stats->received += turn_untouched(ring);
+		return;
+	}
+	if (!ring_look(ring))
+		return;
+	while (packets < BURST && ring_take(ring, &chain)) {
+		all += read_payload(vm1, ring, chain.slot, chain.written);
+		bytes += chain.written > ring->header_bytes ? chain.written - ring->header_bytes : 0;
+		ring_post(ring, chain.slot, ring->capacity);
+		packets++;
+	}
+	ring_publish(ring);
+	sink = all;
+	stats->received += packets;
+	stats->received_bytes += bytes;
+}
+
+uint32_t replay_run(struct vm1 *vm1, uint64_t deadline_ns)
+{
+	do {
+		for (uint32_t turn = 0; turn < TURNS_PER_CLOCK; turn++)
+			for (uint32_t index = 0; index < vm1->config.pairs; index++) {
+				struct pair *pair = &vm1->pairs[index];
+
+				if (vm1->config.directions & VM1_TRANSMIT)
+					turn_transmit(vm1, &pair->transmit);
+				if (vm1->config.directions & VM1_RECEIVE)
+					turn_receive(vm1, &pair->receive);
+			}
+	} while (now_ns() < deadline_ns);
+	return VM1_BUDGET;
+}

@@ -1,0 +1,232 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * Sends numbered, checksummed frames and accounts for those that come: its own where the back-end loops them,
+ * or another VM1's. In a loop a frame counts as in flight until it is back; against a peer until the peer,
+ * in its own frames, says it has it. So a frame that is missing was lost, not crowded out.
+ */
+#include <sched.h>
+#include <string.h>
+
+#include "engine.h"
+
+#define TURNS_PER_CLOCK 16u
+/* Empty turns before the core is offered to others: the back-end may need this one. */
+#define TURNS_BEFORE_YIELD 256u
+
+static bool is_loop(const struct vm1_config *config)
+{
+	return config->stream == config->peer_stream;
+}
+
+static bool is_dialogue(const struct vm1_config *config)
+{
+	return !is_loop(config) && config->directions == (VM1_TRANSMIT | VM1_RECEIVE);
+}
+
+static void judge_data(struct vm1 *vm1, struct pair *pair, uint64_t sequence, uint32_t length)
+{
+	struct vm1_stats *stats = vm1->stats;
+	uint64_t highest = pair->sequence->next;
+
+	/* A number we have not given out yet: the frame is whole, but nobody sent it. */
+	if (is_loop(&vm1->config) && sequence >= pair->made) {
+		stats->corrupt++;
+		return;
+	}
+	stats->received++;
+	stats->received_bytes += length;
+	switch (sequence_mark(pair->sequence, sequence)) {
+	case SEQUENCE_DUPLICATE:
+		stats->duplicated++;
+		return;
+	case SEQUENCE_LATE:
+		stats->reordered++;
+		break;
+	case SEQUENCE_NEW:
+		stats->highest += pair->sequence->next - highest;
+		break;
+	}
+	stats->distinct++;
+}
+
+static void judge_frame(struct vm1 *vm1, const struct received *received)
+{
+	const struct frame *frame = (const struct frame *)received->frame;
+	struct vm1_stats *stats = vm1->stats;
+	uint32_t index;
+	struct pair *pair;
+
+	if (received->length < VM1_FRAME_MIN || frame->ethertype != FRAME_ETHERTYPE ||
+	    frame->magic != FRAME_MAGIC) {
+		stats->foreign++;
+		return;
+	}
+	index = frame->stream - vm1->config.peer_stream;
+	if (index >= vm1->config.pairs) {
+		stats->foreign++;
+		return;
+	}
+	if (!frame_is_intact(frame, received->length)) {
+		stats->corrupt++;
+		return;
+	}
+	pair = &vm1->pairs[index];
+	if (frame->acknowledged > pair->peer_has && frame->acknowledged <= pair->made) {
+		stats->acknowledged += frame->acknowledged - pair->peer_has;
+		pair->peer_has = frame->acknowledged;
+	}
+	if (frame->kind == FRAME_DATA)
+		judge_data(vm1, pair, frame->sequence, received->length);
+}
+
+static uint32_t receive_turn(struct vm1 *vm1, struct ring *ring)
+{
+	struct received received;
+	uint32_t packets = 0;
+
+	if (!ring_look(ring))
+		return 0;
+	while (receive_next(vm1, ring, &received)) {
+		if (received.usable)
+			judge_frame(vm1, &received);
+		receive_done(vm1, ring, &received);
+		packets++;
+	}
+	ring_publish(ring);
+	return packets;
+}
+
+static void make_frame(struct vm1 *vm1, struct pair *pair, enum frame_kind kind, uint32_t length)
+{
+	struct ring *ring = &pair->transmit;
+	uint32_t slot = ring_free_pop(ring), index = (uint32_t)(pair - vm1->pairs);
+	struct frame *frame = (struct frame *)ring_frame(ring, slot);
+	struct frame fields = {
+		.ethertype = FRAME_ETHERTYPE,
+		.kind = (uint8_t)kind,
+		.magic = FRAME_MAGIC,
+		.stream = vm1->config.stream + index,
+		.sequence = pair->made,
+		.acknowledged = is_loop(&vm1->config) ? 0 : pair->sequence->distinct,
+	};
+
+	memcpy(fields.destination, vm1->config.destination, sizeof(fields.destination));
+	memcpy(fields.source, vm1->config.source, sizeof(fields.source));
+	*frame = fields;
+	frame_seal(frame, length);
+	pair->peer_told = fields.acknowledged;
+	transmit_post(ring, slot, length);
+}
+
+/* How many frames of this stream may be made now. */
+static uint64_t allowance(const struct vm1 *vm1, const struct pair *pair, uint64_t now)
+{
+	const struct vm1_config *config = &vm1->config;
+	uint64_t most = UINT64_MAX, flying = 0, due;
+
+	if (vm1->finishing)
+		return 0;
+	if (pair->count || config->count)
+		most = pair->count - pair->made;
+	if (is_loop(config))
+		flying = pair->made - pair->sequence->distinct;
+	else if (is_dialogue(config))
+		flying = pair->made - pair->peer_has;
+	if (flying >= config->window)
+		return 0;
+	if (most > config->window - flying)
+		most = config->window - flying;
+	if (!config->rate)
+		return most;
+	due = (uint64_t)((double)(now - vm1->first_ns) * 1e-9 * (double)config->rate /
+			 config->pairs);
+	if (due <= pair->made)
+		return 0;
+	return most < due - pair->made ? most : due - pair->made;
+}
+
+/* quiet: nothing came this turn, so an acknowledgement need not wait for company. */
+static uint32_t transmit_turn(struct vm1 *vm1, struct pair *pair, uint64_t now, bool quiet)
+{
+	struct ring *ring = &pair->transmit;
+	uint32_t reclaimed = transmit_reclaim(vm1, ring), packets = 0;
+	uint64_t most = allowance(vm1, pair, now);
+
+	while (packets < BURST && packets < most && ring->free_count) {
+		uint32_t length = draw_size(vm1);
+
+		make_frame(vm1, pair, FRAME_DATA, length);
+		pair->made++;
+		vm1->stats->sent++;
+		vm1->stats->sent_bytes += length;
+		packets++;
+	}
+	if (!packets && quiet && is_dialogue(&vm1->config) && ring->free_count &&
+	    pair->sequence->distinct > pair->peer_told)
+		make_frame(vm1, pair, FRAME_ACKNOWLEDGE, VM1_FRAME_MIN);
+	ring_publish(ring);
+	return packets + reclaimed;
+}
+
+static bool pair_is_done(const struct vm1 *vm1, const struct pair *pair)
+{
+	const struct vm1_config *config = &vm1->config;
+
+	if (!config->count && !vm1->finishing)
+		return false;
+	if (is_loop(config))
+		return pair->sequence->distinct == pair->count;
+	if ((config->directions & VM1_TRANSMIT) && pair->made != pair->count)
+		return false;
+	if (is_dialogue(config) && (pair->peer_has != pair->made ||
+				    pair->peer_told != pair->sequence->distinct))
+		return false;
+	return vm1->finishing || !(config->directions & VM1_RECEIVE) ||
+	       pair->sequence->distinct >= pair->count;
+}
+
+static bool is_done(const struct vm1 *vm1)
+{
+	for (uint32_t index = 0; index < vm1->config.pairs; index++)
+		if (!pair_is_done(vm1, &vm1->pairs[index]))
+			return false;
+	return true;
+}
+
+static uint32_t turn(struct vm1 *vm1, uint64_t now)
+{
+	uint32_t moved = 0;
+
+	/* Receive buffers are made available before a frame that may need them is sent. */
+	for (uint32_t index = 0; index < vm1->config.pairs; index++)
+		if (vm1->config.directions & VM1_RECEIVE)
+			moved += receive_turn(vm1, &vm1->pairs[index].receive);
+	for (uint32_t index = 0; index < vm1->config.pairs; index++)
+		if (vm1->config.directions & VM1_TRANSMIT)
+			moved += transmit_turn(vm1, &vm1->pairs[index], now, !moved);
+	return moved;
+}
+
+uint32_t verify_run(struct vm1 *vm1, uint64_t deadline_ns)
+{
+	uint64_t now = now_ns();
+	uint32_t empty = 0;
+
+	while (now < deadline_ns) {
+		for (uint32_t turns = 0; turns < TURNS_PER_CLOCK; turns++) {
+			uint32_t moved = turn(vm1, now);
+
+			empty = moved ? 0 : empty + 1;
+			if (moved)
+				vm1->progress_ns = now;
+		}
+		if (is_done(vm1))
+			return VM1_DONE;
+		now = now_ns();
+		if (now - vm1->progress_ns > vm1->config.timeout_ns)
+			return VM1_TIMED_OUT;
+		if (empty > TURNS_BEFORE_YIELD)
+			sched_yield();
+	}
+	return VM1_BUDGET;
+}

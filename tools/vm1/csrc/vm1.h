@@ -1,0 +1,133 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The embedded VM1's hot loop: a virtio-net driver on split rings, as Python (tools/vm1/engine.py)
+ * sees it.
+ *
+ * Python lays memory out, talks vhost-user and decides; one thread runs vm1_run() without the GIL. Nothing
+ * here calls back, and nothing allocates after vm1_new(). Section numbers are of the virtio
+ * specification, 1.3.
+ */
+#ifndef VM1_H
+#define VM1_H
+
+#include <stdint.h>
+
+#define VM1_API __attribute__((visibility("default")))
+
+/* Changes with any structure or signature here; engine.py refuses another. */
+#define VM1_ABI 1u
+
+#define VM1_PAIRS_MAX 64u
+#define VM1_CHAIN_MAX 32u
+/* A frame without FCS: our fields must fit, and a receive buffer must hold it with its header. */
+#define VM1_FRAME_MIN 60u
+#define VM1_FRAME_MAX 9216u
+/*
+ * A buffer's area: VM1_HEADROOM bytes whose last ones are the virtio-net header, the frame, and VM1_GUARD
+ * bytes. What the device does not own of them holds a canary.
+ */
+#define VM1_HEADROOM 64u
+#define VM1_GUARD 64u
+
+enum vm1_mode { VM1_REPLAY, VM1_VERIFY, VM1_TAP, VM1_IDLE };
+
+#define VM1_TRANSMIT 1u
+#define VM1_RECEIVE 2u
+
+/* One buffer's area, by its address here and its bus address. */
+struct vm1_slot {
+	uint64_t host;
+	uint64_t bus;
+};
+
+#define VM1_RING_EVENT_IDX (1u << 0) /* VIRTIO_F_EVENT_IDX accepted */
+#define VM1_RING_IN_ORDER (1u << 1)  /* VIRTIO_F_IN_ORDER accepted */
+#define VM1_RING_INDIRECT (1u << 2)  /* every chain in an indirect table: 2.7.5.3 */
+#define VM1_RING_RECEIVE (1u << 3)   /* buffers are device-writable */
+
+/* A ring: addresses of this process, but for indirect_bus. */
+struct vm1_ring_config {
+	uint64_t desc, avail, used;
+	uint64_t indirect_host, indirect_bus; /* slot_count tables of chain descriptors; 0: none */
+	const struct vm1_slot *slots;         /* copied */
+	uint32_t slot_count;                  /* with its descriptors not more than size */
+	uint32_t size;                        /* a power of two */
+	uint32_t chain;                       /* descriptors of one buffer */
+	uint32_t flags;
+	uint32_t frame_capacity;              /* bytes of a buffer after its header */
+	int32_t kick_fd, call_fd;
+	uint32_t reserved;
+};
+
+struct vm1_config {
+	uint32_t mode;         /* enum vm1_mode */
+	uint32_t pairs;
+	uint32_t header_bytes; /* 10 or 12: 5.1.6.1 */
+	uint32_t mergeable;    /* VIRTIO_NET_F_MRG_RXBUF accepted */
+	uint32_t directions;   /* VM1_TRANSMIT | VM1_RECEIVE */
+	uint32_t touch;        /* replay: 0, 1 or 2 */
+	uint32_t size_min, size_max; /* frame sizes, drawn evenly */
+	uint32_t imix;         /* sizes 60, 590, 1514 as 7:4:1 instead */
+	uint32_t window;       /* verify: frames in flight of one stream; 0: what the rings hold */
+	uint32_t stream;       /* verify: our streams are stream .. stream + pairs - 1 */
+	uint32_t peer_stream;  /* verify: streams to expect; our own in a loop */
+	uint64_t count;        /* verify: frames of each direction; 0: no end */
+	uint64_t timeout_ns;   /* verify: end when nothing came for so long */
+	uint64_t rate;         /* verify: frames a second at most; 0: no limit */
+	uint8_t destination[8], source[8]; /* Ethernet addresses, six bytes each */
+	int32_t tap_fd;        /* tap: the open device, borrowed */
+	uint32_t poll;         /* tap: never sleep */
+};
+
+/* Written by the running thread only; may be read at any time. */
+struct vm1_stats {
+	uint64_t sent, sent_bytes;         /* frames the device has used (replay, tap), or were made (verify) */
+	uint64_t received, received_bytes; /* verify: without foreign and corrupt ones */
+	uint64_t distinct;                 /* verify: different sequence numbers received */
+	uint64_t highest;                  /* verify: sum over the streams of the highest number + 1 */
+	uint64_t duplicated, reordered, corrupt, foreign;
+	uint64_t acknowledged;             /* verify against a peer: how many of ours it says it has */
+	uint64_t kicks, calls;             /* eventfd writes; eventfd wakes seen */
+	uint64_t tap_dropped;              /* frames the TAP device refused */
+	/* What the device did wrong. */
+	uint64_t bad_id;           /* a used id that is no chain of ours */
+	uint64_t duplicate_id;     /* a used id that is not in flight */
+	uint64_t out_of_order;     /* IN_ORDER broken: 2.7.9 */
+	uint64_t bad_length;       /* a used length that cannot be: 2.7.8.2, 5.1.6.4 */
+	uint64_t index_jump;       /* used.idx passed what is in flight; the ring is left alone from then on */
+	uint64_t bad_header;       /* virtio-net header fields that were not negotiated: 5.1.6.4.1 */
+	uint64_t broken_merge;     /* num_buffers and the used buffers disagree: 5.1.6.4 */
+	uint64_t canary;           /* wrote outside a receive buffer, or beyond what it said */
+	uint64_t readable_written; /* wrote a device-readable buffer: 2.7.5.1 */
+	uint64_t desc_written;     /* wrote a descriptor: 2.7.5.1 */
+};
+
+#define VM1_BUDGET 0u      /* the time given is over, or a signal came */
+#define VM1_DONE 1u        /* verify: all came back */
+#define VM1_TIMED_OUT 2u   /* verify: nothing came for timeout_ns */
+#define VM1_TAP_GONE 3u    /* tap: the TAP device was deleted */
+
+struct vm1;
+
+/* rings: 2 * pairs of them, index = vring index of vhost-user (5.1.2). NULL with errno EINVAL or ENOMEM. */
+VM1_API struct vm1 *vm1_new(const struct vm1_config *config, const struct vm1_ring_config *rings,
+			    struct vm1_stats *stats);
+VM1_API void vm1_free(struct vm1 *vm1);
+/* Runs the mode for budget_ns. */
+VM1_API uint32_t vm1_run(struct vm1 *vm1, uint64_t budget_ns);
+/* verify: the time until the timeout starts anew (the back-end was away). */
+VM1_API void vm1_touch_clock(struct vm1 *vm1);
+/* Kicks every ring (after a back-end came, 2.7.10: spurious notifications are legal). */
+VM1_API void vm1_kick(struct vm1 *vm1);
+/* The ring's used index as the device has it now, if it can be; else as it last could. Takes nothing. */
+VM1_API uint32_t vm1_used(struct vm1 *vm1, uint32_t ring);
+/* verify: makes no further frame; vm1_run() is done when those made came back. */
+VM1_API void vm1_finish(struct vm1 *vm1);
+/* Waits, for at most budget_ns, until the device has used every transmitted chain; what is left. */
+VM1_API uint32_t vm1_drain(struct vm1 *vm1, uint64_t budget_ns);
+
+VM1_API uint32_t vm1_abi(void);
+/* sizeof of the named structure above, for the binding's handshake; 0 for another. */
+VM1_API uint64_t vm1_sizeof(const char *structure);
+
+#endif
