@@ -298,9 +298,11 @@ static int pcap_open_input(struct pcap_port *pcap, const char *path, char *error
 	return -1;
 }
 
-/* 0, or -1 with the cause written. Only the first queue pair begins the file; each writes whole records
- * at its end. */
-static int pcap_open_output(struct pcap_port *pcap, const char *path, int begin, char *error,
+/*
+ * 0, or -1 with the cause written. Every queue pair writes whole records at the file's end; the first,
+ * which is the one that receives, begins a file that is empty.
+ */
+static int pcap_open_output(struct pcap_port *pcap, const char *path, int first, char *error,
 			    size_t error_bytes)
 {
 	const struct file_header header = {
@@ -310,11 +312,12 @@ static int pcap_open_output(struct pcap_port *pcap, const char *path, int begin,
 		.longest = RECORD_MAX,
 		.link = LINK_ETHERNET,
 	};
-	int flags = O_WRONLY | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_APPEND | (begin ? O_TRUNC : 0);
+	struct stat status;
 
-	pcap->output = open(path, flags, 0666);
-	if (pcap->output < 0 ||
-	    (begin && write(pcap->output, &header, sizeof(header)) != (ssize_t)sizeof(header))) {
+	pcap->output = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_APPEND, 0666);
+	if (pcap->output < 0 || fstat(pcap->output, &status) != 0 ||
+	    (first && status.st_size == 0 &&
+	     write(pcap->output, &header, sizeof(header)) != (ssize_t)sizeof(header))) {
 		port_refuse(error, error_bytes, "%s: %s", path, strerror(errno));
 		return -1;
 	}

@@ -1,0 +1,116 @@
+"""The words after `--vf`: KIND or KIND:PARAMETERS."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from driver.software_vf.abi import IFNAME_BYTES, UNIX_PATH_BYTES
+from driver.software_vf.dgram import DgramVf
+from driver.software_vf.packet import PacketVf
+from driver.software_vf.tap import TapVf
+from driver.software_vf.vf import FRAME_BYTES_MAX, FRAME_BYTES_MIN, PcapVf, PlainVf
+from guest.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from driver.software_vf.vf import Vf
+
+KINDS: dict[str, str] = {
+    "null": "null: takes every frame and has none",
+    "loop": "loop: what VM1 sends comes back to it",
+    "gen": f"gen[:BYTES]: an endless stream of frames of BYTES ({FRAME_BYTES_MIN}); takes all",
+    "tap": "tap:NAME: a kernel TAP device, made if it does not exist",
+    "packet": "packet:NAME: an existing network interface, by a packet socket",
+    "dgram": "dgram:LOCAL,REMOTE: a unix datagram socket, as of QEMU's -netdev dgram",
+    "pcap": "pcap:IN,OUT: replays file IN once, writes what VM1 sends to OUT; either may be empty",
+}
+
+
+def parse_vf(spec: str) -> Vf:
+    """The VF that spec names; nothing is opened yet.
+
+    Raises:
+        UsageError: It names none: unknown kind, missing or surplus or impossible parameters.
+    """
+    kind, colon, parameters = spec.partition(":")
+    parse = _PARSERS.get(kind)
+    if parse is None:
+        raise UsageError("use", f"VF {spec!r}", "there is no such kind", f"use {', '.join(KINDS)}")
+    if colon and not parameters:
+        raise _misuse(spec, "nothing follows the colon")
+    return parse(spec, parameters)
+
+
+def _misuse(spec: str, cause: str) -> UsageError:
+    kind = spec.partition(":")[0]
+    return UsageError("use", f"VF {spec!r}", cause, f"the form is {KINDS[kind]}")
+
+
+def _parse_plain(spec: str, parameters: str) -> Vf:
+    if parameters:
+        raise _misuse(spec, "it takes no parameters")
+    return PlainVf(spec, spec)
+
+
+def _parse_gen(spec: str, parameters: str) -> Vf:
+    if not parameters:
+        return PlainVf(spec, "gen", FRAME_BYTES_MIN)
+    if not (parameters.isascii() and parameters.isdigit()):
+        raise _misuse(spec, "the frame size is not a number")
+    # More digits than any frame size has are out of range, and slow to turn into a number.
+    frame_bytes = int(parameters) if len(parameters) <= 9 else FRAME_BYTES_MAX + 1
+    if not FRAME_BYTES_MIN <= frame_bytes <= FRAME_BYTES_MAX:
+        raise _misuse(spec, f"frames have {FRAME_BYTES_MIN} to {FRAME_BYTES_MAX} bytes")
+    return PlainVf(spec, "gen", frame_bytes)
+
+
+def _interface(spec: str, name: str) -> str:
+    """As the kernel's dev_valid_name(); a percent sign would make the TAP driver choose a name."""
+    if not name:
+        raise _misuse(spec, "the interface's name is missing")
+    if len(os.fsencode(name)) >= IFNAME_BYTES:
+        raise _misuse(spec, f"an interface's name has at most {IFNAME_BYTES - 1} bytes")
+    if name in (".", "..") or any(c in "/:%\0" or c.isspace() for c in name):
+        raise _misuse(spec, "this cannot be an interface's name")
+    return name
+
+
+def _pair(spec: str, parameters: str) -> tuple[str, str]:
+    first, comma, second = parameters.partition(",")
+    if not comma or "," in second:
+        raise _misuse(spec, "it takes two names with one comma between them")
+    if "\0" in parameters:
+        raise _misuse(spec, "a name cannot hold a zero byte")
+    return first, second
+
+
+def _parse_dgram(spec: str, parameters: str) -> Vf:
+    local, remote = _pair(spec, parameters)
+    for path in (local, remote):
+        if not path:
+            raise _misuse(spec, "both sockets need a path")
+        if len(os.fsencode(path)) >= UNIX_PATH_BYTES:
+            raise _misuse(spec, f"a socket's path has at most {UNIX_PATH_BYTES - 1} bytes")
+    if local == remote:
+        raise _misuse(spec, "LOCAL and REMOTE are the same")
+    return DgramVf(spec, local, remote)
+
+
+def _parse_pcap(spec: str, parameters: str) -> Vf:
+    input_path, output_path = _pair(spec, parameters)
+    if not input_path and not output_path:
+        raise _misuse(spec, "at least one file is needed")
+    return PcapVf(spec, input_path or None, output_path or None)
+
+
+_PARSERS: dict[str, Callable[[str, str], Vf]] = {
+    "null": _parse_plain,
+    "loop": _parse_plain,
+    "gen": _parse_gen,
+    "tap": lambda spec, parameters: TapVf(spec, _interface(spec, parameters)),
+    "packet": lambda spec, parameters: PacketVf(spec, _interface(spec, parameters)),
+    "dgram": _parse_dgram,
+    "pcap": _parse_pcap,
+}

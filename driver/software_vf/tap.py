@@ -1,0 +1,62 @@
+"""The tap VF: a kernel TAP device, one queue for each queue pair."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import os
+
+from driver.software_vf import abi
+from driver.software_vf.vf import PortSpec, Vf
+
+_TUN = "/dev/net/tun"
+
+
+class TapVf(Vf):
+    """A TAP device, made if it does not exist; one that we made goes with its last descriptor.
+
+    Frames without packet information and without a virtio-net header. Bringing it up is the
+    user's business: until then frames are dropped as vf_down.
+
+    Args:
+        spec: The user's words.
+        name: The interface's.
+    """
+
+    kind = "tap"
+
+    def __init__(self, spec: str, name: str) -> None:
+        super().__init__(spec)
+        self._name = name
+
+    def open(self, queue_pairs: int) -> list[PortSpec]:
+        """See `Vf.open`."""
+        flags = abi.IFF_TAP | abi.IFF_NO_PI | (abi.IFF_MULTI_QUEUE if queue_pairs > 1 else 0)
+        with self._refusal(self._explained(queue_pairs)), contextlib.ExitStack() as undo:
+            fds = []
+            for _ in range(queue_pairs):
+                fd = os.open(_TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
+                undo.callback(os.close, fd)
+                fcntl.ioctl(fd, abi.TUNSETIFF, abi.IFREQ.pack(os.fsencode(self._name), flags))
+                fds.append(fd)
+            undo.pop_all()
+        return [PortSpec(self.kind, fd) for fd in fds]
+
+    def _explained(self, queue_pairs: int) -> dict[int, tuple[str, str]]:
+        missing = (f"{_TUN} is missing", "load the tun module: modprobe tun")
+        refused = ("no permission", "run as root, or with CAP_NET_ADMIN")
+        queues = "multi_queue" if queue_pairs > 1 else ""
+        add = f"ip tuntap add {self._name} mode tap {queues}".rstrip()
+        return {
+            errno.ENOENT: missing,
+            errno.ENODEV: missing,
+            errno.ENXIO: missing,
+            errno.EPERM: refused,
+            errno.EACCES: refused,
+            errno.EBUSY: ("the interface is in use", "stop the process that has it open"),
+            errno.EINVAL: (
+                f"the interface exists and is not a TAP device for {queue_pairs} queue pairs",
+                f"delete it, or make it with: {add}",
+            ),
+        }

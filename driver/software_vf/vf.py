@@ -1,0 +1,137 @@
+"""`Vf` and `PortSpec`, and the VFs that need no device: null, loop, gen, pcap."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from guest.errors import VhostPciError, errno_text
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+FRAME_BYTES_MIN = 60  # Ethernet's minimum, without FCS
+FRAME_BYTES_MAX = 65562  # RK_FRAME_MAX of pmd/csrc/ringk.h
+
+
+@dataclass(frozen=True, slots=True)
+class PortSpec:
+    """What one queue pair's port is opened with: struct rk_port_config of pmd/csrc/ringk.h.
+
+    fd belongs to whoever holds the PortSpec, until a port was opened with it: then to the port.
+    -1: this kind has none.
+    """
+
+    kind: str
+    fd: int = -1
+    frame_bytes: int = 0
+    input: str | None = None
+    output: str | None = None
+    receives: bool = True
+
+
+class Vf(ABC):
+    """A VF as the user named it. Nothing is open until `open`, which may be called again.
+
+    Thread rule: one thread at a time.
+
+    Args:
+        spec: The user's words, for messages.
+    """
+
+    kind: str
+
+    def __init__(self, spec: str) -> None:
+        self.spec = spec
+        self._left = contextlib.ExitStack()
+
+    @abstractmethod
+    def open(self, queue_pairs: int) -> list[PortSpec]:
+        """One PortSpec for each queue pair; the caller owns their descriptors.
+
+        A second call is for ports anew: those of the first must be closed.
+
+        Raises:
+            VhostPciError: It cannot be opened; then nothing is open, and nothing was left behind.
+        """
+
+    def close(self) -> None:
+        """Remove what `open` made beside descriptors. The ports are closed. Twice is fine."""
+        self._left.close()
+
+    @contextlib.contextmanager
+    def _refusal(self, explained: Mapping[int, tuple[str, str]] | None = None) -> Iterator[None]:
+        """Turn an OSError into a VhostPciError; explained gives cause and remedy by errno."""
+        try:
+            yield
+        except OSError as error:
+            cause, remedy = (explained or {}).get(error.errno or 0, (errno_text(error), ""))
+            raise self._error(cause, remedy) from error
+
+    def _error(self, cause: str, remedy: str = "") -> VhostPciError:
+        return VhostPciError("open", f"VF {self.spec}", cause, remedy)
+
+
+class PlainVf(Vf):
+    """null, loop and gen: each queue pair on its own, nothing to open.
+
+    Args:
+        spec: The user's words.
+        kind: "null", "loop" or "gen".
+        frame_bytes: gen: of its frames, without FCS.
+    """
+
+    def __init__(self, spec: str, kind: str, frame_bytes: int = 0) -> None:
+        super().__init__(spec)
+        self.kind = kind
+        self.frame_bytes = frame_bytes
+
+    def open(self, queue_pairs: int) -> list[PortSpec]:
+        """See `Vf.open`."""
+        return [PortSpec(self.kind, frame_bytes=self.frame_bytes) for _ in range(queue_pairs)]
+
+
+class PcapVf(Vf):
+    """pcap: the first queue pair replays input; all write output, each whole records at its end.
+
+    Output is emptied by the first `open`; a later one goes on writing, and replays from the start.
+
+    Args:
+        spec: The user's words.
+        input_path: File to replay, or None.
+        output_path: File to write, or None.
+    """
+
+    kind = "pcap"
+
+    def __init__(self, spec: str, input_path: str | None, output_path: str | None) -> None:
+        super().__init__(spec)
+        self._input = input_path
+        self._output = output_path
+        self._begun = False
+
+    def open(self, queue_pairs: int) -> list[PortSpec]:
+        """See `Vf.open`; the ports open the files, and refuse what is no pcap file."""
+        if not self._begun:
+            self._begin()
+        first = PortSpec(self.kind, input=self._input, output=self._output)
+        further = PortSpec(self.kind, output=self._output, receives=False)
+        return [first, *[further] * (queue_pairs - 1)]
+
+    def _begin(self) -> None:
+        with self._refusal():
+            if self._input is not None:
+                Path(self._input).open("rb").close()  # before output loses what it has
+            if self._output is not None:
+                self._refuse_overwriting_input(self._output)
+                flags = os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NONBLOCK | os.O_CLOEXEC
+                os.close(os.open(self._output, flags, 0o666))
+        self._begun = True
+
+    def _refuse_overwriting_input(self, output: str) -> None:
+        if self._input and Path(output).exists() and Path(output).samefile(self._input):
+            raise self._error("input and output are the same file", "name another output")
