@@ -1,0 +1,74 @@
+"""Whether the driver is there, what it acknowledged, when to give it up (docs/device.md 5.2)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from driver.state_area import DriverStatus
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+STILL_TIMEOUT_S = 2.0
+ACKNOWLEDGE_TIMEOUT_S = 5.0
+SAMPLE_INTERVAL_S = 0.1
+
+
+class DriverWatch:
+    """DRIVER_STATUS and ACK.
+
+    Thread rule: the event loop's.
+
+    Args:
+        heartbeat: Reads the driver area's heartbeat.
+        generation: The state area's generation now.
+    """
+
+    def __init__(self, heartbeat: Callable[[], int], generation: Callable[[], int]) -> None:
+        self._heartbeat = heartbeat
+        self._generation = generation
+        self._changed = asyncio.Event()
+        self.status = DriverStatus.DETACHED
+        self.acknowledged: int | None = None
+
+    def set_status(self, status: DriverStatus) -> None:
+        """DRIVER_STATUS was written, or the driver is gone."""
+        self.status = status
+        self._changed.set()
+
+    def acknowledge(self, generation: int) -> None:
+        """ACK was written."""
+        self.acknowledged = generation
+        self._changed.set()
+
+    def is_waited_for(self) -> bool:
+        """Whether an active driver has yet to acknowledge what the state area shows."""
+        active = self.status == DriverStatus.ACTIVE
+        return active and self.acknowledged != self._generation()
+
+    async def wait(self) -> str:
+        """Wait until the driver acknowledged or is no longer active; "" then.
+
+        Returns why the driver is to be considered dead, if it is.
+        """
+        loop = asyncio.get_running_loop()
+        started = changed = loop.time()
+        heartbeat = self._heartbeat()
+        while self.is_waited_for():
+            self._changed.clear()
+            try:
+                async with asyncio.timeout(SAMPLE_INTERVAL_S):
+                    await self._changed.wait()
+            except TimeoutError:
+                pass
+            now, latest = loop.time(), self._heartbeat()
+            if latest != heartbeat:
+                heartbeat, changed = latest, now
+            if not self.is_waited_for():
+                break
+            if now - changed >= STILL_TIMEOUT_S:
+                return f"no acknowledgement, and no heartbeat for {STILL_TIMEOUT_S:g} s"
+            if now - started >= ACKNOWLEDGE_TIMEOUT_S:
+                return f"no acknowledgement for {ACKNOWLEDGE_TIMEOUT_S:g} s"
+        return ""
