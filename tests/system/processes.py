@@ -1,0 +1,207 @@
+"""The project's three programs as child processes, run as a user would."""
+
+from __future__ import annotations
+
+import re
+import select
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+START_TIMEOUT_S = 60.0
+END_TIMEOUT_S = 60.0
+
+_IDLE = re.compile(r"0\.000 Mpps 0\.000 Gbit/s")
+_SUMMARY = re.compile(r"(?:VM1 -> VF|VF -> VM1): (\d+) packets, (\d+) bytes,.* (\d+) dropped")
+
+
+class Program:
+    """A child process whose output is kept; a context manager that ends it, however it goes.
+
+    Args:
+        module: `tools.device.cli` and the like, run by this Python.
+        arguments: Its command line.
+        namespace: The network namespace to run in; empty: ours.
+    """
+
+    def __init__(self, module: str, arguments: Sequence[str], namespace: str = "") -> None:
+        self.name = module
+        inside = ["ip", "netns", "exec", namespace] if namespace else []
+        self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
+        try:
+            self._process = subprocess.Popen(
+                [*inside, sys.executable, "-m", module, *arguments],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.PIPE,
+                stderr=self._errors,
+            )
+        except OSError:
+            self._errors.close()
+            raise
+        self._output = b""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    @property
+    def errors(self) -> str:
+        """What it wrote to stderr so far."""
+        self._errors.seek(0)
+        return self._errors.read().decode(errors="replace")
+
+    def _explain(self, what: str) -> str:
+        said = self._output.decode(errors="replace")[-1000:]
+        return f"{self.name} {what}; it said: {said!r} and {self.errors[-2000:]!r}"
+
+    def require_running(self) -> None:
+        """RuntimeError, with what it said, if it has ended."""
+        if self._process.poll() is not None:
+            raise RuntimeError(self._explain(f"ended with {self._process.returncode}"))
+
+    def line(self, timeout_s: float = START_TIMEOUT_S) -> str:
+        """The next line it prints, without its end."""
+        assert self._process.stdout is not None
+        deadline = time.monotonic() + timeout_s
+        while b"\n" not in self._output:
+            left_s = max(deadline - time.monotonic(), 0)
+            if not select.select([self._process.stdout], [], [], left_s)[0]:
+                raise TimeoutError(self._explain(f"was silent for {timeout_s} s"))
+            piece = self._process.stdout.read1()  # type: ignore[attr-defined]
+            if not piece:
+                raise RuntimeError(self._explain("closed its output"))
+            self._output += piece
+        line, _, self._output = self._output.partition(b"\n")
+        return str(line.decode())
+
+    def wait(self, timeout_s: float = END_TIMEOUT_S) -> str:
+        """Its remaining output, once it has ended with status 0."""
+        try:
+            rest, _ = self._process.communicate(timeout=timeout_s)
+        except subprocess.TimeoutExpired as error:
+            raise TimeoutError(self._explain(f"still ran after {timeout_s} s")) from error
+        self._output += rest
+        if self._process.returncode != 0:
+            raise RuntimeError(self._explain(f"ended with {self._process.returncode}"))
+        return self._output.decode()
+
+    def end(self) -> str:
+        """Asks it to end as a service manager would, and returns its remaining output."""
+        self._process.send_signal(signal.SIGTERM)
+        return self.wait()
+
+    def close(self) -> None:
+        """Ends it by force if it still runs. Twice is fine."""
+        if self._process.poll() is None:
+            self._process.terminate()
+            try:
+                self._process.wait(5)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        if self._process.stdout is not None:
+            self._process.stdout.close()
+        self._errors.close()
+
+
+class Device(Program):
+    """`vhost-pci-device` with both its sockets in a directory."""
+
+    def __init__(self, directory: Path, name: str = "device") -> None:
+        self.vhost_user = directory / f"{name}.vhost-user"
+        self.vfio_user = directory / f"{name}.vfio-user"
+        sockets = ["--vhost-user", str(self.vhost_user), "--vfio-user", str(self.vfio_user)]
+        super().__init__("tools.device.cli", sockets)
+        try:
+            self._wait_for_sockets()
+        except BaseException:
+            self.close()
+            raise
+
+    def _wait_for_sockets(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not (self.vhost_user.exists() and self.vfio_user.exists()):
+            self.require_running()
+            if time.monotonic() > deadline:
+                raise TimeoutError(self._explain("made no sockets"))
+            time.sleep(0.02)
+
+    @property
+    def function(self) -> str:
+        """The name that `pmd run --device` takes."""
+        return f"vfio-user:{self.vfio_user}"
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """One direction in the summary of `pmd run`."""
+
+    packets: int
+    bytes: int
+    dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """One channel in the summary of `pmd run`."""
+
+    vm1_to_vf: Moved
+    vf_to_vm1: Moved
+
+
+class Pmd(Program):
+    """`pmd run` on one CPU, until it is ended. Its lines tell when nothing moves any more."""
+
+    def __init__(
+        self, channels: Sequence[tuple[str, str]], *, cpu: int = 1, namespace: str = ""
+    ) -> None:
+        arguments = ["run", "--bar", "2", "--lcores", str(cpu), "--stats-period", "0.1"]
+        for device, vf in channels:
+            arguments += ["--device", device, "--vf", vf]
+        self._channel_count = len(channels)
+        super().__init__("pmd.cli", arguments, namespace)
+
+    def wait_until_forwarding(self) -> None:
+        """Returns once every channel has VM1's rings."""
+        states: list[str] = [""]
+        while set(states) != {"forwarding"}:
+            states = [self.line().rpartition(", ")[2] for _ in range(self._channel_count)]
+
+    def wait_until_quiet(self, quiet_periods: int = 5) -> None:
+        """Returns once so many periods of 100 ms went by in which no frame moved."""
+        periods = 0
+        while periods < quiet_periods:
+            lines = [self.line() for _ in range(self._channel_count)]
+            moving = [line for line in lines if len(_IDLE.findall(line)) != 2]
+            periods = 0 if moving else periods + 1
+
+    def summaries(self) -> list[Summary]:
+        """Ends it, and returns what each channel did, in the order of the command line."""
+        text = self.end()
+        moved = [
+            Moved(int(packets), int(size), int(dropped))
+            for packets, size, dropped in _SUMMARY.findall(text)
+        ]
+        assert len(moved) == 2 * self._channel_count, text
+        return [Summary(*moved[i : i + 2]) for i in range(0, len(moved), 2)]
+
+    def summary(self) -> Summary:
+        """summaries() of the only channel."""
+        (only,) = self.summaries()
+        return only
