@@ -1,0 +1,330 @@
+"""A channel: one vhost-pci function and the VF that VM1's frames go to.
+
+A channel is *down* without a function, *waiting* while VM1 has no ring to serve, else *forwarding*.
+`configure` takes the device's state over: windows, guard, memory map, one kernel queue a started
+ring, one work a queue pair that has a queue. `tear_down` takes them back in reverse. A ring that
+cannot be set up is left out, reported to the device and logged; the others run (pmd/quarantine.py).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+from typing import TYPE_CHECKING
+
+from driver.ring import Feature, header_bytes
+from driver.state_area import RingFlag, Status
+from driver.vhost_pci import VhostPci
+from guest.errors import DeviceGoneError, VhostPciError
+from pmd import stats
+from pmd.kernel import (
+    DirectionStats,
+    Guard,
+    Map,
+    Queue,
+    QueueError,
+    RingConfig,
+    RingFlags,
+    Work,
+    fault_names,
+)
+from pmd.ports import Ports
+from pmd.quarantine import Quarantine
+
+if TYPE_CHECKING:
+    from driver.ring import Ring
+    from driver.software_vf import Vf
+    from driver.vhost_pci import DeviceState
+    from guest.function import Doorbell
+    from pmd.source import Source
+
+_log = logging.getLogger("pmd")
+
+# QUEUE_ERROR reasons are ringk.h's enum rk_fault; 0 stands for a ring that could not be set up.
+_NOT_SET_UP = 0
+_INDEX_JUMP = 1
+_WINDOW = 3
+_REASONS = {errno.ERANGE: _INDEX_JUMP, errno.EFAULT: _WINDOW}
+
+
+class Channel:
+    """One function and one VF.
+
+    Thread rule: one thread, and while none of `works` is in a running loop; but `snapshot`,
+    `changed` and `idle` at any time.
+
+    Args:
+        source: Where the function comes from; the channel owns it.
+        vf: Where frames go; the channel owns it.
+        bar: The window's BAR.
+    """
+
+    def __init__(self, source: Source, vf: Vf, bar: int) -> None:
+        self._source = source
+        self._ports = Ports(vf)
+        self._bar = bar
+        self._attached = contextlib.ExitStack()
+        self._device: VhostPci | None = None
+        self._fd = -1
+        self._generation: int | None = None
+        self._status = Status(0)
+        self._served = contextlib.ExitStack()
+        self._queues: dict[int, tuple[Ring, Queue]] = {}
+        self._works: dict[int, Work] = {}
+        self._guard: Guard | None = None
+        self._stats: list[tuple[DirectionStats, DirectionStats]] = []
+        self._quarantine = Quarantine()
+        self._configurations = 0
+
+    @property
+    def name(self) -> str:
+        """The device's, as the user gave it."""
+        return self._source.name
+
+    @property
+    def comes_back(self) -> bool:
+        """Whether attaching again is worth trying after the function is gone."""
+        return self._source.comes_back
+
+    @property
+    def works(self) -> dict[int, Work]:
+        """By queue pair; to be run until the next `configure`, `detach` or `close`."""
+        return self._works
+
+    @property
+    def attached(self) -> bool:
+        """Whether there is a function."""
+        return self._device is not None
+
+    @property
+    def idle(self) -> bool:
+        """Attached, and nothing to run: somebody has to look at `changed`."""
+        return self._device is not None and not self._works
+
+    @property
+    def changed(self) -> bool:
+        """Whether the device's generation is another than the configured one."""
+        return self._device is not None and self._device.generation() != self._generation
+
+    @property
+    def state(self) -> str:
+        """down, replug, forwarding or waiting."""
+        if self._device is None:
+            return "down"
+        if Status.REPLUG in self._status:
+            return "replug"
+        return "forwarding" if self._works else "waiting"
+
+    def fileno(self) -> int:
+        """Readable when the function went away. Only while attached."""
+        return self._fd
+
+    def attach(self) -> None:
+        """Open the function and make this process its active driver. Not yet configured.
+
+        Raises:
+            VhostPciError: It cannot be opened, or is no vhost-pci function of ours. Not attached.
+        """
+        with contextlib.ExitStack() as stack:
+            function = self._source.open()
+            stack.callback(function.close)
+            device = stack.enter_context(VhostPci(function, self._bar))
+            device.activate()
+            self._attached = stack.pop_all()
+        self._device = device
+        self._fd = function.fileno()
+        self._generation = None
+        self._quarantine.clear()
+
+    def configure(self) -> None:
+        """Tear down, and set up what the device shows now; acknowledges its generation.
+
+        Raises:
+            DeviceGoneError: The function is lost: `detach` is due. Nothing is set up.
+            VhostPciError: The VF cannot be opened, not even as it was. Nothing is set up.
+        """
+        device = self._device
+        if device is None:
+            return
+        self._quarantine_faulted(device)
+        self.tear_down()
+        try:
+            state = device.state()
+        except DeviceGoneError:
+            raise
+        except VhostPciError as error:
+            _log.error("%s: %s; waiting for its next state", self.name, error)
+            self._generation, self._status = device.generation(), Status(0)
+            device.acknowledge(self._generation)
+            return
+        self._generation, self._status = state.generation, state.status
+        rings = [ring for ring in state.rings if ring.started]
+        self._ports.ensure(max((ring.pair + 1 for ring in rings), default=1))
+        try:
+            self._serve(device, state, [ring for ring in rings if self._admits(ring)])
+        except DeviceGoneError:
+            self.tear_down()
+            raise
+        except VhostPciError as error:
+            self.tear_down()
+            _log.error("%s: %s; waiting for its next state", self.name, error)
+        device.acknowledge(state.generation)
+        self._configurations += 1
+        if Status.CONNECTED in state.status:
+            self._source.settled()
+        self._log_state(len(rings))
+
+    def _log_state(self, started: int) -> None:
+        if self.state == "forwarding":
+            _log.info("%s: serving %d of %d rings", self.name, len(self._queues), started)
+        elif self.state == "replug":
+            _log.warning("%s: VM1's memory needs other windows; plug the function anew", self.name)
+        else:
+            _log.info("%s: waiting for VM1", self.name)
+
+    def _admits(self, ring: Ring) -> bool:
+        return self._quarantine.admits(ring, self._generation or 0)
+
+    def _serve(self, device: VhostPci, state: DeviceState, rings: list[Ring]) -> None:
+        if not rings:
+            return
+        self._guard = self._served.enter_context(Guard())
+        for mapping in device.mappings:
+            self._guard.add(mapping.address, mapping.size)
+        map_ = self._served.enter_context(Map(state.regions))
+        doorbells = device.doorbells(r.index for r in rings if RingFlag.CALLABLE in r.flags)
+        for ring in rings:
+            queue = self._open_queue(device, state, ring, map_, doorbells.get(ring.index))
+            if queue is not None:
+                self._queues[ring.index] = (ring, self._served.enter_context(queue))
+        for pair in sorted({index // 2 for index in self._queues}):
+            # docs/device.md 1: ring 2n is VM1's receiveq n, ring 2n+1 its transmitq n.
+            rx, tx = (self._queues.get(2 * pair + each, (None, None))[1] for each in (0, 1))
+            self._works[pair] = Work(
+                tx,
+                rx,
+                self._ports[pair],
+                generation_address=device.generation_address,
+                expected=state.generation,
+                heartbeat_address=device.heartbeat_address,
+                guard=self._guard,
+            )
+        for _, queue in self._queues.values():
+            queue.call()  # docs/device.md 5.3: a call may have gone to nobody in between
+
+    def _open_queue(
+        self,
+        device: VhostPci,
+        state: DeviceState,
+        ring: Ring,
+        map_: Map,
+        doorbell: Doorbell | None,
+    ) -> Queue | None:
+        """The ring's queue; None if it cannot run, which is then reported."""
+        name = f"ring {ring.index} of {self.name}"
+        try:
+            self._ports.check(ring.pair, name)
+            ring.check(state.memory, state.features)
+            config = _ring_config(ring, state.features, doorbell)
+            return Queue(config, map_, self._ring_stats(ring), name)
+        except QueueError as error:
+            reason = _REASONS.get(error.errno, _NOT_SET_UP)
+            self._exclude(device, ring, reason, str(error))
+        except VhostPciError as error:
+            self._exclude(device, ring, _NOT_SET_UP, str(error))
+        return None
+
+    def _ring_stats(self, ring: Ring) -> DirectionStats:
+        while len(self._stats) <= ring.pair:
+            self._stats.append((DirectionStats(), DirectionStats()))
+        return self._stats[ring.pair][ring.transmits]
+
+    def _exclude(self, device: VhostPci, ring: Ring, reason: int, text: str) -> None:
+        """Quarantine a ring and say so: to the device, and in the log."""
+        lasting = reason not in (_WINDOW, _NOT_SET_UP)
+        self._quarantine.add(ring, self._generation or 0, lasting=lasting)
+        _log.warning("%s", text)
+        device.report_queue_error(ring.index, reason)
+
+    def _quarantine_faulted(self, device: VhostPci) -> None:
+        gone = self._guard is not None and self._guard.faulted
+        for ring, queue in self._queues.values():
+            fault = _WINDOW if gone else queue.fault
+            if fault:
+                name = f"ring {ring.index} of {self.name}"
+                text = f"{name} is quarantined until it is set up anew: {fault_names()[fault]}"
+                self._exclude(device, ring, fault, text)
+
+    def tear_down(self) -> None:
+        """Close what `configure` made, but the ports. No loop may hold a work any more."""
+        self._works = {}
+        self._queues = {}
+        self._guard = None
+        self._served.close()
+
+    def detach(self) -> None:
+        """Tear down and close the function, as well as a lost one lets itself be. Twice is fine."""
+        self.tear_down()
+        self._device = None
+        self._status = Status(0)
+        self._attached.close()
+
+    def close(self) -> None:
+        """Detach, and close the VF and the source. Twice is fine."""
+        self.detach()
+        self._ports.close()
+        self._source.close()
+
+    def snapshot(self) -> stats.Channel:
+        """Its counters, now."""
+        pairs = [
+            stats.Pair(_direction(tx), _direction(rx), self._ports.rx_missed(pair))
+            for pair, (rx, tx) in enumerate(self._stats or [(DirectionStats(), DirectionStats())])
+        ]
+        return stats.Channel(
+            self.name,
+            self._ports.name,
+            self.state,
+            tuple(pairs),
+            max(0, self._configurations - 1),
+            self._quarantine.count,
+        )
+
+
+def _direction(counters: DirectionStats) -> stats.Direction:
+    return stats.Direction(
+        counters.packets,
+        counters.bytes,
+        tuple(counters.drops),
+        counters.bursts,
+        counters.cycles,
+        counters.calls,
+    )
+
+
+def _ring_config(ring: Ring, features: int, doorbell: Doorbell | None) -> RingConfig:
+    flags = RingFlags(0)
+    for feature, flag in (
+        (Feature.INDIRECT_DESC, RingFlags.INDIRECT),
+        (Feature.EVENT_IDX, RingFlags.EVENT_IDX),
+        (Feature.NET_MRG_RXBUF, RingFlags.MERGEABLE),
+    ):
+        if features & feature:
+            flags |= flag
+    if ring.enabled:
+        flags |= RingFlags.ENABLED
+    call_fd, call_offset = -1, -1
+    if doorbell is not None:
+        call_fd = doorbell.fd
+        call_offset = -1 if doorbell.offset is None else doorbell.offset
+    return RingConfig(
+        ring.desc,
+        ring.avail,
+        ring.used,
+        ring.size,
+        flags,
+        header_bytes(features),
+        call_fd,
+        call_offset,
+    )

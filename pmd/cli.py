@@ -1,0 +1,149 @@
+"""`pmd`: the command line. stdout holds data, stderr logs and errors, one line each."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json as json_format
+import logging
+import os
+import sys
+from pathlib import Path  # noqa: TC003 - cyclopts reads annotations at run time
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+from rich.console import Console
+
+from guest.errors import UsageError, VhostPciError
+from pmd.config import options
+
+_DISTRIBUTION = "vhost-pci-toolkit"
+_FLAG = Parameter(negative=())
+
+
+def _version() -> str:
+    try:
+        return f"pmd {importlib.metadata.version(_DISTRIBUTION)}"
+    except importlib.metadata.PackageNotFoundError:
+        return "pmd, not installed"
+
+
+app = App(
+    name="pmd",
+    help="Serve another VM's virtio-net rings from user space through a vhost-pci PCI function.",
+    version=_version,
+    suppress_keyboard_interrupt=False,
+    result_action="return_value",
+)
+
+
+class _StandardError(logging.Handler):
+    """Logs to whatever sys.stderr is now: the live table puts itself in between."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        print(self.format(record), file=sys.stderr, flush=True)
+
+
+@app.command
+def run(
+    *,
+    bar: int | None = None,
+    device: Annotated[list[str] | None, Parameter(negative=())] = None,
+    vf: Annotated[list[str] | None, Parameter(negative=())] = None,
+    lcores: Annotated[str | None, Parameter(name=["--lcores", "-l"])] = None,
+    burst: int | None = None,
+    duration: float | None = None,
+    stats_period: float | None = None,
+    json: Annotated[bool | None, _FLAG] = None,
+    config: Path | None = None,
+) -> None:
+    """Forward between VM1's rings and a VF until SIGINT, SIGTERM or the duration's end.
+
+    Args:
+        bar: The window's BAR: 2.
+        device: What to serve: auto (every vhost-pci function of this machine), a PCI address,
+            vfio-user:PATH, or sim (an embedded VM1). May be repeated.
+        vf: Where frames go, one for each --device in order. Without any, sim gets loop.
+        lcores: CPUs to poll on, such as 1-3,5. By default the last one allowed.
+        burst: Frames taken from a ring at once, 1 to 256. By default 32.
+        duration: Seconds to run.
+        stats_period: Seconds between two updates of the statistics, 0.1 or more. By default 1.
+        json: Print one JSON object at the end and nothing else on stdout.
+        config: A TOML file with these keys; flags win over it.
+    """
+    given: dict[str, Any] = {
+        "bar": bar,
+        "device": device,
+        "vf": vf,
+        "lcores": lcores,
+        "burst": burst,
+        "duration": duration,
+        "stats-period": stats_period,
+        "json": json,
+    }
+    flags = {key: value for key, value in given.items() if value is not None}
+    wanted = options(flags, config)
+    from pmd import report  # noqa: PLC0415 - these load the kernel, which --help can do without
+    from pmd.run import run as run_options  # noqa: PLC0415
+
+    first, last = run_options(wanted, report.view(json=wanted.json))
+    if wanted.json:
+        print(json_format.dumps(report.json_object(first, last)), flush=True)
+    else:
+        print(report.summary(first, last), flush=True)
+
+
+@app.command(name="list")
+def list_functions(*, json: Annotated[bool, _FLAG] = False) -> None:
+    """Show the vhost-pci functions of this machine, and what keeps one from being used.
+
+    Args:
+        json: Print a JSON array instead of a table.
+    """
+    from pmd.listing import found, table  # noqa: PLC0415 - pyudev, which only this command needs
+
+    functions = found()
+    if json:
+        print(json_format.dumps(functions), flush=True)
+    elif functions:
+        Console().print(table(functions))
+    else:
+        print("no vhost-pci function on this machine", flush=True)
+
+
+def _usage_line(error: CycloptsError) -> str:
+    """A cyclopts error as one line."""
+    text = " ".join(str(error).split()).rstrip(".")
+    return text[:1].lower() + text[1:]
+
+
+def main() -> None:
+    """Entry point of `pmd`: runs the command and exits with its status."""
+    logger = logging.getLogger("pmd")
+    handler = _StandardError()
+    handler.setFormatter(logging.Formatter("pmd: %(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    sys.exit(_status(sys.argv[1:]))
+
+
+def _status(arguments: list[str]) -> int:
+    try:
+        app(arguments, exit_on_error=False, print_error=False)
+        sys.stdout.flush()
+    except CycloptsError as error:
+        print(f"pmd: {_usage_line(error)}; see pmd --help", file=sys.stderr)
+        return UsageError.exit_status
+    except VhostPciError as error:
+        print(f"pmd: {error}", file=sys.stderr)
+        return error.exit_status
+    except KeyboardInterrupt:
+        return 130
+    except BrokenPipeError:
+        # Nobody reads any more, and nobody is to be told. Python would try to flush once more.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
+    return 0
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""The run: channels on lcores, changes as they come, signals, the end.
+
+The main thread owns all of it and sleeps in a selector; only lcores poll. A change of one channel
+pauses only the lcores that run it. Queue pairs go to lcores round-robin as they first appear, and
+stay with theirs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import logging
+import os
+import selectors
+import time
+from typing import TYPE_CHECKING, Self
+
+from guest.errors import VhostPciError
+from pmd import stats
+from pmd.lcore import Lcore
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from pmd.channel import Channel
+    from pmd.report import View
+    from pmd.signals import Signals
+
+_log = logging.getLogger("pmd")
+
+_RETRY_S = 0.5
+# A channel without rings has no lcore that would see its generation change.
+_IDLE_LOOK_S = 0.02
+
+
+class Daemon:
+    """Forwards on the channels given, until told to end.
+
+    Thread rule: the main thread.
+
+    Args:
+        channels: Attached. Their owner closes them after the daemon.
+        cpus: One lcore each, at least one.
+        burst: Chains a turn takes from a ring at most.
+        signals: What ends the run.
+
+    Raises:
+        UsageError: A CPU cannot be used.
+    """
+
+    def __init__(
+        self, channels: Sequence[Channel], cpus: Sequence[int], burst: int, signals: Signals
+    ) -> None:
+        self._channels = tuple(channels)
+        self._signals = signals
+        self._retry_at: dict[Channel, float] = {}
+        self._eventful: set[Lcore] = set()
+        self._lcores: list[Lcore] = []
+        self._lcore_of: dict[tuple[Channel, int], Lcore] = {}
+        with contextlib.ExitStack() as stack:
+            self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
+            stack.callback(os.close, self._event)
+            self._selector = stack.enter_context(selectors.DefaultSelector())
+            for cpu in cpus:
+                self._lcores.append(Lcore(cpu, burst, self._wake))
+                stack.callback(self._lcores[-1].close)
+            self._stack = stack.pop_all()
+        self._turn = itertools.cycle(self._lcores)
+        self._selector.register(self._event, selectors.EVENT_READ)
+        self._selector.register(signals, selectors.EVENT_READ)
+
+    def run(
+        self, view: View, period_s: float, duration_s: float | None
+    ) -> tuple[stats.Snapshot, stats.Snapshot]:
+        """Forward until a signal or the duration's end; the first and the last snapshot.
+
+        Raises:
+            VhostPciError: A function or VF failed before anything ran.
+            BrokenPipeError: Nobody reads the view any more.
+        """
+        for channel in self._channels:
+            channel.configure()
+            self._selector.register(channel, selectors.EVENT_READ, channel)
+            self._place(channel)
+        self._signals.serve()
+        first = before = self.snapshot()
+        end = first.time_s + duration_s if duration_s is not None else float("inf")
+        show_at = first.time_s + period_s
+        try:
+            while not self._signals.received and (now := time.monotonic()) < end:
+                if now >= show_at:
+                    after = self.snapshot()
+                    view.show(before, after)
+                    before = after
+                    show_at = max(show_at + period_s, now)
+                self._wait(min(end, show_at))
+        finally:
+            view.close()
+            for lcore in self._lcores:
+                lcore.pause()
+        return first, self.snapshot()
+
+    def snapshot(self) -> stats.Snapshot:
+        """All counters, now."""
+        return stats.Snapshot(
+            time.monotonic(),
+            tuple(channel.snapshot() for channel in self._channels),
+            tuple(_lcore_stats(lcore) for lcore in self._lcores),
+        )
+
+    def _wait(self, deadline: float) -> None:
+        """Sleep until deadline or until something is to be done, and do it."""
+        now = time.monotonic()
+        wakes = [deadline, *self._retry_at.values()]
+        if any(channel.idle for channel in self._channels):
+            wakes.append(now + _IDLE_LOOK_S)
+        # select() takes no infinite timeout, and a long one is as good.
+        for key, _ in self._selector.select(min(3600.0, max(0.0, min(wakes) - now))):
+            if key.data is not None:
+                self._lose(key.data, "its device went away")
+            elif key.fd == self._event:
+                os.eventfd_read(self._event)
+        self._take_events()
+        for channel in self._channels:
+            if channel.idle and channel.changed:
+                self._settle(channel)
+        self._retry()
+
+    def _wake(self, lcore: Lcore) -> None:
+        """On the lcore's thread."""
+        self._eventful.add(lcore)
+        os.eventfd_write(self._event, 1)
+
+    def _take_events(self) -> None:
+        """Settle the channels whose works stopped."""
+        while self._eventful:
+            lcore = self._eventful.pop()
+            lcore.pause()
+            stopped = {work for work in lcore.works if work.events}
+            for channel in self._channels:
+                if stopped.intersection(channel.works.values()):
+                    self._settle(channel)
+            lcore.resume()
+
+    def _settle(self, channel: Channel) -> None:
+        """Let the channel adapt to its device while no lcore runs it, and run what it has then."""
+        self._withdraw(channel)
+        try:
+            channel.configure()
+        except VhostPciError as error:
+            self._lose(channel, str(error))
+        self._place(channel)
+
+    def _withdraw(self, channel: Channel) -> None:
+        """Take the channel's works off the lcores that run them, which stay paused."""
+        works = set(channel.works.values())
+        for lcore in self._lcores:
+            if works.intersection(lcore.works):
+                lcore.pause()
+                lcore.set_works([work for work in lcore.works if work not in works])
+
+    def _place(self, channel: Channel) -> None:
+        """Put the channel's works on their lcores, and let all lcores run."""
+        for pair, work in channel.works.items():
+            lcore = self._lcore_of.get((channel, pair))
+            if lcore is None:
+                lcore = self._lcore_of[channel, pair] = next(self._turn)
+            lcore.pause()
+            lcore.set_works([*lcore.works, work])
+        for lcore in self._lcores:
+            lcore.resume()
+
+    def _lose(self, channel: Channel, why: str) -> None:
+        """The channel's function is gone, or as good as gone."""
+        _log.error("%s: %s", channel.name, why)
+        self._withdraw(channel)
+        self._selector.unregister(channel)
+        channel.detach()
+        self._place(channel)
+        if channel.comes_back:
+            _log.info("%s: trying again every %g s", channel.name, _RETRY_S)
+            self._retry_at[channel] = time.monotonic() + _RETRY_S
+
+    def _retry(self) -> None:
+        """Attach again what is due, for as long as it takes and without a word about failures."""
+        for channel, due in tuple(self._retry_at.items()):
+            if time.monotonic() < due:
+                continue
+            try:
+                channel.attach()
+            except VhostPciError as error:
+                _log.debug("%s", error)
+                self._retry_at[channel] = time.monotonic() + _RETRY_S
+                continue
+            del self._retry_at[channel]
+            self._selector.register(channel, selectors.EVENT_READ, channel)
+            self._settle(channel)
+
+    def close(self) -> None:
+        """End the lcores and let go of all works; the channels stay. Twice is fine."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _lcore_stats(lcore: Lcore) -> stats.Lcore:
+    counters = lcore.stats
+    return stats.Lcore(
+        lcore.cpu, counters.turns, counters.busy_turns, counters.cycles, counters.busy_cycles
+    )

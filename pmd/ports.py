@@ -1,0 +1,99 @@
+"""The ports of a VF: one a queue pair, opened for as many pairs as VM1 has started.
+
+They stay open while VM1 comes and goes. Where VM1 later starts more pairs, all are closed and
+opened anew for the larger count; frames that a port held are lost then.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from guest.errors import VhostPciError
+from pmd.kernel import Port
+
+if TYPE_CHECKING:
+    from driver.software_vf import Vf
+
+_log = logging.getLogger("pmd")
+
+
+class Ports:
+    """Owns the VF and its ports.
+
+    Thread rule: `rx_missed` at any time, the rest while no loop runs a port.
+    """
+
+    def __init__(self, vf: Vf) -> None:
+        self._vf = vf
+        self._ports: list[Port] = []
+        self._missed_before: list[int] = []
+        self._refused = 0
+
+    @property
+    def name(self) -> str:
+        """The VF's spec."""
+        return self._vf.spec
+
+    def __len__(self) -> int:
+        """How many queue pairs have a port."""
+        return len(self._ports)
+
+    def __getitem__(self, pair: int) -> Port:
+        """The port of a queue pair."""
+        return self._ports[pair]
+
+    def check(self, pair: int, name: str) -> None:
+        """Refuse the ring called name if its queue pair has no port: VhostPciError."""
+        if pair >= len(self._ports):
+            cause = f"the VF {self.name} has no more than {len(self._ports)} queue pairs"
+            raise VhostPciError("run", name, cause)
+
+    def rx_missed(self, pair: int) -> int:
+        """Frames the VF's side lost for a queue pair since start, as far as it tells."""
+        before = self._missed_before[pair] if pair < len(self._missed_before) else 0
+        return before + (self._ports[pair].rx_missed if pair < len(self._ports) else 0)
+
+    def ensure(self, pairs: int) -> None:
+        """Have ports for pairs queue pairs, or, where the VF refuses, for as many as before.
+
+        Raises:
+            VhostPciError: Not even those can be opened. None is open then.
+        """
+        former = len(self._ports)
+        if pairs <= former or 0 < self._refused <= pairs:
+            return
+        self._close_ports()
+        try:
+            self._open(pairs)
+        except VhostPciError as error:
+            if not former:
+                raise
+            _log.warning("%s; going on with %d queue pairs", error, former)
+            self._refused = pairs
+            self._open(former)
+
+    def _open(self, pairs: int) -> None:
+        specs = self._vf.open(pairs)
+        for index, spec in enumerate(specs):
+            try:
+                self._ports.append(Port(spec, self._vf.spec))
+            except VhostPciError:
+                for unowned in specs[index:]:
+                    if unowned.fd >= 0:
+                        os.close(unowned.fd)
+                self._close_ports()
+                raise
+        self._missed_before += [0] * (pairs - len(self._missed_before))
+
+    def _close_ports(self) -> None:
+        for pair, port in enumerate(self._ports):
+            self._missed_before[pair] += port.rx_missed
+            port.close()
+        self._ports.clear()
+        self._vf.close()
+
+    def close(self) -> None:
+        """Close ports and VF. Twice is fine."""
+        self._close_ports()

@@ -1,0 +1,217 @@
+"""Statistics for people and programs: the JSON object, the summary, the live table, the lines.
+
+Gbit/s count frame bytes as the virtio-net driver sees them, from destination address to payload: no
+FCS, preamble or inter-frame gap.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING, Any, Protocol
+
+from rich.console import Console
+from rich.live import Live
+from rich.markup import escape
+from rich.table import Table
+
+from pmd import kernel
+
+if TYPE_CHECKING:
+    from pmd.stats import Channel, Direction, Lcore, Pair, Snapshot
+
+
+def json_object(first: Snapshot, last: Snapshot) -> dict[str, Any]:
+    """The final object of `--json`: everything counted from first to last, and its rates."""
+    duration_s = last.time_s - first.time_s
+    return {
+        "duration_s": round(duration_s, 6),
+        "tsc_hz": kernel.tsc_hz(),
+        "channels": [_channel(channel, duration_s) for channel in last.channels],
+        "lcores": [_lcore(lcore) for lcore in last.lcores],
+    }
+
+
+def _channel(channel: Channel, duration_s: float) -> dict[str, Any]:
+    total = channel.total
+    return {
+        "device": channel.device,
+        "vf": channel.vf,
+        "state": channel.state,
+        **_pair(total, duration_s),
+        "reconfigurations": channel.reconfigurations,
+        "quarantines": channel.quarantines,
+        "queue_pairs": [_pair(pair, duration_s) for pair in channel.pairs],
+    }
+
+
+def _pair(pair: Pair, duration_s: float) -> dict[str, Any]:
+    return {
+        "vm1_to_vf": _direction(pair.vm1_to_vf, duration_s),
+        "vf_to_vm1": _direction(pair.vf_to_vm1, duration_s),
+        "rx_missed": pair.rx_missed,
+        "cycles_per_packet": round(pair.both.cycles_per_packet, 2),
+    }
+
+
+def _direction(direction: Direction, duration_s: float) -> dict[str, Any]:
+    return {
+        "packets": direction.packets,
+        "bytes": direction.bytes,
+        "drops": drops(direction),
+        "mpps": round(mpps(direction, duration_s), 6),
+        "gbps": round(gbps(direction, duration_s), 6),
+        "bursts": direction.bursts,
+        "calls": direction.calls,
+        "cycles_per_packet": round(direction.cycles_per_packet, 2),
+    }
+
+
+def _lcore(lcore: Lcore) -> dict[str, Any]:
+    return {
+        "cpu": lcore.cpu,
+        "turns": lcore.turns,
+        "busy_turns": lcore.busy_turns,
+        "busy_ratio": round(lcore.busy_ratio, 4),
+    }
+
+
+def drops(direction: Direction) -> dict[str, int]:
+    """Dropped frames by the reason's name; reasons that never happened are left out."""
+    pairs = zip(kernel.drop_names(), direction.drops, strict=False)
+    return {name: count for name, count in list(pairs)[1:] if count}
+
+
+def mpps(direction: Direction, seconds: float) -> float:
+    """Millions of frames a second."""
+    return direction.packets / seconds / 1e6 if seconds > 0 else 0.0
+
+
+def gbps(direction: Direction, seconds: float) -> float:
+    """Gbit/s of frame bytes."""
+    return direction.bytes * 8 / seconds / 1e9 if seconds > 0 else 0.0
+
+
+def summary(first: Snapshot, last: Snapshot) -> str:
+    """The final statistics as text, without a trailing newline."""
+    duration_s = last.time_s - first.time_s
+    lines = [f"{duration_s:.3f} s"]
+    for channel in last.channels:
+        total = channel.total
+        lines.append(f"{channel.device} - {channel.vf} ({channel.state})")
+        lines += _summary_direction("VM1 -> VF", total.vm1_to_vf, duration_s)
+        lines += _summary_direction("VF -> VM1", total.vf_to_vm1, duration_s)
+        lines.append(
+            f"  missed before the VF {total.rx_missed}, reconfigurations "
+            f"{channel.reconfigurations}, rings quarantined {channel.quarantines}"
+        )
+    lines += [f"lcore {lcore.cpu}: {lcore.busy_ratio:.1%} busy" for lcore in last.lcores]
+    return "\n".join(lines)
+
+
+def _summary_direction(name: str, direction: Direction, seconds: float) -> list[str]:
+    head = (
+        f"  {name}: {direction.packets} packets, {direction.bytes} bytes, "
+        f"{mpps(direction, seconds):.3f} Mpps, {gbps(direction, seconds):.3f} Gbit/s, "
+        f"{direction.cycles_per_packet:.0f} cycles/packet, {direction.dropped} dropped"
+    )
+    return [head, *(f"    dropped {reason}: {n}" for reason, n in drops(direction).items())]
+
+
+class View(Protocol):
+    """What a run shows while it goes on. Main thread only."""
+
+    def show(self, before: Snapshot, now: Snapshot) -> None:
+        """Show the rates between two snapshots. BrokenPipeError if nobody reads any more."""
+        ...
+
+    def close(self) -> None:
+        """Leave the terminal as it should be. Twice is fine."""
+        ...
+
+
+class Silent:
+    """`--json`: nothing until the end."""
+
+    def show(self, before: Snapshot, now: Snapshot) -> None:
+        """Show nothing."""
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+class Lines:
+    """One line a channel and period, where stdout is not a terminal."""
+
+    def show(self, before: Snapshot, now: Snapshot) -> None:
+        """Print the lines and flush them."""
+        seconds = now.time_s - before.time_s
+        for old, new in zip(before.channels, now.channels, strict=True):
+            moved = new.total - old.total
+            parts = [
+                f"{name} {mpps(direction, seconds):.3f} Mpps {gbps(direction, seconds):.3f} Gbit/s "
+                f"{direction.dropped} drops"
+                for name, direction in (
+                    ("VM1->VF", moved.vm1_to_vf),
+                    ("VF->VM1", moved.vf_to_vm1),
+                )
+            ]
+            parts.append(f"{moved.both.cycles_per_packet:.0f} cycles/packet")
+            print(f"{new.device}: {', '.join(parts)}, {new.state}", flush=True)
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+class LiveTable:
+    """A table on the terminal, rewritten every period. NO_COLOR is rich's business and honoured."""
+
+    def __init__(self) -> None:
+        # Log lines on stderr are for the terminal too: rich prints them above the table.
+        self._live = Live(console=Console(), auto_refresh=False, redirect_stdout=False)
+        self._live.start()
+
+    def show(self, before: Snapshot, now: Snapshot) -> None:
+        """Rewrite the table."""
+        self._live.update(table(before, now), refresh=True)
+
+    def close(self) -> None:
+        """Give the cursor back."""
+        self._live.stop()
+
+
+def table(before: Snapshot, now: Snapshot) -> Table:
+    """Rates between two snapshots, one row a direction of each channel."""
+    seconds = now.time_s - before.time_s
+    busy = ", ".join(
+        f"{new.cpu} {(new - old).busy_ratio:.0%}"
+        for old, new in zip(before.lcores, now.lcores, strict=True)
+    )
+    shown = Table(caption=f"lcores busy: {busy}    Gbit/s of frames without FCS and preamble")
+    for name in ("device", "direction"):
+        shown.add_column(name)
+    for name in ("Mpps", "Gbit/s", "drops", "cycles/packet"):
+        shown.add_column(name, justify="right")
+    shown.add_column("state")
+    for old, new in zip(before.channels, now.channels, strict=True):
+        moved = new.total - old.total
+        for name, direction, total in (
+            ("VM1 -> " + new.vf, moved.vm1_to_vf, new.total.vm1_to_vf),
+            (new.vf + " -> VM1", moved.vf_to_vm1, new.total.vf_to_vm1),
+        ):
+            shown.add_row(
+                escape(new.device),
+                escape(name),
+                f"{mpps(direction, seconds):.3f}",
+                f"{gbps(direction, seconds):.3f}",
+                str(total.dropped),
+                f"{direction.cycles_per_packet:.0f}",
+                new.state,
+            )
+    return shown
+
+
+def view(*, json: bool) -> View:
+    """The View this stdout calls for."""
+    if json:
+        return Silent()
+    return LiveTable() if sys.stdout.isatty() else Lines()

@@ -1,0 +1,69 @@
+"""SIGINT, SIGTERM and SIGHUP of a run: the first ends it, the second forces the end."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from typing import TYPE_CHECKING, Any, Self
+
+if TYPE_CHECKING:
+    from types import FrameType, TracebackType
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+
+
+class Signals:
+    """Until `serve`, a signal raises KeyboardInterrupt; from then on it makes `fileno` readable.
+
+    A second signal ends the process at once with status 128 + its number; the kernel then takes
+    back descriptors, mappings and child processes (PR_SET_PDEATHSIG).
+
+    Thread rule: the main thread.
+    """
+
+    def __init__(self) -> None:
+        self._reader, self._writer = socket.socketpair()
+        self._reader.setblocking(False)
+        self._writer.setblocking(False)
+        self._serving = False
+        self._received = 0
+        self._former: dict[signal.Signals, Any] = {}
+
+    @property
+    def received(self) -> bool:
+        """Whether the run has been told to end."""
+        return self._received != 0
+
+    def fileno(self) -> int:
+        """Readable after a signal."""
+        return self._reader.fileno()
+
+    def serve(self) -> None:
+        """From now on the owner looks at `fileno` and `received`."""
+        self._serving = True
+
+    def _handle(self, number: int, _frame: FrameType | None) -> None:
+        if self._received:
+            os._exit(128 + number)
+        self._received = number
+        if not self._serving:
+            raise KeyboardInterrupt
+
+    def __enter__(self) -> Self:
+        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        for number in _SIGNALS:
+            self._former[number] = signal.signal(number, self._handle)
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        for number, handler in self._former.items():
+            signal.signal(number, handler)
+        signal.set_wakeup_fd(-1)
+        self._reader.close()
+        self._writer.close()

@@ -1,0 +1,146 @@
+"""Where a channel's function comes from: a device name of the command line, made openable."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Protocol
+
+from guest.errors import UsageError, VhostPciError
+from guest.vfio_user import VfioUserFunction
+from pmd.sim import Simulation, parameters
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from guest.function import Function
+
+# Half of what a device waits for an acknowledgement while the heartbeat moves (docs/device.md
+# 5.2), so that one stuck server does not make other devices give us up.
+_TIMEOUT_S = 2.0
+_BDF = re.compile(r"(?:[0-9a-f]{4,8}:)?[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
+
+
+class Source(Protocol):
+    """Opens one function, and again after it was lost. One thread."""
+
+    @property
+    def name(self) -> str:
+        """As the user gave it, for messages and statistics."""
+        ...
+
+    @property
+    def comes_back(self) -> bool:
+        """Whether it is worth opening again after the function is gone."""
+        ...
+
+    def open(self) -> Function:
+        """Open it; the caller closes. VhostPciError if that cannot be done."""
+        ...
+
+    def settled(self) -> None:
+        """VM1 has been seen: what only served to get there may go."""
+        ...
+
+    def close(self) -> None:
+        """Undo all that is not the function's own. Twice is fine."""
+        ...
+
+
+class SocketSource:
+    """`vfio-user:PATH`: a device server, which may be restarted."""
+
+    comes_back = True
+
+    def __init__(self, path: str) -> None:
+        self._path = path
+        self.name = f"vfio-user:{path}"
+
+    def open(self) -> Function:
+        """Connect."""
+        return VfioUserFunction(self._path, _TIMEOUT_S)
+
+    def settled(self) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+class PciSource:
+    """A PCI address of this machine, by VFIO; it may be plugged in again."""
+
+    comes_back = True
+
+    def __init__(self, bdf: str) -> None:
+        self.name = bdf
+
+    def open(self) -> Function:
+        """Open it through the kernel."""
+        from guest.vfio import VfioFunction  # noqa: PLC0415 - asks the kernel for what most lack
+
+        return VfioFunction(self.name)
+
+    def settled(self) -> None:
+        """Nothing to do."""
+
+    def close(self) -> None:
+        """Nothing to do."""
+
+
+class SimSource:
+    """`sim`: child processes of ours. Should they die, the channel stays down."""
+
+    comes_back = False
+
+    def __init__(self, name: str, cpus: Sequence[int]) -> None:
+        self.name = name
+        self._simulation = Simulation(parameters(name), cpus)
+
+    def open(self) -> Function:
+        """Start the children and connect."""
+        self._simulation.start()
+        return VfioUserFunction(self._simulation.socket, _TIMEOUT_S)
+
+    def settled(self) -> None:
+        """VM1 has connected as well: nobody needs the sockets any more."""
+        self._simulation.hide()
+
+    def close(self) -> None:
+        """Stop the children."""
+        self._simulation.close()
+
+
+def sources(devices: Sequence[str], cpus: Sequence[int]) -> list[Source]:
+    """One source for each device named, `auto` or none standing for all of this machine.
+
+    Args:
+        devices: As on the command line.
+        cpus: The lcores', which a simulated VM1 keeps away from.
+
+    Raises:
+        UsageError: A name is none, or comes twice.
+        VhostPciError: This machine has no vhost-pci function.
+    """
+    found: list[Source] = []
+    for device in devices or ("auto",):
+        found += _sources(device, cpus)
+    names = [source.name for source in found if not isinstance(source, SimSource)]
+    for name in names:
+        if names.count(name) > 1:
+            raise UsageError("use", f"--device {name}", "it is given more than once")
+    return found
+
+
+def _sources(device: str, cpus: Sequence[int]) -> list[Source]:
+    kind, _, rest = device.partition(":")
+    if device == "auto":
+        return [PciSource(bdf) for bdf in _functions_here()]
+    if kind == "vfio-user":
+        return [SocketSource(rest)]
+    if kind == "sim":
+        return [SimSource(device, cpus)]
+    if _BDF.fullmatch(device.lower()):
+        bdf = device.lower()
+        return [PciSource(bdf if bdf.count(":") == 2 else f"0000:{bdf}")]
+    remedy = "it is auto, a PCI address such as 0000:00:05.0, vfio-user:PATH or sim"
+    raise UsageError("use", f"--device {device}", "there is no such kind of device", remedy)

@@ -1,0 +1,155 @@
+"""Counters as frozen snapshots. All are monotonic u64 counts since start; rates are differences.
+
+A snapshot is taken while the loops run: each counter is exact by itself, and counters of one
+snapshot may be a burst apart.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+def _sums(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(a + b for a, b in zip(left, right, strict=True))
+
+
+def _differences(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
+    return tuple(a - b for a, b in zip(left, right, strict=True))
+
+
+@dataclass(frozen=True, slots=True)
+class Direction:
+    """One direction of a queue pair, or of several summed (ringk.h rk_direction_stats).
+
+    Attributes:
+        packets, bytes: Forwarded frames, and their bytes without virtio-net header and FCS.
+        drops: Dropped frames by `enum rk_drop`.
+        bursts: Turns that moved at least one chain.
+        cycles: TSC cycles of those turns.
+        calls: Interrupts sent to VM1.
+    """
+
+    packets: int
+    bytes: int
+    drops: tuple[int, ...]
+    bursts: int
+    cycles: int
+    calls: int
+
+    def __add__(self, other: Direction) -> Direction:
+        return Direction(
+            self.packets + other.packets,
+            self.bytes + other.bytes,
+            _sums(self.drops, other.drops),
+            self.bursts + other.bursts,
+            self.cycles + other.cycles,
+            self.calls + other.calls,
+        )
+
+    def __sub__(self, other: Direction) -> Direction:
+        return Direction(
+            self.packets - other.packets,
+            self.bytes - other.bytes,
+            _differences(self.drops, other.drops),
+            self.bursts - other.bursts,
+            self.cycles - other.cycles,
+            self.calls - other.calls,
+        )
+
+    @property
+    def dropped(self) -> int:
+        """Frames dropped, whatever the reason."""
+        return sum(self.drops)
+
+    @property
+    def cycles_per_packet(self) -> float:
+        """TSC cycles of busy turns for each forwarded frame; 0 where none was."""
+        return self.cycles / self.packets if self.packets else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A queue pair: its directions, and what the VF's side lost before we saw it."""
+
+    vm1_to_vf: Direction
+    vf_to_vm1: Direction
+    rx_missed: int
+
+    def __add__(self, other: Pair) -> Pair:
+        return Pair(
+            self.vm1_to_vf + other.vm1_to_vf,
+            self.vf_to_vm1 + other.vf_to_vm1,
+            self.rx_missed + other.rx_missed,
+        )
+
+    def __sub__(self, other: Pair) -> Pair:
+        return Pair(
+            self.vm1_to_vf - other.vm1_to_vf,
+            self.vf_to_vm1 - other.vf_to_vm1,
+            self.rx_missed - other.rx_missed,
+        )
+
+    @property
+    def both(self) -> Direction:
+        """The two directions summed."""
+        return self.vm1_to_vf + self.vf_to_vm1
+
+
+@dataclass(frozen=True, slots=True)
+class Channel:
+    """A channel: one entry a queue pair it ever ran, at least one.
+
+    Attributes:
+        state: "forwarding", "waiting" (for VM1), "replug" or "down" (no device).
+        reconfigurations: Generations taken over after the first.
+        quarantines: Rings taken out since start.
+    """
+
+    device: str
+    vf: str
+    state: str
+    pairs: tuple[Pair, ...]
+    reconfigurations: int
+    quarantines: int
+
+    @property
+    def total(self) -> Pair:
+        """All queue pairs summed."""
+        total = self.pairs[0]
+        for pair in self.pairs[1:]:
+            total += pair
+        return total
+
+
+@dataclass(frozen=True, slots=True)
+class Lcore:
+    """A poll loop (ringk.h rk_loop_stats): rounds, and TSC cycles inside the loop."""
+
+    cpu: int
+    turns: int
+    busy_turns: int
+    cycles: int
+    busy_cycles: int
+
+    def __sub__(self, other: Lcore) -> Lcore:
+        return Lcore(
+            self.cpu,
+            self.turns - other.turns,
+            self.busy_turns - other.busy_turns,
+            self.cycles - other.cycles,
+            self.busy_cycles - other.busy_cycles,
+        )
+
+    @property
+    def busy_ratio(self) -> float:
+        """Part of the loop's cycles spent in turns that moved something, 0 to 1."""
+        return self.busy_cycles / self.cycles if self.cycles else 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything at time_s of the monotonic clock."""
+
+    time_s: float
+    channels: tuple[Channel, ...]
+    lcores: tuple[Lcore, ...]
