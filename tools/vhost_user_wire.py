@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Self
 from tools import vhost_user_abi as abi
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
     from types import TracebackType
 
 _ANCILLARY_BYTES = socket.CMSG_SPACE(abi.DESCRIPTORS_MAX * array.array("i").itemsize)
@@ -29,7 +29,7 @@ _ANCILLARY_BYTES = socket.CMSG_SPACE(abi.DESCRIPTORS_MAX * array.array("i").item
 class WireError(Exception):
     """The peer broke the message format, or went away in the middle of a message.
 
-    The stream cannot be used any further. The text is the cause, lower case, without a full stop.
+    The stream cannot be used any further. The text goes on from "the peer", without a full stop.
     """
 
 
@@ -80,9 +80,12 @@ class Descriptors:
         """Own fd too."""
         self._fds.append(fd)
 
-    def take(self) -> int:
-        """Hand the first over to the caller."""
-        return self._fds.pop(0)
+    def __iter__(self) -> Iterator[int]:
+        return iter(tuple(self._fds))
+
+    def take(self, fd: int | None = None) -> int:
+        """Hand fd, or the first, over to the caller."""
+        return self._fds.pop(0 if fd is None else self._fds.index(fd))
 
     def close(self) -> None:
         """Close what is left. Twice is fine."""
@@ -155,12 +158,12 @@ class Assembler:
     def _judge_header(self) -> None:
         request, flags, size = abi.HEADER.unpack(self._data)
         if flags & abi.HEADER_VERSION_MASK != abi.VERSION:
-            raise WireError(f"message of version {flags & abi.HEADER_VERSION_MASK}, not 1")
+            raise WireError(f"sent a message of version {flags & abi.HEADER_VERSION_MASK}, not 1")
         if flags & ~abi.HEADER_FLAGS_MASK:
-            raise WireError(f"unknown header flags {flags:#x}")
+            raise WireError(f"sent unknown header flags {flags:#x}")
         if size > self._payload_limit:
             raise WireError(
-                f"request {request} announces {size} bytes, more than {self._payload_limit}"
+                f"announced {size} bytes for request {request}, more than {self._payload_limit}"
             )
         self._size += size
 
@@ -227,7 +230,7 @@ async def receive_async(
                 while message is None:
                     message = await _read_some(connection, assembler)
         except TimeoutError:
-            raise WireError(f"no end of a message within {timeout_s:g} s") from None
+            raise WireError(f"did not finish a message within {timeout_s:g} s") from None
     except EOFError:
         return None
     finally:
@@ -249,9 +252,9 @@ async def send_async(connection: socket.socket, message: Message, timeout_s: flo
                 try:
                     data = data[_send_some(connection, message, data) :]
                 except BlockingIOError:
-                    await _ready(connection, writing=True)
+                    await ready(connection, writing=True)
     except TimeoutError:
-        raise WireError(f"a reply was not taken within {timeout_s:g} s") from None
+        raise WireError(f"did not take a message within {timeout_s:g} s") from None
 
 
 def pending(connection: socket.socket) -> bool:
@@ -285,11 +288,11 @@ async def _read_some(connection: socket.socket, assembler: Assembler) -> Message
         try:
             return assembler.read_from(connection)
         except BlockingIOError:
-            await _ready(connection, writing=False)
+            await ready(connection)
 
 
-async def _ready(connection: socket.socket, *, writing: bool) -> None:
-    """Wait until the socket can be read, or written."""
+async def ready(connection: socket.socket, *, writing: bool = False) -> None:
+    """Wait until the socket can be read or accepts, or can be written. Safe to cancel."""
     loop = asyncio.get_running_loop()
     future = loop.create_future()
     add, remove = (

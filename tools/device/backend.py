@@ -1,0 +1,284 @@
+"""The vhost-user side of the device: VM1's front-ends, one at a time, for ever.
+
+Reference: QEMU's docs/interop/vhost-user.rst.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import socket
+import stat
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from guest.errors import UsageError, VhostPciError, errno_text
+from tools.device.backend_session import Session, disconnected
+from tools.device.eventfd import signal_eventfd
+from tools.device.memory_table import is_sealed
+from tools.vhost_user_abi import RING_INDEX_LIMIT, Feature, ProtocolFeature
+from tools.vhost_user_wire import hung_up, ready
+
+if TYPE_CHECKING:
+    from tools.device.backend_session import Publish
+    from tools.device.vm1_state import Vm1State
+
+logger = logging.getLogger(__name__)
+
+TIMEOUT_S = 5.0
+RETRY_S = 1.0
+PATH_MAX_BYTES = 107  # struct sockaddr_un, less the terminating zero
+BACKLOG = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where front-ends are met: a socket to listen at, or (connect) one to connect to."""
+
+    path: Path
+    connect: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Read `PATH` or `PATH,connect`.
+
+        Raises:
+            UsageError: It is neither, or no socket can have that path.
+        """
+        path, comma, option = text.partition(",")
+        if not path or (comma and option != "connect"):
+            raise UsageError("use", f"vhost-user socket '{text}'", "it is not PATH[,connect]")
+        if len(os.fsencode(path)) > PATH_MAX_BYTES:
+            raise UsageError("use", path, f"a socket's path has at most {PATH_MAX_BYTES} bytes")
+        return cls(Path(path), bool(comma))
+
+    def __str__(self) -> str:
+        return f"{self.path},connect" if self.connect else str(self.path)
+
+
+class Backend:
+    """Serves VM1's front-ends and publishes what they say of VM1.
+
+    Thread rule: everything on the event loop's thread.
+
+    Args:
+        endpoint: Where to meet them.
+        queue_pairs: How many queue pairs the device has, 1 to 128.
+        publish: Called with each new state, one call at a time. Returns when the driver in VM2 has
+            followed, or there is none, or it was declared dead; only then are descriptors of the
+            former state closed and is VM1 answered. What it raises ends `serve`.
+        timeout_s: For a half message, and for a front-end that does not take replies.
+
+    Raises:
+        UsageError: No front-end could name so many queue pairs.
+    """
+
+    def __init__(
+        self, endpoint: Endpoint, queue_pairs: int, publish: Publish, timeout_s: float = TIMEOUT_S
+    ) -> None:
+        if not 1 <= queue_pairs <= RING_INDEX_LIMIT // 2:
+            cause = f"vhost-user can name 1 to {RING_INDEX_LIMIT // 2}"
+            raise UsageError("serve", f"{queue_pairs} queue pairs", cause)
+        self._endpoint = endpoint
+        self._queue_pairs = queue_pairs
+        self._publish = publish
+        self._timeout_s = timeout_s
+        self._listener: socket.socket | None = None
+        self._session: Session | None = None
+        self._counters: Counter[str] = Counter()
+
+    @property
+    def state(self) -> Vm1State:
+        """The state published last."""
+        return self._session.shown if self._session else disconnected(self._queue_pairs)
+
+    def error(self, ring: int) -> None:
+        """Tell VM1 that the ring is broken: signal its error eventfd, if it gave one."""
+        if ring < len(self.state.rings) and self.state.rings[ring].error_fd >= 0:
+            signal_eventfd(self.state.rings[ring].error_fd)
+
+    def open(self) -> None:
+        """Listen, unless the endpoint is to be connected to. A dead server's socket is replaced.
+
+        Raises:
+            VhostPciError: The path is in use, or not to be had.
+        """
+        if self._endpoint.connect or self._listener:
+            return
+        path = self._endpoint.path
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+        try:
+            _remove_dead_socket(path)
+            listener.bind(str(path))
+            listener.listen(BACKLOG)
+        except OSError as error:
+            listener.close()
+            raise VhostPciError("listen at", str(path), errno_text(error)) from error
+        except VhostPciError:
+            listener.close()
+            raise
+        self._listener = listener
+
+    def close(self) -> None:
+        """Stop listening and remove the socket. Twice is fine; `serve` does it when it ends."""
+        if self._listener:
+            self._listener.close()
+            self._listener = None
+            self._endpoint.path.unlink(missing_ok=True)
+
+    async def serve(self) -> None:
+        """Serve front-ends until cancelled. Then descriptors of the published state are closed.
+
+        Raises:
+            VhostPciError: It cannot listen.
+        """
+        self.open()
+        try:
+            while True:
+                connection = await self._meet()
+                try:
+                    await self._converse(connection)
+                finally:
+                    connection.close()
+                if self._endpoint.connect:
+                    await asyncio.sleep(RETRY_S)
+        finally:
+            self.close()
+
+    async def _meet(self) -> socket.socket:
+        """The next front-end's connection."""
+        waiting = False
+        while True:
+            try:
+                if self._listener:
+                    await ready(self._listener)
+                    return _accept(self._listener)
+                return _connect(self._endpoint.path)
+            except BlockingIOError:
+                continue  # it was gone before we looked
+            except OSError as error:
+                if not waiting:
+                    logger.info("waiting for VM1 at %s: %s", self._endpoint, errno_text(error))
+                waiting = True
+                await asyncio.sleep(RETRY_S)
+
+    async def _converse(self, connection: socket.socket) -> None:
+        logger.info("VM1's front-end is connected at %s", self._endpoint)
+        self._counters["connections"] += 1
+        self._session = Session(
+            connection, self._queue_pairs, self._publish, self._counters, self._timeout_s
+        )
+        guard = asyncio.create_task(self._turn_others_away(connection))
+        try:
+            await self._session.run()
+        finally:
+            self._session = None
+            guard.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await guard
+
+    async def _turn_others_away(self, current: socket.socket) -> None:
+        """Close further connections while the current front-end is there.
+
+        Once it hung up, the next one stays in the backlog until everything was let go of.
+        """
+        said = False
+        while self._listener:
+            await ready(self._listener)
+            if hung_up(current):
+                return
+            try:
+                _accept(self._listener).close()
+            except OSError:
+                await asyncio.sleep(RETRY_S)  # no descriptor left, or it was gone already
+                continue
+            self._counters["turned_away"] += 1
+            if not said:
+                logger.warning("turned a second front-end away at %s", self._endpoint)
+            said = True
+
+    def describe(self) -> dict[str, object]:
+        """What an operator wants to know, as JSON types."""
+        session = self._session
+        front_end = session.front_end if session else None
+        rings = front_end.rings if front_end else []
+        return {
+            "endpoint": str(self._endpoint),
+            "connected": self.state.connected,
+            "features": _names(front_end.accepted if front_end else Feature(0)),
+            "protocol_features": _names(
+                front_end.protocol_features if front_end else ProtocolFeature(0)
+            ),
+            "device_status": front_end.status if front_end else 0,
+            "memory": [
+                {
+                    "bus": region.bus,
+                    "size": region.size,
+                    "user": region.user,
+                    "file": f"{region.file.device}:{region.file.inode}",
+                    "file_offset": region.file_offset,
+                    "file_size": region.file.size,
+                    "sealed": is_sealed(region.file.fd),
+                }
+                for region in self.state.memory
+            ],
+            "rings": [
+                {
+                    "index": index,
+                    "size": ring.size,
+                    "base": ring.base,
+                    "started": self.state.rings[index].started,
+                    "enabled": ring.enabled,
+                    "kick": ring.kick_fd >= 0,
+                    "call": ring.call_fd >= 0,
+                    "error": ring.error_fd >= 0,
+                    "call_serial": ring.call_serial,
+                }
+                for index, ring in enumerate(rings)
+            ],
+            "counters": dict(sorted(self._counters.items())),
+        }
+
+
+def _names(flags: Feature | ProtocolFeature) -> list[str]:
+    return [flag.name or hex(flag) for flag in flags]
+
+
+def _accept(listener: socket.socket) -> socket.socket:
+    connection, _ = listener.accept()
+    connection.setblocking(False)
+    return connection
+
+
+def _connect(path: Path) -> socket.socket:
+    connection = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
+    try:
+        connection.connect(str(path))
+    except OSError as error:
+        connection.close()
+        # A full backlog: come back later, not at once.
+        raise ConnectionRefusedError(error.errno, error.strerror) from error
+    return connection
+
+
+def _remove_dead_socket(path: Path) -> None:
+    """Remove a socket whose server is gone; refuse to remove anything else."""
+    try:
+        mode = path.lstat().st_mode
+    except FileNotFoundError:
+        return
+    if not stat.S_ISSOCK(mode):
+        raise VhostPciError("listen at", str(path), "it exists and is no socket", "remove it")
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
+        try:
+            probe.connect(str(path))
+        except ConnectionRefusedError:
+            path.unlink()
+            return
+        except BlockingIOError:
+            pass  # somebody listens, and is busy
+    raise VhostPciError("listen at", str(path), "another process listens there")

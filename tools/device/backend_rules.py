@@ -1,0 +1,210 @@
+"""Which vhost-user messages the back-end takes, and in which form: everything else is refused.
+
+Reference: QEMU's docs/interop/vhost-user.rst, "Front-end message types".
+"""
+
+from __future__ import annotations
+
+import enum
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from tools.vhost_user_abi import (
+    BASELINE_REGIONS,
+    MEMORY_HEADER,
+    MEMORY_REGION,
+    SINGLE_REGION,
+    U64,
+    VRING_ADDRESS,
+    VRING_STATE,
+    Feature,
+    ProtocolFeature,
+    Request,
+)
+
+if TYPE_CHECKING:
+    from tools.vhost_user_wire import Message
+
+MEMORY_SLOTS = 64
+NOTHING = ProtocolFeature(0)
+
+# What the front-end may accept. No offloads: the driver moves plain frames. CTRL_VQ, MQ, STATUS and
+# GUEST_ANNOUNCE belong to the control queue, which front-ends end themselves; without them in the
+# offer QEMU and DPDK would hide several queues from their guests.
+FEATURES = (
+    Feature.VERSION_1
+    | Feature.PROTOCOL_FEATURES
+    | Feature.NET_MRG_RXBUF
+    | Feature.NET_MQ
+    | Feature.NET_CTRL_VQ
+    | Feature.NET_STATUS
+    | Feature.NET_GUEST_ANNOUNCE
+    | Feature.INDIRECT_DESC
+    | Feature.EVENT_IDX
+    | Feature.IN_ORDER
+    | Feature.ANY_LAYOUT
+)
+
+PROTOCOL_FEATURES = (
+    ProtocolFeature.MQ
+    | ProtocolFeature.REPLY_ACK
+    | ProtocolFeature.BACKEND_REQ
+    | ProtocolFeature.CONFIGURE_MEM_SLOTS
+    | ProtocolFeature.RESET_DEVICE
+    | ProtocolFeature.STATUS
+    | ProtocolFeature.GPA_ADDRESSES
+)
+
+
+class Reason(enum.StrEnum):
+    """Why a message was refused: names of counters, so they stay as they are."""
+
+    UNKNOWN_REQUEST = "unknown_request"
+    NOT_NEGOTIATED = "not_negotiated"
+    DESCRIPTOR_COUNT = "descriptor_count"
+    DESCRIPTORS_LOST = "descriptors_lost"
+    FEATURES = "features"
+    RING_INDEX = "ring_index"
+    RING_SIZE = "ring_size"
+    RING_BASE = "ring_base"
+    RING_ADDRESS = "ring_address"
+    RING_STARTED = "ring_started"
+    VALUE = "value"
+    EVENTFD = "eventfd"
+    FILE = "file"
+    MEMORY = "memory"
+
+
+class RefusalError(Exception):
+    """One message is refused and has changed nothing; the connection goes on.
+
+    must_tell: if the front-end did not ask for an acknowledgement it would go on in error, so it is
+    disconnected instead.
+    """
+
+    def __init__(self, reason: Reason, text: str, *, must_tell: bool = False) -> None:
+        self.reason = reason
+        self.must_tell = must_tell
+        super().__init__(text)
+
+
+class DisconnectError(Exception):
+    """The front-end cannot be talked to any longer; the text goes on from "it"."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """The form of one request.
+
+    size: of the payload; with a step, any number of steps more up to the limit.
+    fds: least and most descriptors.
+    needs: the protocol feature that allows it.
+    answers: it has a reply of its own, whether an acknowledgement was asked for or not.
+    takes_away: the driver may lose something by it, and must have let go before anything else.
+    """
+
+    size: int = 0
+    step: int = 0
+    limit: int = 0
+    fds: tuple[int, int] = (0, 0)
+    needs: ProtocolFeature = NOTHING
+    answers: bool = False
+    takes_away: bool = False
+
+    def fits(self, size: int) -> bool:
+        """Whether a payload may have this size."""
+        if not self.step:
+            return size == self.size
+        return self.size <= size <= self.limit and (size - self.size) % self.step == 0
+
+
+RULES: dict[int, Rule] = {
+    Request.GET_FEATURES: Rule(answers=True),
+    Request.SET_FEATURES: Rule(U64.size),
+    Request.SET_OWNER: Rule(),
+    Request.RESET_OWNER: Rule(takes_away=True),
+    Request.SET_MEM_TABLE: Rule(
+        MEMORY_HEADER.size,
+        step=MEMORY_REGION.size,
+        limit=MEMORY_HEADER.size + MEMORY_SLOTS * MEMORY_REGION.size,
+        fds=(0, MEMORY_SLOTS),
+        takes_away=True,
+    ),
+    Request.SET_VRING_NUM: Rule(VRING_STATE.size),
+    Request.SET_VRING_ADDR: Rule(VRING_ADDRESS.size),
+    Request.SET_VRING_BASE: Rule(VRING_STATE.size),
+    Request.GET_VRING_BASE: Rule(VRING_STATE.size, answers=True, takes_away=True),
+    Request.SET_VRING_KICK: Rule(U64.size, fds=(0, 1)),
+    Request.SET_VRING_CALL: Rule(U64.size, fds=(0, 1)),
+    Request.SET_VRING_ERR: Rule(U64.size, fds=(0, 1)),
+    Request.GET_PROTOCOL_FEATURES: Rule(answers=True),
+    Request.SET_PROTOCOL_FEATURES: Rule(U64.size),
+    # Asked for as soon as MQ is offered, not only once it is accepted.
+    Request.GET_QUEUE_NUM: Rule(answers=True),
+    Request.SET_VRING_ENABLE: Rule(VRING_STATE.size, takes_away=True),
+    Request.SET_BACKEND_REQ_FD: Rule(fds=(1, 1), needs=ProtocolFeature.BACKEND_REQ),
+    Request.RESET_DEVICE: Rule(needs=ProtocolFeature.RESET_DEVICE, takes_away=True),
+    Request.GET_MAX_MEM_SLOTS: Rule(needs=ProtocolFeature.CONFIGURE_MEM_SLOTS, answers=True),
+    Request.ADD_MEM_REG: Rule(
+        SINGLE_REGION.size, fds=(1, 1), needs=ProtocolFeature.CONFIGURE_MEM_SLOTS
+    ),
+    # A descriptor is allowed for front-ends that send one by mistake; it is closed.
+    Request.REM_MEM_REG: Rule(
+        SINGLE_REGION.size,
+        fds=(0, 1),
+        needs=ProtocolFeature.CONFIGURE_MEM_SLOTS,
+        takes_away=True,
+    ),
+    Request.SET_STATUS: Rule(U64.size, needs=ProtocolFeature.STATUS, takes_away=True),
+    Request.GET_STATUS: Rule(needs=ProtocolFeature.STATUS, answers=True),
+}
+
+
+_NAMES = {request.value: request.name for request in Request}
+
+
+def request_name(request: int) -> str:
+    """For messages: the name of the request, or its number."""
+    return _NAMES.get(request, f"request {request}")
+
+
+def find_rule(message: Message) -> Rule | None:
+    """The rule of a message's request; None if there is none.
+
+    Raises:
+        DisconnectError: It is no request at all, or its payload has an impossible size.
+    """
+    if message.is_reply:
+        raise DisconnectError(f"sent a reply to {request_name(message.request)}")
+    rule = RULES.get(message.request)
+    if rule and not rule.fits(len(message.payload)):
+        size = len(message.payload)
+        raise DisconnectError(f"sent {request_name(message.request)} with {size} bytes of payload")
+    return rule
+
+
+def judge(message: Message, rule: Rule | None, accepted: ProtocolFeature) -> None:
+    """Check all that does not depend on the meaning of the payload.
+
+    Raises:
+        RefusalError: The message is not to be handled.
+    """
+    if rule is None:
+        raise RefusalError(Reason.UNKNOWN_REQUEST, "is not known, or its feature was not offered")
+    if rule.needs & ~accepted:
+        raise RefusalError(
+            Reason.NOT_NEGOTIATED, f"needs {rule.needs.name}, which was not accepted"
+        )
+    if message.truncated:
+        raise RefusalError(
+            Reason.DESCRIPTORS_LOST, "lost descriptors: this process has too many open"
+        )
+    least, most = rule.fds
+    if not least <= len(message.fds) <= most:
+        raise RefusalError(Reason.DESCRIPTOR_COUNT, f"came with {len(message.fds)} descriptors")
+
+
+def memory_slots(accepted: ProtocolFeature) -> int:
+    """How many memory regions there may be."""
+    slots = ProtocolFeature.CONFIGURE_MEM_SLOTS
+    return MEMORY_SLOTS if accepted & slots else BASELINE_REGIONS

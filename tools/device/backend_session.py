@@ -1,0 +1,163 @@
+"""One connected front-end: receive, judge, show the change to the driver, answer.
+
+Whatever a message takes away from the driver in VM2 is answered only after `publish` returned, that
+is, after the driver let go of it (docs/device.md 5.2).
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from tools.device.backend_rules import (
+    DisconnectError,
+    RefusalError,
+    Rule,
+    find_rule,
+    judge,
+    request_name,
+)
+from tools.device.backend_state import FrontEndState
+from tools.device.vm1_state import RingState, Vm1State
+from tools.vhost_user_abi import U64, ProtocolFeature
+from tools.vhost_user_wire import Descriptors, WireError, pending, receive_async, send_async
+
+if TYPE_CHECKING:
+    import socket
+    from collections import Counter
+    from collections.abc import Awaitable, Callable
+    from typing import TypeAlias
+
+    from tools.vhost_user_wire import Message
+
+    Publish: TypeAlias = Callable[[Vm1State], Awaitable[None]]
+
+logger = logging.getLogger(__name__)
+
+LINES_MAX = 16  # a front-end that is refused all the time must not fill a disk
+RELEASED_MAX = 64  # descriptors that may wait for the next publication
+
+
+def disconnected(queue_pairs: int) -> Vm1State:
+    """What the driver sees while no front-end is there."""
+    return Vm1State(False, 0, (), (RingState(),) * (2 * queue_pairs))
+
+
+class Session:
+    """One connection from its beginning to its end. Runs once, on the event loop's thread.
+
+    Args:
+        connection: Non-blocking, the caller's to close after `run`.
+        queue_pairs: How many the device has.
+        publish: Called with each new state; returns when the driver has followed.
+        counters: Refused messages by reason; counted up.
+        timeout_s: For the rest of a message that has begun, and for a reply to be taken.
+    """
+
+    def __init__(
+        self,
+        connection: socket.socket,
+        queue_pairs: int,
+        publish: Publish,
+        counters: Counter[str],
+        timeout_s: float,
+    ) -> None:
+        self.front_end = FrontEndState(queue_pairs)
+        self.shown = disconnected(queue_pairs)
+        self._connection = connection
+        self._publish = publish
+        self._counters = counters
+        self._timeout_s = timeout_s
+        self._nothing = self.shown
+        self._lines = 0
+
+    async def run(self) -> None:
+        """Serve until the front-end goes, or has to go; then let everything of it go."""
+        try:
+            await self._commit()
+            cause = await self._converse()
+            logger.info("VM1's front-end is gone: %s", cause)
+            await self._show(self._nothing)
+        finally:
+            self.front_end.close()
+
+    async def _converse(self) -> str:
+        """Serve messages; returns why no more."""
+        try:
+            while True:
+                message = await receive_async(self._connection, self._timeout_s)
+                if message is None:
+                    return "it closed the connection"
+                with Descriptors(message.fds) as fds:
+                    await self._serve(message, fds)
+        except (DisconnectError, WireError) as error:
+            self._counters["disconnected"] += 1
+            return f"disconnected, because it {error}"
+        except OSError as error:
+            return f"the connection broke ({error})"
+
+    async def _serve(self, message: Message, fds: Descriptors) -> None:
+        rule = find_rule(message)
+        acknowledge = message.need_reply and self._accepted(ProtocolFeature.REPLY_ACK)
+        try:
+            judge(message, rule, self.front_end.protocol_features)
+            answer = self.front_end.handle(message, fds)
+        except RefusalError as refusal:
+            self._refused(message, refusal)
+            if not acknowledge and (refusal.must_tell or (rule and rule.answers)):
+                text = f"was refused {request_name(message.request)} and asked for no reply"
+                raise DisconnectError(text) from refusal
+            if acknowledge:
+                await self._reply(message, U64.pack(1))
+            return
+        fds.close()
+        if acknowledge or answer or self._urgent(rule):
+            await self._commit()
+        if answer:
+            await self._reply(message, answer())
+        elif acknowledge:
+            await self._reply(message, U64.pack(0))
+
+    def _accepted(self, feature: ProtocolFeature) -> bool:
+        return bool(self.front_end.protocol_features & feature)
+
+    def _urgent(self, rule: Rule | None) -> bool:
+        """Whether to show the driver the change before looking at the next message.
+
+        A driver is set up by some twenty messages: those that only add, and wait in the socket
+        already, are shown together.
+        """
+        return (
+            bool(rule and rule.takes_away)
+            or len(self.front_end.released) > RELEASED_MAX
+            or not pending(self._connection)
+        )
+
+    async def _reply(self, message: Message, payload: bytes) -> None:
+        await send_async(self._connection, message.reply(payload), self._timeout_s)
+
+    async def _commit(self) -> None:
+        """Let the driver see what has changed, and close what it has let go of."""
+        await self._show(self.front_end.vm1_state())
+        self.front_end.close_released()
+        while self.front_end.notes:
+            self._log(logging.WARNING, self.front_end.notes.pop(0))
+
+    async def _show(self, state: Vm1State) -> None:
+        if state == self.shown:
+            return
+        before, self.shown = self.shown, state
+        await self._publish(state)
+        self.front_end.note_stops(before, state)
+
+    def _refused(self, message: Message, refusal: RefusalError) -> None:
+        self._counters[refusal.reason] += 1
+        text = f"refused {request_name(message.request)}: it {refusal}"
+        self._log(logging.WARNING, text)
+
+    def _log(self, level: int, text: str) -> None:
+        self._lines += 1
+        if self._lines <= LINES_MAX:
+            logger.log(level, "%s", text)
+        elif self._lines == LINES_MAX + 1:
+            logger.warning("more such lines of this connection are left out; they are counted")

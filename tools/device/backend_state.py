@@ -1,0 +1,361 @@
+"""One connection of a front-end: what was negotiated, its memory, its rings.
+
+Does no input or output: a message goes in, and an answer comes out that is to be asked for once the
+driver in VM2 has followed. Reference: QEMU's docs/interop/vhost-user.rst.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from typing import TYPE_CHECKING, TypeAlias
+
+from tools.device import backend_rules as rules
+from tools.device.backend_rules import Reason, RefusalError
+from tools.device.memory_table import MemoryTable, RegionDescription, is_sealed
+from tools.device.rings import Ring, RingAddresses, check_size, parse_event, read_used_index
+from tools.device.vm1_state import Vm1State
+from tools.vhost_user_abi import (
+    MEMORY_HEADER,
+    MEMORY_REGION,
+    SINGLE_REGION,
+    U64,
+    VRING_ADDRESS,
+    VRING_STATE,
+    DeviceStatus,
+    Feature,
+    ProtocolFeature,
+    Request,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tools.vhost_user_wire import Descriptors, Message
+
+    # Gives the reply's payload, once the driver has followed; None: only an acknowledgement.
+    Answer: TypeAlias = Callable[[], bytes] | None
+
+
+class FrontEndState:
+    """The state of one connection, changed by `handle` only.
+
+    Owns every descriptor it took. Those it needs no longer are in `released`: whoever shows the
+    state to the driver closes them afterwards. What an operator should know is in `notes`, until
+    somebody logs it. `close` ends it. Not to be shared by threads.
+
+    Args:
+        queue_pairs: How many the device has, 1 to 128.
+    """
+
+    def __init__(self, queue_pairs: int) -> None:
+        self.rings = [Ring() for _ in range(2 * queue_pairs)]
+        self.table = MemoryTable()
+        self.features: int | None = None
+        self.protocol_features = ProtocolFeature(0)
+        self.status = 0
+        self.released: list[int] = []
+        self.notes: list[str] = []
+        self._backend_channel = -1
+        self._warned_unsealed = False
+        self._handlers: dict[int, Callable[[Message, Descriptors], Answer]] = {
+            Request.GET_FEATURES: self._get_features,
+            Request.SET_FEATURES: self._set_features,
+            Request.SET_OWNER: self._set_owner,
+            Request.RESET_OWNER: self._reset_owner,
+            Request.SET_MEM_TABLE: self._set_memory_table,
+            Request.SET_VRING_NUM: self._set_ring_size,
+            Request.SET_VRING_ADDR: self._set_ring_addresses,
+            Request.SET_VRING_BASE: self._set_ring_base,
+            Request.GET_VRING_BASE: self._get_ring_base,
+            Request.SET_VRING_KICK: self._set_ring_kick,
+            Request.SET_VRING_CALL: self._set_ring_call,
+            Request.SET_VRING_ERR: self._set_ring_error,
+            Request.GET_PROTOCOL_FEATURES: self._get_protocol_features,
+            Request.SET_PROTOCOL_FEATURES: self._set_protocol_features,
+            Request.GET_QUEUE_NUM: self._get_queue_count,
+            Request.SET_VRING_ENABLE: self._set_ring_enable,
+            Request.SET_BACKEND_REQ_FD: self._set_backend_channel,
+            Request.RESET_DEVICE: self._reset_device,
+            Request.GET_MAX_MEM_SLOTS: self._get_memory_slots,
+            Request.ADD_MEM_REG: self._add_region,
+            Request.REM_MEM_REG: self._remove_region,
+            Request.SET_STATUS: self._set_status,
+            Request.GET_STATUS: self._get_status,
+        }
+
+    @property
+    def accepted(self) -> Feature:
+        """The virtio features VM1's driver accepted; bit 30 is vhost-user's own and left out."""
+        return Feature(self.features or 0) & ~Feature.PROTOCOL_FEATURES
+
+    def handle(self, message: Message, fds: Descriptors) -> Answer:
+        """Take a message that the rules let pass; what is not taken of fds, the caller closes.
+
+        Raises:
+            RefusalError: Nothing has changed.
+        """
+        return self._handlers[message.request](message, fds)
+
+    def vm1_state(self) -> Vm1State:
+        """What the driver may know now."""
+        # A ring needs accepted features: what its descriptors mean depends on them.
+        always = not (self.features or 0) & Feature.PROTOCOL_FEATURES
+        table = self.table if self.features is not None else MemoryTable()
+        return Vm1State(
+            connected=True,
+            features=int(self.accepted),
+            memory=self.table.regions,
+            rings=tuple(ring.state(table, always_enabled=always) for ring in self.rings),
+        )
+
+    def note_stops(self, before: Vm1State, after: Vm1State) -> None:
+        """Remember where each ring stands that ended between two states the driver has seen."""
+        old_table = MemoryTable(before.memory)
+        for index, ring in enumerate(self.rings):
+            old, new = before.rings[index], after.rings[index]
+            if old.started and not new.started:
+                used = read_used_index(old, old_table)
+                ring.base = ring.base if used is None else used
+                if ring.kicked:
+                    self.notes.append(f"ring {index} is stopped: its memory was taken away")
+
+    def close_released(self) -> None:
+        """Close what the driver has let go of."""
+        while self.released:
+            os.close(self.released.pop())
+
+    def close(self) -> None:
+        """Give everything up. The driver must have let go of it."""
+        self.released.extend(self.table.descriptors)
+        for ring in self.rings:
+            self.released.extend(ring.descriptors())
+        self._release(self._backend_channel)
+        self.table, self.rings, self._backend_channel = MemoryTable(), [], -1
+        self.close_released()
+
+    # -- negotiation --
+
+    def _get_features(self, _message: Message, _fds: Descriptors) -> Answer:
+        return lambda: U64.pack(rules.FEATURES)
+
+    def _set_features(self, message: Message, _fds: Descriptors) -> Answer:
+        (features,) = U64.unpack(message.payload)
+        if features & ~rules.FEATURES:
+            text = f"accepts features {features & ~rules.FEATURES:#x}, which were not offered"
+            raise RefusalError(Reason.FEATURES, text, must_tell=True)
+        # QEMU says the same again for each of its queue pairs while the first ones run.
+        if features != self.features and any(r.started for r in self.vm1_state().rings):
+            text = "changes features under a started ring"
+            raise RefusalError(Reason.RING_STARTED, text, must_tell=True)
+        self.features = features
+        return None
+
+    def _get_protocol_features(self, _message: Message, _fds: Descriptors) -> Answer:
+        return lambda: U64.pack(rules.PROTOCOL_FEATURES)
+
+    def _set_protocol_features(self, message: Message, _fds: Descriptors) -> Answer:
+        (features,) = U64.unpack(message.payload)
+        if features & ~rules.PROTOCOL_FEATURES:
+            unknown = features & ~rules.PROTOCOL_FEATURES
+            text = f"accepts protocol features {unknown:#x}, which were not offered"
+            raise RefusalError(Reason.FEATURES, text, must_tell=True)
+        if features != self.protocol_features and self.table.regions:
+            text = "changes protocol features after memory was given"
+            raise RefusalError(Reason.FEATURES, text, must_tell=True)
+        self.protocol_features = ProtocolFeature(features)
+        return None
+
+    def _get_queue_count(self, _message: Message, _fds: Descriptors) -> Answer:
+        # Queue pairs: QEMU and DPDK compare it with their `queues` option.
+        return lambda: U64.pack(len(self.rings) // 2)
+
+    def _set_owner(self, _message: Message, _fds: Descriptors) -> Answer:
+        return None
+
+    def _reset_owner(self, _message: Message, _fds: Descriptors) -> Answer:
+        # Deprecated, and means "disable all rings". Stopped too: who sends it (DPDK up to 20.02)
+        # writes the rings anew before the next start.
+        self._stop_all()
+        return None
+
+    def _reset_device(self, _message: Message, _fds: Descriptors) -> Answer:
+        # Memory stays: QEMU sends only the difference to what it sent before.
+        self._stop_all()
+        self.features = None
+        self.status = 0
+        return None
+
+    def _set_status(self, message: Message, _fds: Descriptors) -> Answer:
+        (status,) = U64.unpack(message.payload)
+        if status > 0xFF:
+            raise RefusalError(Reason.VALUE, f"gives status {status:#x}, more than 8 bits")
+        if status == 0:
+            self._stop_all()
+        elif self.features is None:
+            status &= ~DeviceStatus.FEATURES_OK  # virtio 1.3, 2.2.2: how a device says no
+        self.status = status
+        return None
+
+    def _get_status(self, _message: Message, _fds: Descriptors) -> Answer:
+        return lambda: U64.pack(self.status)
+
+    def _set_backend_channel(self, _message: Message, fds: Descriptors) -> Answer:
+        fd = next(iter(fds))
+        if not stat.S_ISSOCK(os.fstat(fd).st_mode):
+            raise RefusalError(Reason.FILE, "has a descriptor that is no socket")
+        self._release(self._backend_channel)
+        self._backend_channel = fds.take(fd)
+        return None
+
+    # -- memory --
+
+    def _describe(self, region: tuple[int, int, int, int]) -> RegionDescription:
+        bus, size, user, file_offset = region
+        # Under GPA_ADDRESSES ring addresses are guest-physical, and user addresses mean nothing.
+        if self.protocol_features & ProtocolFeature.GPA_ADDRESSES:
+            user = bus
+        return RegionDescription(bus, size, user, file_offset)
+
+    def _set_memory_table(self, message: Message, fds: Descriptors) -> Answer:
+        count, _ = MEMORY_HEADER.unpack_from(message.payload)
+        content = message.payload[MEMORY_HEADER.size :]
+        if len(content) != count * MEMORY_REGION.size:
+            text = f"has {count} regions in {len(content)} bytes"
+            raise RefusalError(Reason.MEMORY, text)
+        described = [self._describe(region) for region in MEMORY_REGION.iter_unpack(content)]
+        slots = rules.memory_slots(self.protocol_features)
+        self._replace_table(self.table.replaced(described, tuple(fds), slots), fds)
+        return None
+
+    def _add_region(self, message: Message, fds: Descriptors) -> Answer:
+        _, *region = SINGLE_REGION.unpack(message.payload)
+        described = self._describe((region[0], region[1], region[2], region[3]))
+        table = self.table.extended(described, next(iter(fds)), rules.MEMORY_SLOTS)
+        self._replace_table(table, fds)
+        return None
+
+    def _remove_region(self, message: Message, fds: Descriptors) -> Answer:
+        _, *region = SINGLE_REGION.unpack(message.payload)
+        described = self._describe((region[0], region[1], region[2], region[3]))
+        self._replace_table(self.table.reduced(described), fds)
+        return None
+
+    def _get_memory_slots(self, _message: Message, _fds: Descriptors) -> Answer:
+        return lambda: U64.pack(rules.MEMORY_SLOTS)
+
+    def _replace_table(self, table: MemoryTable, fds: Descriptors) -> None:
+        before, after = self.table.descriptors, table.descriptors
+        for fd in after - before:
+            fds.take(fd)
+            if not is_sealed(fd) and not self._warned_unsealed:
+                self._warned_unsealed = True
+                self.notes.append(
+                    "VM1's memory cannot be sealed against shrinking: "
+                    "if its owner truncates it, the driver loses the channel"
+                )
+        self.released.extend(before - after)
+        self.table = table
+
+    # -- rings --
+
+    def _ring(self, index: int) -> Ring:
+        if index >= len(self.rings):
+            raise RefusalError(Reason.RING_INDEX, f"names ring {index} of {len(self.rings)}")
+        return self.rings[index]
+
+    def _check_stopped(self, index: int, what: str) -> None:
+        if self.vm1_state().rings[index].started:
+            raise RefusalError(
+                Reason.RING_STARTED, f"changes the {what} of ring {index}, which runs"
+            )
+
+    def _set_ring_size(self, message: Message, _fds: Descriptors) -> Answer:
+        index, size = VRING_STATE.unpack(message.payload)
+        ring = self._ring(index)
+        check_size(size)
+        if size != ring.size:
+            self._check_stopped(index, "size")
+        ring.size = size
+        return None
+
+    def _set_ring_base(self, message: Message, _fds: Descriptors) -> Answer:
+        index, base = VRING_STATE.unpack(message.payload)
+        ring = self._ring(index)
+        if base > 0xFFFF:
+            raise RefusalError(Reason.RING_BASE, f"gives base {base:#x}, more than 16 bits")
+        if base != ring.base:
+            self._check_stopped(index, "base")
+        ring.base = base
+        return None
+
+    def _set_ring_addresses(self, message: Message, _fds: Descriptors) -> Answer:
+        index, flags, desc, used, avail, _log = VRING_ADDRESS.unpack(message.payload)
+        ring = self._ring(index)
+        if flags:
+            raise RefusalError(Reason.VALUE, f"has flags {flags:#x}, and logging was not offered")
+        addresses = RingAddresses(desc, avail, used)
+        addresses.check_alignment()
+        if self.table.regions and addresses.resolve(self.table, ring.size or 1) is None:
+            raise RefusalError(Reason.RING_ADDRESS, f"puts ring {index} outside VM1's memory")
+        for other, its in enumerate(self.rings):
+            if other != index and its.kicked and its.addresses == addresses:
+                raise RefusalError(Reason.RING_ADDRESS, f"puts ring {index} where ring {other} is")
+        if addresses != ring.addresses:
+            self._check_stopped(index, "addresses")
+        ring.addresses = addresses
+        return None
+
+    def _get_ring_base(self, message: Message, _fds: Descriptors) -> Answer:
+        index, _ = VRING_STATE.unpack(message.payload)
+        ring = self._ring(index)
+        self._release(ring.stop())
+        return lambda: VRING_STATE.pack(index, ring.base)
+
+    def _set_ring_enable(self, message: Message, _fds: Descriptors) -> Answer:
+        index, enable = VRING_STATE.unpack(message.payload)
+        ring = self._ring(index)
+        if enable > 1:
+            raise RefusalError(Reason.VALUE, f"gives {enable}, neither 0 nor 1")
+        # QEMU sends it before SET_FEATURES too, so only a known "no" is one.
+        if self.features is not None and not self.features & Feature.PROTOCOL_FEATURES:
+            raise RefusalError(
+                Reason.NOT_NEGOTIATED, "needs PROTOCOL_FEATURES, which was not accepted"
+            )
+        ring.enabled = bool(enable)
+        return None
+
+    def _set_ring_kick(self, message: Message, fds: Descriptors) -> Answer:
+        index, fd = parse_event(message.payload, fds)
+        ring = self._ring(index)
+        self._release(ring.kick_fd)
+        ring.kick_fd = self._keep(fds, fd)
+        ring.kicked = True
+        if not self.vm1_state().rings[index].started:
+            self.notes.append(f"ring {index} was kicked, and cannot start: it is not set up")
+        return None
+
+    def _set_ring_call(self, message: Message, fds: Descriptors) -> Answer:
+        index, fd = parse_event(message.payload, fds)
+        ring = self._ring(index)
+        self._release(ring.replace_call(self._keep(fds, fd)))
+        return None
+
+    def _set_ring_error(self, message: Message, fds: Descriptors) -> Answer:
+        index, fd = parse_event(message.payload, fds)
+        ring = self._ring(index)
+        self._release(ring.error_fd)
+        ring.error_fd = self._keep(fds, fd)
+        return None
+
+    def _stop_all(self) -> None:
+        for ring in self.rings:
+            self._release(ring.stop())
+            ring.enabled = False
+
+    def _keep(self, fds: Descriptors, fd: int) -> int:
+        return fds.take(fd) if fd >= 0 else fd
+
+    def _release(self, fd: int) -> None:
+        if fd >= 0:
+            self.released.append(fd)
