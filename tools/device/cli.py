@@ -1,0 +1,131 @@
+"""`vhost-pci-device`: serves one vhost-pci function, VM1 at one socket and VM2 at another."""
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, CycloptsError, Parameter
+from cyclopts.validators import Number
+
+from guest.errors import UsageError, VhostPciError, errno_text
+from tools.device.backend import Backend, Endpoint
+from tools.device.control import serve_control
+from tools.device.function import VhostPciDevice
+from tools.device.unix_socket import UnixListener
+from tools.device.vfio_user_server import VfioUserServer
+
+log = logging.getLogger("tools.device")
+
+SOCKET_UMASK = 0o117  # sockets are for owner and group: mode 0660
+
+app = App(name="vhost-pci-device", help_flags=["--help", "-h"], version_flags=["--version"])
+
+
+@app.default
+def run(
+    *,
+    vhost_user: Annotated[str, Parameter(name="--vhost-user")],
+    vfio_user: Annotated[Path, Parameter(name="--vfio-user")],
+    queue_pairs: Annotated[int, Parameter(validator=Number(gte=1, lte=16))] = 8,
+    control: Path | None = None,
+    verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative="")] = False,
+) -> None:
+    """Serve one vhost-pci function until SIGTERM or SIGINT.
+
+    Args:
+        vhost_user: PATH of the socket for VM1's VMM to connect to; with ",connect" behind it, of
+            the one to connect to.
+        vfio_user: Path of the socket for VM2's VMM, or a driver's process, to connect to.
+        queue_pairs: How many queue pairs VM1 may use.
+        control: Path of a socket that tells each connection the device's state as JSON.
+        verbose: Also say which requests were refused.
+    """
+    endpoint = Endpoint.parse(vhost_user)
+    paths = [path.absolute() for path in (endpoint.path, vfio_user, control) if path]
+    if len(set(paths)) < len(paths):
+        raise UsageError("use", str(paths[-1]), "one path for two sockets")
+    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    log.setLevel(logging.DEBUG if verbose else logging.INFO)
+    os.umask(SOCKET_UMASK)
+    asyncio.run(_serve(endpoint, vfio_user, control, queue_pairs))
+
+
+async def _serve(
+    endpoint: Endpoint, vfio_user: Path, control: Path | None, queue_pairs: int
+) -> None:
+    """Bring everything up, serve until a signal or a failure, and take it down in reverse."""
+    stopped = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopped.set)
+
+    def queue_error(ring: int) -> None:
+        backend.error(ring)
+
+    with contextlib.ExitStack() as stack:
+        device = _device(queue_pairs, queue_error)
+        stack.callback(device.close)
+        backend = Backend(endpoint, queue_pairs, device.publish)
+        backend.open()
+        stack.callback(backend.close)
+        if not endpoint.connect:
+            log.info("vhost-user: listening at %s", endpoint.path)
+        server = VfioUserServer(device, _listen(stack, "vfio-user", vfio_user))
+        services = [backend.serve(), server.serve()]
+
+        def describe() -> dict[str, Any]:
+            return {
+                "cpu_s": time.process_time(),
+                "vhost_user": backend.describe(),
+                "vfio_user": server.describe(),
+                "function": device.describe(),
+            }
+
+        if control is not None:
+            services.append(serve_control(_listen(stack, "control", control), describe))
+        tasks = {asyncio.create_task(service) for service in services}
+        until = asyncio.create_task(stopped.wait())
+        await asyncio.wait({until, *tasks}, return_when=asyncio.FIRST_COMPLETED)
+        ended = [task for task in tasks if task.done()]
+        for task in (until, *tasks):
+            task.cancel()
+        await asyncio.gather(until, *tasks, return_exceptions=True)
+        for task in ended:
+            task.result()
+
+
+def _device(queue_pairs: int, queue_error: Callable[[int], None]) -> VhostPciDevice:
+    try:
+        return VhostPciDevice(2 * queue_pairs, queue_error)
+    except OSError as error:
+        raise VhostPciError("make", "BAR 0", errno_text(error)) from error
+
+
+def _listen(stack: contextlib.ExitStack, name: str, path: Path) -> socket.socket:
+    listener = stack.enter_context(UnixListener(path))
+    log.info("%s: listening at %s", name, path)
+    return listener.socket
+
+
+def main() -> None:
+    """Entry point. Exit status 0 after a signal, 1 on failure, 2 on wrong use."""
+    try:
+        app(exit_on_error=False, print_error=False)
+    except CycloptsError as error:
+        line = " ".join(str(error).split())
+        print(f"vhost-pci-device: {line}; see vhost-pci-device --help", file=sys.stderr)
+        sys.exit(UsageError.exit_status)
+    except VhostPciError as error:
+        print(f"vhost-pci-device: {error}", file=sys.stderr)
+        sys.exit(error.exit_status)
+
+
+if __name__ == "__main__":
+    main()
