@@ -151,6 +151,11 @@ class SplitRing:
         flags = 0 if layout.event_idx else USED_NO_NOTIFY
         memory.write(layout.used, flags.to_bytes(2, "little"))
 
+    @property
+    def used_index(self) -> int:
+        """What it last published as used.idx."""
+        return self._used_next
+
     def _pending(self) -> int:
         index = self._memory.read16(self.layout.avail + 2)
         pending = (index - self._next) % 65536

@@ -1,0 +1,331 @@
+"""A VM1 whose memory kernel and oracle see alike: rings are poked in, both run, all is compared.
+
+VM1's memory is two windows full of noise. The bus addresses leave holes, join windows where these
+are not neighbours, and touch the end of the address space; noise outside the grants is the canary.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import numpy as np
+
+from driver.bus_memory import BusMemory
+from driver.memory_map import MappedArea, MemoryMap
+from driver.split_ring import DescFlag, Layout, SplitRing
+from driver.state_area import MEMORY
+from guest.function import Area, RegionInfo
+from pmd.kernel import (
+    DirectionStats,
+    Map,
+    Port,
+    Queue,
+    RingConfig,
+    RingFlags,
+    Work,
+    drop_names,
+    fault_names,
+)
+from pmd.kernel_abi import Frame, Segment, library
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+    from types import TracebackType
+
+NEXT, WRITE, INDIRECT = DescFlag.NEXT, DescFlag.WRITE, DescFlag.INDIRECT
+
+RINGS = 0x10000  # ring parts only
+RINGS_SIZE = 0x8000
+DATA = 0x100000
+DATA_SEAM = 0x104000  # the bus goes on, the window does not
+DATA_END = 0x107000  # then a hole of one page
+MORE = 0x108000
+READ_ONLY = 0x10A000  # goes on after MORE, in the other window
+READ_ONLY_END = 0x10C000
+BIG = 0x200000
+BIG_SIZE = 0x20000
+TOP = (1 << 64) - 0x1000  # the last page there is
+#         bus, length, offset, window, permission
+TABLE = [
+    (RINGS, RINGS_SIZE, 0x1000, 2, 3),
+    (DATA, DATA_SEAM - DATA, 0x10000, 2, 3),
+    (DATA_SEAM, DATA_END - DATA_SEAM, 0x20000, 2, 3),
+    (MORE, READ_ONLY - MORE, 0x28000, 2, 3),
+    (READ_ONLY, READ_ONLY_END - READ_ONLY, 0x1000, 4, 1),
+    (BIG, BIG_SIZE, 0x40000, 2, 3),
+    (TOP, 0x1000, 0x30000, 2, 3),
+]
+WINDOWS = {2: 0x70000, 4: 0x4000}
+
+DESC, AVAIL, USED = RINGS, RINGS + 0x2000, RINGS + 0x4000  # enough for a size of 512
+
+
+@dataclass(frozen=True)
+class LoopSpec:
+    """What VM1 sends comes back: the port that shows tests every frame."""
+
+    kind: str = "loop"
+    fd: int = -1
+    frame_bytes: int = 0
+    input: str | None = None
+    output: str | None = None
+    receives: bool = True
+
+
+def frames_of(port: Port, limit: int = 256) -> list[bytes]:
+    """Up to limit frames the port has, taken off it."""
+    frames = (Frame * limit)()
+    count = library().rk_port_rx(port.handle, frames, limit)
+    found = []
+    for frame in frames[:count]:
+        segments = frame.segments[: frame.segment_count]
+        found.append(b"".join(ctypes.string_at(each.base, each.length) for each in segments))
+        assert len(found[-1]) == frame.bytes
+    library().rk_port_rx_done(port.handle, count)
+    return found
+
+
+def give(port: Port, frames: Iterable[bytes]) -> None:
+    """Put frames into a loop port, which must have room."""
+    for data in frames:
+        buffer = ctypes.create_string_buffer(data, max(len(data), 1))
+        segment = Segment(ctypes.addressof(buffer), len(data))
+        frame = Frame(ctypes.pointer(segment), 1, len(data), 0, 0)
+        assert library().rk_port_tx(port.handle, ctypes.byref(frame), 1) == 1
+        assert frame.verdict == 0
+
+
+class Rig:
+    """VM1's memory and one ring's layout; a context manager that frees what `start` made."""
+
+    def __init__(self, size: int = 8, **features: object) -> None:
+        noise = np.random.default_rng(size)
+        self.layout = Layout(DESC, AVAIL, USED, size, **features)  # type: ignore[arg-type]
+        self.windows = {
+            window: noise.integers(0, 256, length, dtype=np.uint8)
+            for window, length in WINDOWS.items()
+        }
+        self.memory = MemoryMap(
+            np.array(TABLE, dtype=MEMORY),
+            {
+                window: RegionInfo(window, length, True, window == 2, (Area(0, length),))
+                for window, length in WINDOWS.items()
+            },
+        )
+        self._vm1 = BusMemory(
+            self.memory, {window: data.data for window, data in self.windows.items()}
+        )
+        self._stack = ExitStack()
+        self.call_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+        self._stack.callback(os.close, self.call_fd)
+        self.set_index(0)
+        self.poke(AVAIL, bytes(2))
+
+    def poke(self, bus: int, data: bytes) -> None:
+        """VM1 writes its memory: no permission holds it back."""
+        for run in self._vm1.runs(bus, len(data), write=False):
+            part, data = data[: run.length], data[run.length :]
+            target = self.windows[run.window]
+            target[run.offset : run.offset + run.length] = np.frombuffer(part, np.uint8)
+
+    def peek(self, bus: int, length: int) -> bytes:
+        """VM1 reads its memory."""
+        return self._vm1.read(bus, length)
+
+    def set_index(self, index: int) -> None:
+        """Both indices: an empty ring that has run before."""
+        self.index = index % 65536
+        self.poke(AVAIL + 2, struct.pack("<H", self.index))
+        self.poke(USED + 2, struct.pack("<H", self.index))
+
+    def desc(self, index: int, address: int, length: int, flags: int = 0, after: int = 0) -> None:
+        """Write a descriptor of the ring's table."""
+        self.poke(DESC + 16 * index, struct.pack("<QIHH", address, length, flags, after))
+
+    def table(self, bus: int, *entries: tuple[int, int, int, int]) -> None:
+        """Write an indirect table."""
+        self.poke(bus, b"".join(struct.pack("<QIHH", *entry) for entry in entries))
+
+    def chain(self, head: int, buffers: Sequence[tuple[int, int]], flags: int = 0) -> None:
+        """Write buffers as descriptors head, head + 1, ..., and make the chain available."""
+        for offset, (address, length) in enumerate(buffers):
+            more = NEXT if offset + 1 < len(buffers) else 0
+            self.desc(head + offset, address, length, flags | more, head + offset + 1)
+        self.make_available(head)
+
+    def make_available(self, *heads: int) -> None:
+        """Enter heads into the available ring and publish them."""
+        for head in heads:
+            slot = self.index % self.layout.size
+            self.poke(AVAIL + 4 + 2 * slot, struct.pack("<H", head))
+            self.index = (self.index + 1) % 65536
+        self.poke(AVAIL + 2, struct.pack("<H", self.index))
+
+    def used(self, count: int) -> list[tuple[int, int]]:
+        """The last count used elements before used.idx: (id, len)."""
+        end = struct.unpack("<H", self.peek(USED + 2, 2))[0]
+        slots = [(end - count + i) % 65536 % self.layout.size for i in range(count)]
+        raw = [self.peek(USED + 4 + 8 * slot, 8) for slot in slots]
+        return [struct.unpack("<II", each) for each in raw]
+
+    def used_index(self) -> int:
+        return int(struct.unpack("<H", self.peek(USED + 2, 2))[0])
+
+    def kernel_map(self) -> Map:
+        """A map onto the windows; freed with the rig."""
+        areas = {
+            window: [MappedArea(0, len(data), data.ctypes.data)]
+            for window, data in self.windows.items()
+        }
+        return self._stack.enter_context(Map(self.memory.regions(areas)))
+
+    def port(self) -> Port:
+        return self._stack.enter_context(Port(LoopSpec()))
+
+    def config(self) -> RingConfig:
+        layout = self.layout
+        flags = RingFlags(0)
+        for wanted, flag in [
+            (layout.indirect, RingFlags.INDIRECT),
+            (layout.event_idx, RingFlags.EVENT_IDX),
+            (layout.mergeable, RingFlags.MERGEABLE),
+            (layout.enabled, RingFlags.ENABLED),
+        ]:
+            flags |= flag if wanted else 0
+        return RingConfig(
+            layout.desc,
+            layout.avail,
+            layout.used,
+            layout.size,
+            flags,
+            layout.header_bytes,
+            self.call_fd,
+        )
+
+    def queue(self, stats: DirectionStats) -> Queue:
+        """The kernel's queue, from the memory as it is; freed with the rig."""
+        return self._stack.enter_context(Queue(self.config(), self.kernel_map(), stats))
+
+    def oracle(self) -> tuple[SplitRing, dict[int, bytearray]]:
+        """The oracle's ring on a copy of the memory as it is."""
+        copies = {window: bytearray(data.tobytes()) for window, data in self.windows.items()}
+        views = {window: memoryview(copy) for window, copy in copies.items()}
+        return SplitRing(self.layout, BusMemory(self.memory, views)), copies
+
+    def copy_into(self, copies: dict[int, bytearray], bus: int, length: int) -> None:
+        """Bring the oracle's copies up to date with part of the memory."""
+        for run in self._vm1.runs(bus, length, write=False):
+            part = slice(run.offset, run.offset + run.length)
+            copies[run.window][part] = self.windows[run.window][part].tobytes()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What kernel and oracle agreed on."""
+
+    frames: list[bytes]  # transmit: what came out; receive: what stayed in the port
+    drops: dict[str, int]
+    fault: str
+    packets: int
+    calls: int
+
+
+def _agree(
+    rig: Rig, ring: SplitRing, copies: dict[int, bytearray], queue: Queue, frames: list[bytes]
+) -> Outcome:
+    """The kernel's counters, fault, calls and memory are the oracle's."""
+    stats = queue.stats
+    drops = {name: count for name, count in zip(drop_names(), stats.drops, strict=False) if count}
+    assert drops == {verdict.value: count for verdict, count in ring.drops.items()}
+    assert (stats.packets, stats.bytes) == (ring.packets, ring.payload_bytes)
+    fault = fault_names()[queue.fault]
+    assert fault == ring.fault.value
+    for window, copy in copies.items():
+        actual = rig.windows[window].tobytes()
+        if actual != bytes(copy):
+            differing = np.flatnonzero(rig.windows[window] != np.frombuffer(copy, np.uint8))
+            raise AssertionError(f"window {window} differs at {[hex(at) for at in differing[:16]]}")
+    if rig.layout.event_idx:
+        assert stats.calls == ring.calls
+    else:
+        assert (stats.calls > 0) == (ring.calls > 0)
+    assert _calls(rig) == stats.calls
+    return Outcome(frames, drops, fault, stats.packets, stats.calls)
+
+
+def _calls(rig: Rig) -> int:
+    try:
+        return os.eventfd_read(rig.call_fd)
+    except BlockingIOError:
+        return 0
+
+
+def _begin(
+    rig: Rig, then: Callable[[Rig], None] | None
+) -> tuple[SplitRing, dict[int, bytearray], Queue]:
+    """Kernel and oracle begin the ring; then VM1 goes on writing, the same for both."""
+    ring, copies = rig.oracle()
+    queue = rig.queue(DirectionStats())
+    if then:
+        then(rig)
+        for bus, length in ((DESC, 0x2000), (AVAIL, 0x2000)):
+            rig.copy_into(copies, bus, length)
+    return ring, copies, queue
+
+
+def transmit(rig: Rig, burst: int = 256, then: Callable[[Rig], None] | None = None) -> Outcome:
+    """Run kernel and oracle over a transmit ring until nothing moves; they agree.
+
+    then: What VM1 writes to descriptors and available ring after both have begun.
+    """
+    ring, copies, queue = _begin(rig, then)
+    port = rig.port()
+    work = Work(queue, None, port)
+    frames: list[bytes] = []
+    while work.turn(burst):
+        frames += frames_of(port)
+    expected: list[bytes] = []
+    index = -1
+    while index != ring.used_index:
+        index = ring.used_index
+        expected += ring.transmit(burst)
+    assert frames == expected
+    return _agree(rig, ring, copies, queue, frames)
+
+
+def receive(
+    rig: Rig, frames: Sequence[bytes], burst: int = 256, then: Callable[[Rig], None] | None = None
+) -> Outcome:
+    """Run kernel and oracle over a receive ring until nothing moves; they agree.
+
+    then: As for `transmit`.
+    """
+    ring, copies, queue = _begin(rig, then)
+    port = rig.port()
+    give(port, frames)
+    work = Work(None, queue, port)
+    while work.turn(burst):
+        pass
+    left = list(frames)
+    index = -1
+    while index != ring.used_index:
+        index = ring.used_index
+        left = left[ring.receive(left, burst) :]
+    assert frames_of(port) == left
+    return _agree(rig, ring, copies, queue, left)
