@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import select
 import signal
@@ -10,7 +11,7 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -205,3 +206,16 @@ class Pmd(Program):
         """summaries() of the only channel."""
         (only,) = self.summaries()
         return only
+
+
+class Vm1(Program):
+    """`vhost-pci-vm1` on the CPU that `pmd` leaves it."""
+
+    def __init__(self, mode: str, back_end: Path, *options: str, namespace: str = "") -> None:
+        arguments = [mode, "--vhost-user", str(back_end), "--cpu", "0", "--json", *options]
+        super().__init__("tools.vm1.cli", arguments, namespace)
+
+    def result(self, timeout_s: float = END_TIMEOUT_S) -> dict[str, Any]:
+        """Its JSON object, once it has ended by itself and found nothing wrong."""
+        found: dict[str, Any] = json.loads(self.wait(timeout_s))
+        return found

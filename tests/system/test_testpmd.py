@@ -178,8 +178,8 @@ def test_content_through_testpmd_and_back(tmp_path: Path, rings: Rings) -> None:
 def test_frames_circulate(tmp_path: Path) -> None:
     """1024 frames for each queue go round between testpmd and loop for 30 s, and none gets lost.
 
-    What testpmd sent, the VF got; what the VF gave, testpmd got or has in its receive rings. A frame
-    ends only where testpmd itself finds its transmit ring full, and says so.
+    What testpmd sent, the VF got; what the VF gave, testpmd got or has in its receive rings. A
+    frame ends only where testpmd itself finds its transmit ring full, and says so.
     """
     rings = Rings(mergeable=True, in_order=False, queue_size=256, queue_pairs=2)
     with Device(tmp_path) as device, Pmd([(device.function, "loop")]) as pmd:
