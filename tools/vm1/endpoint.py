@@ -1,0 +1,115 @@
+"""Reaching the back-end's socket: connecting to it, or listening for it."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import socket
+import stat
+import time
+from typing import TYPE_CHECKING, Self
+
+from guest.errors import VhostPciError, errno_text
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from types import TracebackType
+
+    from tools.vm1.options import Socket
+
+_LOOK_S = 0.05
+_COMING = {errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN}
+
+
+class Endpoint:
+    """Gives connections to the back-end, one after another. Owns the listening socket, if any.
+
+    Args:
+        where: The path, and who listens.
+        stopped: Ends every wait when it returns true.
+
+    Raises:
+        VhostPciError: The path cannot be listened at.
+    """
+
+    def __init__(self, where: Socket, stopped: Callable[[], bool]) -> None:
+        self._where = where
+        self._stopped = stopped
+        self._listener = self._listen() if where.listen else None
+
+    def _listen(self) -> socket.socket:
+        path = self._where.path
+        _remove_stale(str(path))
+        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        try:
+            listener.bind(str(path))
+            listener.listen(1)
+        except OSError as error:
+            listener.close()
+            raise VhostPciError("listen at", str(path), errno_text(error)) from error
+        listener.settimeout(_LOOK_S)
+        return listener
+
+    def connection(self, timeout_s: float | None) -> socket.socket | None:
+        """The next connection, blocking, which the caller owns; None when told to stop.
+
+        timeout_s None waits for ever. A listener waits for ever in any case.
+
+        Raises:
+            VhostPciError: Nobody listens at the path, or it is no such socket.
+        """
+        if self._listener is not None:
+            return self._accept(self._listener)
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        while not self._stopped():
+            peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+            try:
+                peer.connect(str(self._where.path))
+            except OSError as error:
+                peer.close()
+                late = deadline is not None and time.monotonic() >= deadline
+                if late or error.errno not in _COMING:
+                    remedy = "start the back-end first, or give PATH,listen"
+                    path = str(self._where.path)
+                    raise VhostPciError("connect to", path, errno_text(error), remedy) from error
+                time.sleep(_LOOK_S)
+            else:
+                return peer
+        return None
+
+    def _accept(self, listener: socket.socket) -> socket.socket | None:
+        while not self._stopped():
+            with contextlib.suppress(TimeoutError):
+                return listener.accept()[0]
+        return None
+
+    def close(self) -> None:
+        """Stop listening and remove the path. Twice is fine."""
+        if self._listener is not None:
+            self._listener.close()
+            self._listener = None
+            with contextlib.suppress(OSError):
+                self._where.path.unlink()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _remove_stale(path: str) -> None:
+    """Remove a socket that a process left behind: one that refuses connections."""
+    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
+        if not stat.S_ISSOCK(os.lstat(path).st_mode):
+            return
+        try:
+            probe.connect(path)
+        except ConnectionRefusedError:
+            os.unlink(path)  # noqa: PTH108 - the path stays text for the socket calls beside it

@@ -1,0 +1,132 @@
+"""The hot loop as Python owns it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import TYPE_CHECKING, Self
+
+from guest.errors import VhostPciError
+from tools.vhost_user_abi import Feature
+from tools.vm1.engine_abi import Config, Outcome, RingConfig, Stats, library
+from tools.vm1.options import Direction, Mode
+from tools.vm1.rings import header_bytes
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from tools.vm1.options import Options
+    from tools.vm1.rings import Rings
+
+_NS = 1_000_000_000
+_UNBOUNDED = (1 << 32) - 1
+
+
+def window(options: Options, rings: Rings) -> int:
+    """How many frames of one stream may be in flight: what the receive rings surely have room for.
+
+    All streams may end in one receive ring. In a dialogue of two VM1s half is left for
+    acknowledgements.
+    """
+    traffic = options.traffic
+    if traffic.window:
+        return traffic.window
+    if traffic.direction != Direction.BOTH:
+        return _UNBOUNDED
+    shape = rings.rings[0].shape
+    buffers = -(-(traffic.sizes.most + 12) // (shape.frame_capacity + 10))
+    room = shape.slot_count // buffers // options.rings.pairs
+    return max(1, room if traffic.loops else room // 2)
+
+
+class Engine:
+    """One vm1 object over rings, which must outlive it.
+
+    Thread rule: one thread.
+
+    Args:
+        options: What to do.
+        rings: On what.
+        features: What was negotiated; it does not change afterwards.
+        tap_fd: The open TAP device in tap mode, borrowed; else -1.
+        stats: Written while it runs; may be read from any thread at any time.
+
+    Raises:
+        VhostPciError: No memory, or no library.
+    """
+
+    def __init__(
+        self, options: Options, rings: Rings, features: Feature, tap_fd: int, stats: Stats
+    ) -> None:
+        self._library = library()
+        self._stats = stats
+        traffic = options.traffic
+        # Without transmission a VM1 still stocks its receive rings, and the reverse.
+        directions = Direction.BOTH if options.mode == Mode.TAP else traffic.direction
+        config = Config(
+            mode=options.mode,
+            pairs=options.rings.pairs,
+            header_bytes=header_bytes(features),
+            mergeable=bool(features & Feature.NET_MRG_RXBUF),
+            directions=Direction.RX if options.mode == Mode.IDLE else directions,
+            touch=traffic.touch,
+            size_min=traffic.sizes.least,
+            size_max=traffic.sizes.most,
+            imix=traffic.sizes.imix,
+            window=window(options, rings),
+            stream=traffic.stream,
+            peer_stream=traffic.peer_stream,
+            count=traffic.count,
+            timeout_ns=round(traffic.timeout_s * _NS),
+            rate=traffic.rate_pps,
+            destination=(ctypes.c_uint8 * 8)(*traffic.destination),
+            source=(ctypes.c_uint8 * 8)(*traffic.source),
+            tap_fd=tap_fd,
+            poll=traffic.poll,
+        )
+        configs = [ring.config(features) for ring in rings.rings]
+        array = (RingConfig * len(configs))(*configs)
+        self._handle = self._library.vm1_new(ctypes.byref(config), array, ctypes.byref(stats))
+        if not self._handle:
+            raise VhostPciError("start", "VM1", os.strerror(ctypes.get_errno()).lower())
+
+    def run(self, budget_s: float) -> Outcome:
+        """Run the mode, without the GIL, for budget_s or until it has an outcome."""
+        return Outcome(self._library.vm1_run(self._handle, round(budget_s * _NS)))
+
+    def touch_clock(self) -> None:
+        """Let verify's timeout start anew."""
+        self._library.vm1_touch_clock(self._handle)
+
+    def kick(self) -> None:
+        """Kick every ring."""
+        self._library.vm1_kick(self._handle)
+
+    def used(self, ring: int) -> int:
+        """The used index of a ring, 16 bits, as far as it can be believed."""
+        return int(self._library.vm1_used(self._handle, ring))
+
+    def finish(self) -> None:
+        """Make no further frame: verify is done when those in flight came back."""
+        self._library.vm1_finish(self._handle)
+
+    def drain(self, budget_s: float) -> int:
+        """Wait until all transmitted chains are used; how many are not."""
+        return int(self._library.vm1_drain(self._handle, round(budget_s * _NS)))
+
+    def close(self) -> None:
+        """Free it. Twice is fine."""
+        if self._handle:
+            self._library.vm1_free(self._handle)
+            self._handle = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()

@@ -1,0 +1,222 @@
+"""What a run of the embedded VM1 is to do: frozen facts, checked before anything is opened."""
+
+from __future__ import annotations
+
+import enum
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from guest.errors import UsageError
+
+FRAME_MIN = 60  # vm1.h VM1_FRAME_MIN: our fields fit
+FRAME_MAX = 9216  # vm1.h VM1_FRAME_MAX
+CHAIN_MAX = 32  # vm1.h VM1_CHAIN_MAX
+PAIRS_MAX = 64  # vm1.h VM1_PAIRS_MAX
+REGIONS_MAX = 8  # vhost-user without CONFIGURE_MEM_SLOTS
+IMIX_MIN, IMIX_MAX = 60, 1514
+_LISTEN = ",listen"
+_UNITS = {"": 1, "K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+
+
+class Mode(enum.IntEnum):
+    """What VM1 does (vm1.h enum vm1_mode)."""
+
+    REPLAY = 0
+    VERIFY = 1
+    TAP = 2
+    IDLE = 3
+
+
+class Direction(enum.IntFlag):
+    """Which rings carry frames (vm1.h VM1_TRANSMIT, VM1_RECEIVE)."""
+
+    TX = 1
+    RX = 2
+    BOTH = 3
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Frame sizes in bytes without FCS: drawn evenly from least to most, or the simple IMIX."""
+
+    least: int
+    most: int
+    imix: bool = False
+
+    @classmethod
+    def parse(cls, text: str) -> Sizes:
+        """`64`, `60-1514` or `imix` (60, 590 and 1514 bytes as 7:4:1); UsageError for others."""
+        if text.lower() == "imix":
+            return cls(IMIX_MIN, IMIX_MAX, imix=True)
+        match = re.fullmatch(r"([0-9]{1,5})(?:-([0-9]{1,5}))?", text)
+        if match is None:
+            remedy = "give one size such as 64, a range such as 60-1514, or imix"
+            raise UsageError("use", f"--size {text}", "it is no frame size", remedy)
+        least = int(match.group(1))
+        most = int(match.group(2) or least)
+        if not FRAME_MIN <= least <= most <= FRAME_MAX:
+            remedy = f"sizes go from {FRAME_MIN} to {FRAME_MAX} bytes, the smaller first"
+            raise UsageError("use", f"--size {text}", "it is out of range", remedy)
+        return cls(least, most)
+
+
+@dataclass(frozen=True, slots=True)
+class Socket:
+    """Where the back-end is: a path to connect to, or to listen at."""
+
+    path: Path
+    listen: bool
+
+    @classmethod
+    def parse(cls, text: str) -> Socket:
+        """`PATH` or `PATH,listen`; UsageError for an empty path or an unknown suffix."""
+        path, comma, suffix = text.partition(",")
+        if not path or (comma and comma + suffix != _LISTEN):
+            raise UsageError("use", f"--vhost-user {text}", "it is not PATH or PATH,listen")
+        return cls(Path(path), listen=bool(comma))
+
+
+def parse_bytes(flag: str, text: str) -> int:
+    """A number of bytes with an optional K, M or G; UsageError for anything else."""
+    match = re.fullmatch(r"([0-9]{1,15})([KMG]?)", text.upper())
+    if match is None:
+        raise UsageError("use", f"{flag} {text}", "it is no size", "give bytes, or 64K, 16M, 1G")
+    return int(match.group(1)) * _UNITS[match.group(2)]
+
+
+def parse_mac(flag: str, text: str) -> bytes:
+    """Six hexadecimal bytes with colons; UsageError for anything else."""
+    if re.fullmatch(r"[0-9a-fA-F]{2}(:[0-9a-fA-F]{2}){5}", text) is None:
+        raise UsageError("use", f"{flag} {text}", "it is no Ethernet address")
+    return bytes.fromhex(text.replace(":", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryOptions:
+    """How VM1's memory is laid out. size_bytes 0: what is needed."""
+
+    size_bytes: int = 0
+    regions: int = 1
+    bus_base: int = 1 << 30
+    huge_pages: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class RingOptions:
+    """How VM1's rings are made. buffer_bytes is a receive buffer's without header; 0: what fits."""
+
+    size: int = 256
+    pairs: int = 1
+    chain: int = 1
+    receive_chain: int = 1
+    buffer_bytes: int = 0
+    indirect: bool = False
+    mergeable: bool = True
+    event_idx: bool = True
+    in_order: bool = True
+    legacy: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class TrafficOptions:
+    """What goes over the rings. Counts and rates are of all queue pairs together."""
+
+    direction: Direction = Direction.BOTH
+    sizes: Sizes = Sizes(64, 64)
+    touch: int = 1
+    count: int = 0
+    rate_pps: int = 0
+    window: int = 0
+    timeout_s: float = 5.0
+    stream: int = 1
+    peer_stream: int = 1
+    source: bytes = bytes.fromhex("020000000001")
+    destination: bytes = bytes.fromhex("020000000002")
+    tap: str = ""
+    poll: bool = False
+
+    @property
+    def loops(self) -> bool:
+        """Whether our own frames are to come back."""
+        return self.stream == self.peer_stream and self.direction == Direction.BOTH
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """All of a run. seconds 0: until it is done or a signal comes."""
+
+    mode: Mode
+    socket: Socket
+    memory: MemoryOptions
+    rings: RingOptions
+    traffic: TrafficOptions
+    cpu: int | None = None
+    seconds: float = 0.0
+    reconnect: bool = False
+    connect_timeout_s: float = 5.0
+    control: Path | None = None
+
+    def check(self) -> None:
+        """Raises UsageError for what cannot be meant."""
+        _check_rings(self.rings)
+        _check_memory(self.memory)
+        _check_traffic(self)
+
+
+def _require(flag: str, value: object, condition: bool, cause: str) -> None:
+    if not condition:
+        raise UsageError("use", f"{flag} {value}", cause)
+
+
+def _check_rings(rings: RingOptions) -> None:
+    size = rings.size
+    power = 2 <= size <= 32768 and size & (size - 1) == 0
+    _require("--queue-size", size, power, "it is no power of two from 2 to 32768")
+    _require(
+        "--queue-pairs", rings.pairs, 1 <= rings.pairs <= PAIRS_MAX, f"it is not 1 to {PAIRS_MAX}"
+    )
+    longest = CHAIN_MAX if rings.indirect else min(CHAIN_MAX, size)
+    for flag, chain in ("--chain", rings.chain), ("--receive-chain", rings.receive_chain):
+        _require(flag, chain, 1 <= chain <= longest, f"it is not 1 to {longest}")
+    buffer = rings.buffer_bytes
+    fits = buffer == 0 or FRAME_MIN <= buffer <= FRAME_MAX
+    _require("--buffer-size", buffer, fits, f"it is not {FRAME_MIN} to {FRAME_MAX}")
+
+
+def _check_memory(memory: MemoryOptions) -> None:
+    limit = 1 <= memory.regions <= REGIONS_MAX
+    _require("--memory-regions", memory.regions, limit, f"it is not 1 to {REGIONS_MAX}")
+    aligned = memory.bus_base % 4096 == 0 and 0 <= memory.bus_base < 1 << 56
+    _require("--bus-base", hex(memory.bus_base), aligned, "it is no page address below 2^56")
+
+
+def _check_traffic(options: Options) -> None:
+    traffic, rings = options.traffic, options.rings
+    _require("--touch", traffic.touch, traffic.touch in {0, 1, 2}, "it is not 0, 1 or 2")
+    for flag, number in (
+        ("--count", traffic.count),
+        ("--rate", traffic.rate_pps),
+        ("--window", traffic.window),
+        ("--seconds", options.seconds),
+        ("--connect-timeout", options.connect_timeout_s),
+    ):
+        _require(flag, number, number >= 0, "it is negative")
+    _require("--count", traffic.count, traffic.count < 1 << 63, "it is too large")
+    _require("--rate", traffic.rate_pps, traffic.rate_pps < 1 << 63, "it is too large")
+    _require("--window", traffic.window, traffic.window < 1 << 31, "it is too large")
+    _require("--timeout", traffic.timeout_s, 0 < traffic.timeout_s <= 86400, "it is out of range")
+    for flag, stream in ("--stream", traffic.stream), ("--peer-stream", traffic.peer_stream):
+        _require(flag, stream, 0 <= stream < 1 << 31, "it is not 0 to 2147483647")
+    near = abs(traffic.stream - traffic.peer_stream)
+    apart = near == 0 or near >= rings.pairs
+    _require("--peer-stream", traffic.peer_stream, apart, "it overlaps the queue pairs' streams")
+    if options.mode == Mode.TAP:
+        _require("--tap", traffic.tap, bool(traffic.tap), "tap mode needs a device's name")
+    if not traffic.touch:
+        for flag, chain in ("--chain", rings.chain), ("--receive-chain", rings.receive_chain):
+            even = rings.indirect or chain & (chain - 1) == 0
+            _require(flag, chain, even, "--touch 0 needs a power of two")
+    buffer, most = rings.buffer_bytes, traffic.sizes.most
+    whole = rings.mergeable or not buffer or buffer >= most
+    _require("--buffer-size", buffer, whole, f"without merging it cannot hold {most} bytes")
