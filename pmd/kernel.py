@@ -26,6 +26,7 @@ from pmd.guard import Guard
 from pmd.handle import Handle
 from pmd.kernel_abi import (
     BURST_MAX,
+    FRAME_MAX,
     DirectionStats,
     Event,
     LoopStats,
@@ -46,6 +47,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BURST_MAX",
+    "FRAME_MAX",
     "DirectionStats",
     "Event",
     "Guard",

@@ -1,0 +1,179 @@
+"""Where a ring begins, and what cannot be one (docs/device.md 5.3; virtio 1.3, 2.7)."""
+
+from __future__ import annotations
+
+import errno
+import struct
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pytest
+
+from driver.memory_map import REGION
+from guest.errors import VhostPciError
+from pmd.kernel import DirectionStats, Map, Queue, QueueError, RingFlags, Work
+from tests.kernel.rig import (
+    AVAIL,
+    DATA,
+    DATA_END,
+    DATA_SEAM,
+    DESC,
+    READ_ONLY,
+    RINGS,
+    TOP,
+    USED,
+    Rig,
+    frames_of,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+
+@pytest.mark.parametrize("start", [0, 7, 65535])
+def test_it_begins_at_used_index(start: int) -> None:
+    with Rig(8) as rig:
+        rig.set_index(start)
+        rig.chain(3, [(DATA, 100)])
+        queue, port = rig.queue(DirectionStats()), rig.port()
+        assert Work(queue, None, port).turn(32) == 1
+        assert len(frames_of(port)) == 1
+        assert rig.used_index() == (start + 1) % 65536
+
+
+def test_a_successor_goes_on_where_its_predecessor_was_killed() -> None:
+    with Rig(8) as rig:
+        port = rig.port()
+        for head in range(6):
+            rig.chain(head, [(DATA + 64 * head, 64)])
+        stats = DirectionStats()
+        with Queue(rig.config(), rig.kernel_map(), stats) as queue:
+            assert Work(queue, None, port).turn(4) == 4
+        with Queue(rig.config(), rig.kernel_map(), stats) as queue:
+            assert Work(queue, None, port).turn(4) == 2
+        assert frames_of(port) == [rig.peek(DATA + 64 * head + 12, 52) for head in range(6)]
+        assert stats.packets == 6
+
+
+@pytest.mark.parametrize("ahead", [9, 32768, 65535])
+def test_s06_an_index_too_far_ahead_cannot_start(ahead: int) -> None:
+    with Rig(8) as rig:
+        rig.set_index(65530)
+        rig.poke(AVAIL + 2, struct.pack("<H", (65530 + ahead) % 65536))
+        with pytest.raises(QueueError, match="further than its size") as caught:
+            rig.queue(DirectionStats())
+        assert caught.value.errno == errno.ERANGE
+        with pytest.raises(VhostPciError, match="further than its size"):
+            rig.oracle()
+
+
+def test_a_full_ring_starts() -> None:
+    with Rig(8) as rig:
+        rig.poke(AVAIL + 2, struct.pack("<H", 8))
+        assert rig.queue(DirectionStats()).fault == 0
+
+
+BAD_LAYOUTS = {
+    "size 0": ({"size": 0}, errno.EINVAL),
+    "size 3": ({"size": 3}, errno.EINVAL),
+    "size 65536": ({"size": 65536}, errno.EINVAL),
+    "header of 11 bytes": ({"header_bytes": 11}, errno.EINVAL),
+    "S28 unaligned descriptors": ({"desc": DESC + 8}, errno.EINVAL),
+    "S28 unaligned available ring": ({"avail": AVAIL + 1}, errno.EINVAL),
+    "S28 unaligned used ring": ({"used": USED + 2}, errno.EINVAL),
+    "descriptors nowhere": ({"desc": 0}, errno.EFAULT),
+    "S28 descriptors past an end": ({"desc": DATA_END - 16 * 7}, errno.EFAULT),
+    "S28 available ring past an end": ({"avail": DATA_END - 18}, errno.EFAULT),
+    "S28 used ring past an end": ({"used": DATA_END - 64}, errno.EFAULT),
+    "a part across the seam": ({"desc": DATA_SEAM - 16}, errno.EFAULT),
+    "used ring in read-only memory": ({"used": READ_ONLY}, errno.EFAULT),
+}
+
+
+@pytest.mark.parametrize("name", BAD_LAYOUTS)
+def test_s28_impossible_geometry(name: str) -> None:
+    change, number = BAD_LAYOUTS[name]
+    with Rig(8) as rig:
+        config = replace(rig.config(), **change)  # type: ignore[arg-type]
+        with pytest.raises(QueueError, match="cannot run ring 1 of VM1") as caught:
+            Queue(config, rig.kernel_map(), DirectionStats(), "ring 1 of VM1")
+        assert caught.value.errno == number
+
+
+def test_ring_parts_may_end_where_memory_ends() -> None:
+    """And the event field counts only where it was negotiated (2.7.6)."""
+    with Rig(8) as rig:
+        rig.poke(DATA_END - 20, bytes(20))
+        config = replace(rig.config(), avail=DATA_END - 20)
+        with Queue(config, rig.kernel_map(), DirectionStats()):
+            pass
+        with pytest.raises(QueueError):
+            Queue(
+                replace(config, flags=config.flags | RingFlags.EVENT_IDX),
+                rig.kernel_map(),
+                DirectionStats(),
+            )
+
+
+@pytest.mark.parametrize("parts", ["available in descriptors", "all the same"])
+def test_s28_overlapping_parts_harm_nobody(parts: str) -> None:
+    with Rig(8) as rig:
+        rig.poke(RINGS, bytes(0x100))
+        same = {"avail": DESC, "used": DESC} if parts == "all the same" else {"avail": DESC}
+        before = {window: data.copy() for window, data in rig.windows.items()}
+        config = replace(rig.config(), **same)  # type: ignore[arg-type]
+        with Queue(config, rig.kernel_map(), DirectionStats()) as queue:
+            work = Work(queue, None, rig.port())
+            for index in range(100):
+                rig.poke(DESC + 2, struct.pack("<H", index % 9))
+                work.turn(32)
+        for run in (rig.memory.translate(RINGS, 0x8000, write=True),):  # type: ignore[arg-type]
+            before[run.window][run.offset : run.offset + run.length] = 0
+            rig.windows[run.window][run.offset : run.offset + run.length] = 0
+        assert all(np.array_equal(before[w], rig.windows[w]) for w in before)
+
+
+def test_s37_the_configuration_is_frozen_with_the_queue() -> None:
+    with Rig(8) as rig:
+        regions = np.zeros(1, REGION)
+        window = rig.windows[2]
+        regions[0] = (RINGS, 0x8000, window.ctypes.data + 0x1000, 3, 0)
+        with Map(regions) as map_, Queue(rig.config(), map_, DirectionStats()) as queue:
+            regions["length"] = 1  # the map has its own copy
+            rig.make_available(0)
+            rig.desc(0, RINGS + 0x7000, 100)
+            assert Work(queue, None, rig.port()).turn(32) == 1
+            assert queue.stats.packets == 1
+
+
+BAD_TABLES: dict[str, Sequence[tuple[int, int, int, int, int]]] = {
+    "empty region": [(0, 0, 0x1000, 3, 0)],
+    "wraps": [(TOP, 0x1001, 0x1000, 3, 0)],
+    "out of order": [(0x2000, 16, 0x1000, 3, 0), (0x1000, 16, 0x1000, 3, 0)],
+    "overlap": [(0x1000, 17, 0x1000, 3, 0), (0x1010, 16, 0x1000, 3, 0)],
+    "twice": [(0x1000, 16, 0x1000, 3, 0), (0x1000, 16, 0x1000, 3, 0)],
+}
+
+
+@pytest.mark.parametrize("name", BAD_TABLES)
+def test_a_table_the_kernel_refuses(name: str) -> None:
+    with pytest.raises(VhostPciError, match="memory regions: invalid argument"):
+        Map(np.array(BAD_TABLES[name], dtype=REGION))
+
+
+def test_translation_by_the_kernel() -> None:
+    with Rig(8) as rig:
+        map_ = rig.kernel_map()
+        base = rig.windows[2].ctypes.data
+        assert map_.translate(DATA, 100, 3) == (base + 0x10000, 100)
+        assert map_.translate(DATA_SEAM - 30, 100, 1) == (base + 0x14000 - 30, 30)
+        assert map_.translate((1 << 64) - 1, 100, 2) == (base + 0x30FFF, 1)
+        assert map_.translate(DATA_END, 1, 1) is None
+        assert map_.translate(READ_ONLY, 1, 2) is None
+        assert map_.translate(DATA, 0, 1) is None
+
+
+def test_no_memory_at_all() -> None:
+    with Map(np.zeros(0, REGION)) as map_:
+        assert map_.translate(0, 1, 1) is None
