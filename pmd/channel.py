@@ -76,6 +76,7 @@ class Channel:
         self._stats: list[tuple[DirectionStats, DirectionStats]] = []
         self._quarantine = Quarantine()
         self._configurations = 0
+        self._said = ""
 
     @property
     def name(self) -> str:
@@ -176,12 +177,16 @@ class Channel:
         self._log_state(len(rings))
 
     def _log_state(self, started: int) -> None:
+        """One line, where it is another than the last."""
         if self.state == "forwarding":
-            _log.info("%s: serving %d of %d rings", self.name, len(self._queues), started)
+            line = f"serving {len(self._queues)} of {started} rings"
         elif self.state == "replug":
-            _log.warning("%s: VM1's memory needs other windows; plug the function anew", self.name)
+            line = "VM1's memory needs other windows; plug the function anew"
         else:
-            _log.info("%s: waiting for VM1", self.name)
+            line = "waiting for VM1"
+        if line != self._said:
+            self._said = line
+            _log.info("%s: %s", self.name, line)
 
     def _admits(self, ring: Ring) -> bool:
         return self._quarantine.admits(ring, self._generation or 0)
@@ -268,6 +273,7 @@ class Channel:
         self.tear_down()
         self._device = None
         self._status = Status(0)
+        self._said = ""
         self._attached.close()
 
     def close(self) -> None:

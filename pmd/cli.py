@@ -123,7 +123,10 @@ def main() -> None:
     handler.setFormatter(logging.Formatter("pmd: %(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)
-    sys.exit(_status(sys.argv[1:]))
+    try:
+        sys.exit(_status(sys.argv[1:]))
+    finally:
+        logger.removeHandler(handler)
 
 
 def _status(arguments: list[str]) -> int:

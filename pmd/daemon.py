@@ -46,7 +46,7 @@ class Daemon:
         signals: What ends the run.
 
     Raises:
-        UsageError: A CPU cannot be used.
+        VhostPciError: A CPU cannot be used.
     """
 
     def __init__(

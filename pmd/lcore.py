@@ -6,11 +6,11 @@ lcore without works sleeps.
 
 from __future__ import annotations
 
-import os
 import threading
 from typing import TYPE_CHECKING
 
-from guest.errors import UsageError, errno_text
+from guest.cpus import pin_current_thread
+from guest.errors import VhostPciError
 from pmd.kernel import Event, Loop, LoopStats
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ class Lcore:
             or a fault; which, the works' events tell once the lcore is paused. Must not block.
 
     Raises:
-        UsageError: The CPU cannot be used.
+        VhostPciError: The CPU cannot be used.
     """
 
     def __init__(self, cpu: int, burst: int, wake: Callable[[Lcore], None]) -> None:
@@ -44,14 +44,13 @@ class Lcore:
         self._wanted = False
         self._parked = False
         self._closing = False
-        self._pin_error: OSError | None = None
+        self._pin_error: VhostPciError | None = None
         self._thread = threading.Thread(target=self._main, name=f"lcore-{cpu}", daemon=True)
         self._thread.start()
         self._wait_parked()
         if self._pin_error is not None:
-            cause = errno_text(self._pin_error)
             self.close()
-            raise UsageError("pin an lcore to", f"CPU {cpu}", cause)
+            raise self._pin_error
 
     @property
     def works(self) -> tuple[Work, ...]:
@@ -97,8 +96,8 @@ class Lcore:
 
     def _main(self) -> None:
         try:
-            os.sched_setaffinity(0, {self.cpu})
-        except OSError as error:
+            pin_current_thread(self.cpu)
+        except VhostPciError as error:
             self._pin_error = error
         while self._park_unless_wanted():
             if self._loop.run(_BUDGET_NS) & (Event.GENERATION | Event.FAULT):

@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from driver.software_vf import KINDS, parse_vf
-from guest.cpus import parse_lcores
+from guest.cpus import default_lcores, parse_lcores
 from guest.errors import UsageError
 from pmd.channel import Channel
 from pmd.daemon import Daemon
@@ -35,7 +35,7 @@ def run(options: Options, view: View) -> tuple[stats.Snapshot, stats.Snapshot]:
     """
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Signals())
-        cpus = parse_lcores(options.lcores)
+        cpus = parse_lcores(options.lcores) if options.lcores else default_lcores(1)
         found = sources(options.devices, cpus)
         channels: list[Channel] = []
         for source, vf in zip(found, _vfs(options.vfs, found), strict=True):

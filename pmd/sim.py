@@ -38,12 +38,12 @@ class Parameters:
         queue_pairs: VM1's queue pairs.
     """
 
-    size: int = 60
+    size: int = 64
     queue_size: int = 256
     queue_pairs: int = 1
 
 
-_RANGES = {"size": (60, 9216), "queue_size": (2, 32768), "queue_pairs": (1, 64)}
+_RANGES = {"size": (60, 9216), "queue_size": (2, 32768), "queue_pairs": (1, 16)}
 
 
 def parameters(name: str) -> Parameters:
@@ -154,14 +154,20 @@ class Simulation:
         self._directory = tempfile.TemporaryDirectory(prefix="pmd-sim-")
         try:
             vhost_user = self._path("vhost-user.sock")
-            self._run("device", "tools.device.cli", "--vhost-user", str(vhost_user),
-                      "--vfio-user", self.socket)  # fmt: skip
+            pairs = ("--queue-pairs", str(self._wanted.queue_pairs))
+            self._run(
+                "device",
+                *("tools.device.cli", "--vhost-user", str(vhost_user)),
+                *("--vfio-user", self.socket, *pairs),
+            )
             self._wait_for(vhost_user)
             self._wait_for(Path(self.socket))
-            self._run("vm1", "tools.vm1.cli", "replay", "--direction", "both",
-                      "--size", str(self._wanted.size),
-                      "--queue-size", str(self._wanted.queue_size),
-                      "--queue-pairs", str(self._wanted.queue_pairs), str(vhost_user))  # fmt: skip
+            self._run(
+                "vm1",
+                *("tools.vm1.cli", "replay", "--vhost-user", str(vhost_user)),
+                *("--direction", "both", "--size", str(self._wanted.size)),
+                *("--queue-size", str(self._wanted.queue_size), *pairs),
+            )
         except OSError as error:
             self.close()
             raise VhostPciError("start", "the simulation", errno_text(error)) from error

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Protocol
 
+from driver.state_area import DEVICE_ID, VENDOR_ID
+from guest.discovery import is_pci_address, pci_function, pci_functions
 from guest.errors import UsageError, VhostPciError
+from guest.vfio import VfioFunction
 from guest.vfio_user import VfioUserFunction
 from pmd.sim import Simulation, parameters
 
@@ -17,7 +19,6 @@ if TYPE_CHECKING:
 # Half of what a device waits for an acknowledgement while the heartbeat moves (docs/device.md
 # 5.2), so that one stuck server does not make other devices give us up.
 _TIMEOUT_S = 2.0
-_BDF = re.compile(r"(?:[0-9a-f]{4,8}:)?[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 
 
 class Source(Protocol):
@@ -71,14 +72,12 @@ class PciSource:
 
     comes_back = True
 
-    def __init__(self, bdf: str) -> None:
-        self.name = bdf
+    def __init__(self, address: str) -> None:
+        self.name = address
 
     def open(self) -> Function:
         """Open it through the kernel."""
-        from guest.vfio import VfioFunction  # noqa: PLC0415 - asks the kernel for what most lack
-
-        return VfioFunction(self.name)
+        return VfioFunction.attach(pci_function(self.name))
 
     def settled(self) -> None:
         """Nothing to do."""
@@ -134,13 +133,22 @@ def sources(devices: Sequence[str], cpus: Sequence[int]) -> list[Source]:
 def _sources(device: str, cpus: Sequence[int]) -> list[Source]:
     kind, _, rest = device.partition(":")
     if device == "auto":
-        return [PciSource(bdf) for bdf in _functions_here()]
+        return [PciSource(address) for address in _functions_here()]
     if kind == "vfio-user":
         return [SocketSource(rest)]
     if kind == "sim":
         return [SimSource(device, cpus)]
-    if _BDF.fullmatch(device.lower()):
-        bdf = device.lower()
-        return [PciSource(bdf if bdf.count(":") == 2 else f"0000:{bdf}")]
+    for address in (device.lower(), f"0000:{device.lower()}"):
+        if is_pci_address(address):
+            return [PciSource(address)]
     remedy = "it is auto, a PCI address such as 0000:00:05.0, vfio-user:PATH or sim"
     raise UsageError("use", f"--device {device}", "there is no such kind of device", remedy)
+
+
+def _functions_here() -> list[str]:
+    found = [function.address for function in pci_functions(VENDOR_ID, DEVICE_ID)]
+    if not found:
+        cause = "there is no vhost-pci function on this machine"
+        remedy = "--device vfio-user:PATH names a device server, --device sim needs nothing"
+        raise VhostPciError("run on", "--device auto", cause, remedy)
+    return found

@@ -5,12 +5,13 @@ from __future__ import annotations
 import ctypes
 import os
 import queue
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from driver.software_vf import PortSpec
-from guest.errors import UsageError
+from guest.errors import VhostPciError
 from pmd.kernel import Event, Port, Work
 from pmd.lcore import Lcore
 from tests.pmd.wait import wait_for
@@ -113,7 +114,8 @@ def test_sleeps_without_works(lcore: Lcore) -> None:
 
 
 def test_runs_on_its_cpu_alone(lcore: Lcore) -> None:
-    affinities = {int(tid): os.sched_getaffinity(int(tid)) for tid in os.listdir("/proc/self/task")}
+    tasks = Path("/proc/self/task").iterdir()
+    affinities = {int(task.name): os.sched_getaffinity(int(task.name)) for task in tasks}
     mine = affinities.pop(os.getpid())
     assert {CPU} in affinities.values()
     assert mine == os.sched_getaffinity(0)
@@ -122,7 +124,9 @@ def test_runs_on_its_cpu_alone(lcore: Lcore) -> None:
 
 def test_a_cpu_that_is_not_there_is_refused(woken: queue.SimpleQueue[Lcore]) -> None:
     missing = (os.cpu_count() or 1) + 4000
-    with pytest.raises(UsageError, match=f"cannot pin an lcore to CPU {missing}: invalid argument"):
+    with pytest.raises(
+        VhostPciError, match=f"cannot pin a thread to CPU {missing}: invalid argument"
+    ):
         Lcore(missing, 32, woken.put)
 
 

@@ -1,0 +1,134 @@
+"""What a user types wrong: one line on stderr, the exit status, nothing on stdout, nothing left."""
+
+from __future__ import annotations
+
+import os
+import socket
+from pathlib import Path
+
+import pytest
+
+from tests.pmd.processes import marked, pmd
+
+
+def refused(status: int, *arguments: str | Path) -> str:
+    """pmd's one line on stderr, after it ended with status and left nothing behind."""
+    with pmd(*arguments) as process:
+        assert process.wait() == status
+        line = process.stderr()
+        assert process.stdout() == ""
+        assert line.startswith("pmd: ")
+        assert line.count("\n") == 1
+        assert line.endswith("\n")
+        assert process.left_behind == []
+        assert marked(process.mark) == []
+    return line.removeprefix("pmd: ").removesuffix("\n")
+
+
+MISSING_CPU = (os.cpu_count() or 1) + 4000
+
+
+@pytest.mark.parametrize(
+    ("arguments", "start"),
+    [
+        (("frob",), 'unknown command "frob"'),
+        (("run", "--bogus"), "unknown option: --bogus"),
+        (("run", "extra"), "unused tokens: ['extra']"),
+        (("run", "--bar", "x"), "invalid value for --bar"),
+        (("run", "--burst", "1e9"), "invalid value for --burst"),
+        (("run", "--burst", "0"), "cannot use --burst: it is 0 and must be"),
+        (("run", "--burst", "257"), "cannot use --burst: it is 257 and must be"),
+        (("run", "--duration", "0"), "cannot use --duration: it is 0"),
+        (("run", "--duration", "nan"), "cannot use --duration: it is nan"),
+        (("run", "--stats-period", "0.05"), "cannot use --stats-period: it is 0.05"),
+        (("run", "--device"), 'command "run" parameter --device requires an argument'),
+        (("run", "--device", "frob:x"), "cannot use --device frob:x: there is no such kind"),
+        (("run", "--device", "sim:size"), "cannot use --device sim:size: size must be from 60"),
+        (("run", "--device", "sim:queue-size=3"), "cannot use --device sim:queue-size=3: queue-s"),
+        (("run", "--device", "sim:frob=3"), "cannot use --device sim:frob=3: unknown key 'frob'"),
+        (("run", "--device", "sim", "--vf", "frob:x"), "cannot use VF 'frob:x': there is no such"),
+        (("run", "--device", "sim", "--vf", "tap:"), "cannot use VF 'tap:': nothing follows"),
+        (("run", "--device", "vfio-user:/none"), "cannot run without --vf: vfio-user:/none needs"),
+        (
+            ("run", "--device", "vfio-user:/none", "--vf", "loop", "--vf", "loop"),
+            "cannot use --vf: there are 2 for 1 devices (vfio-user:/none)",
+        ),
+        (
+            ("run", "--device", "vfio-user:/a", "--device", "vfio-user:/a", "--vf", "loop"),
+            "cannot use --device vfio-user:/a: it is given more than once",
+        ),
+        (("run", "--device", "vfio-user:", "--vf", "loop"), "cannot attach to vfio-user:"),
+        (("run", "--device", "sim", "-l", "x"), "cannot use"),
+        (("run", "--device", "sim", "-l", str(MISSING_CPU)), "cannot use"),
+        (("run", "--config", "/none.toml"), "cannot read configuration /none.toml: no such file"),
+    ],
+)
+def test_usage(arguments: tuple[str, ...], start: str) -> None:
+    assert refused(2, *arguments).startswith(start)
+
+
+def test_malformed_configuration(tmp_path: Path) -> None:
+    path = tmp_path / "pmd.toml"
+    path.write_text("burst = = 3\n")
+    line = refused(2, "run", "--config", path)
+    assert line.startswith(f"cannot read configuration {path}: ")
+    assert "line 1" in line
+
+
+def test_no_function_on_this_machine() -> None:
+    line = refused(1, "run", "--bar", "2", "--vf", "loop")
+    assert "no vhost-pci function" in line
+    assert "--device sim" in line
+
+
+def test_nobody_has_made_the_socket(tmp_path: Path) -> None:
+    path = tmp_path / "none"
+    line = refused(1, "run", "--device", f"vfio-user:{path}", "--vf", "loop")
+    assert line.startswith(f"cannot attach to vfio-user:{path}: ")
+
+
+def test_nobody_listens(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(path))
+        line = refused(1, "run", "--device", f"vfio-user:{path}", "--vf", "loop")
+    assert line.startswith(f"cannot attach to vfio-user:{path}: ")
+
+
+def test_the_path_is_no_socket(tmp_path: Path) -> None:
+    path = tmp_path / "file"
+    path.write_text("")
+    line = refused(1, "run", "--device", f"vfio-user:{path}", "--vf", "loop")
+    assert line.startswith(f"cannot attach to vfio-user:{path}: ")
+
+
+def test_a_pci_address_that_is_not_there() -> None:
+    line = refused(1, "run", "--device", "0000:fe:1f.7", "--vf", "loop")
+    assert "0000:fe:1f.7" in line
+
+
+def test_missing_interface() -> None:
+    line = refused(1, "run", "--device", "sim", "--vf", "packet:none0")
+    assert line.startswith("cannot open VF packet:none0: ")
+
+
+def test_a_bar_that_is_not_the_window() -> None:
+    line = refused(2, "run", "--device", "sim", "--bar", "0")
+    assert line.startswith("cannot use --bar 0: BAR 0 is not the window: ")
+
+
+def test_help_and_version() -> None:
+    for arguments in (("--help",), ("run", "--help"), ("--version",), ()):
+        with pmd(*arguments) as process:
+            assert process.wait() == 0
+            assert "pmd" in process.stdout()
+            assert process.stderr() == ""
+
+
+def test_list_without_functions() -> None:
+    with pmd("list") as process:
+        assert process.wait() == 0
+        assert process.stdout() == "no vhost-pci function on this machine\n"
+    with pmd("list", "--json") as process:
+        assert process.wait() == 0
+        assert process.stdout() == "[]\n"
