@@ -233,9 +233,7 @@ def test_broken_answers_end_the_connection(
     device.answers[Command.REGION_READ], cause = BROKEN[kind]
     with pytest.raises(VhostPciError, match=cause):
         function.read(0, 0, 4)
-    with pytest.raises(
-        DeviceGoneError, match=r"the connection was given up: .*breaks the protocol"
-    ):
+    with pytest.raises(DeviceGoneError, match=r"was given up: .*breaks the protocol"):
         function.read(0, 0, 4)
     assert select.select([function], [], [], DEADLINE_S)[0] == [function]
 
@@ -460,7 +458,8 @@ def test_a_request_alone_does_not_look_like_the_end(tmp_path: Path, device: Devi
             header, payload, fds = receive(connection)
             reply, out = device.answer(header, payload, fds)
             send(connection, reply + pack_request(1, Command.DMA_READ, bytes(16)), out)
-        receive(connection)
+        while True:  # the client's refusals, and its end
+            receive(connection)
 
     with Server(tmp_path / "s", script) as server, VfioUserFunction(server.path) as function:
         assert select.select([function], [], [], 0)[0] == []

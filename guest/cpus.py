@@ -1,0 +1,96 @@
+"""CPUs: the lists people type, and pinning a thread to one."""
+
+from __future__ import annotations
+
+import os
+import re
+
+from guest.errors import UsageError, VhostPciError, errno_text
+
+_ITEM = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?", re.ASCII)
+# cpu_set_t's size (sched.h CPU_SETSIZE): more cannot be pinned to.
+_CPUS_MAX = 1024
+
+
+def parse_lcores(text: str) -> tuple[int, ...]:
+    """A list such as `1`, `1-3` or `1,3-4`, in the order typed.
+
+    Raises:
+        UsageError: Malformed, a CPU twice, not there, offline, or not this process's to use.
+    """
+    cpus: list[int] = []
+    for item in text.split(","):
+        match = _ITEM.fullmatch(item.strip())
+        if match is None:
+            raise _error(text, f"{item.strip()!r} is no CPU or range", "give a list like 1,3-4")
+        first = int(match[1])
+        last = int(match[2] or match[1])
+        if last < first:
+            raise _error(text, f"the range {match[0]} runs backwards", f"write {last}-{first}")
+        if last >= _CPUS_MAX:
+            raise _error(text, f"CPU {last} is not there")
+        cpus += range(first, last + 1)
+    online = _online()
+    allowed = os.sched_getaffinity(0)
+    for position, cpu in enumerate(cpus):
+        if cpu in cpus[:position]:
+            raise _error(text, f"CPU {cpu} is in it twice")
+        if cpu not in online:
+            raise _error(text, f"CPU {cpu} is not online", f"online are {_join(online)}")
+        if cpu not in allowed:
+            raise _error(
+                text, f"CPU {cpu} is not this process's", f"it may use {_join(allowed)} (taskset)"
+            )
+    return tuple(cpus)
+
+
+def default_lcores(count: int) -> tuple[int, ...]:
+    """The count highest CPUs of the affinity mask, ascending: the lowest are the busiest.
+
+    Raises:
+        VhostPciError: The process may use fewer.
+    """
+    allowed = sorted(os.sched_getaffinity(0))
+    if count > len(allowed):
+        raise VhostPciError(
+            "choose",
+            f"{count} lcores",
+            f"this process may use {len(allowed)} CPUs",
+            "ask for fewer, or widen its affinity mask (taskset)",
+        )
+    return tuple(allowed[len(allowed) - count :])
+
+
+def pin_current_thread(cpu: int) -> None:
+    """Let the calling thread run on this CPU only.
+
+    Raises:
+        VhostPciError: The kernel refuses: the CPU went offline or out of the mask.
+    """
+    try:
+        os.sched_setaffinity(0, {cpu})  # 0 is the calling thread, sched_setaffinity(2)
+    except (OSError, ValueError, OverflowError) as error:
+        cause = errno_text(error) if isinstance(error, OSError) else str(error)
+        raise VhostPciError("pin a thread to", f"CPU {cpu}", cause) from error
+
+
+def _online() -> set[int]:
+    """The kernel's list; where sysfs is not mounted, what this process may use is online."""
+    try:
+        with open("/sys/devices/system/cpu/online", encoding="ascii") as file:  # noqa: PTH123
+            text = file.read().strip()
+    except OSError:
+        return os.sched_getaffinity(0)
+    cpus: set[int] = set()
+    for item in text.split(","):
+        first, _, last = item.partition("-")
+        cpus |= set(range(int(first), int(last or first) + 1))
+    return cpus
+
+
+def _join(cpus: set[int]) -> str:
+    return ",".join(str(cpu) for cpu in sorted(cpus))
+
+
+def _error(text: str, cause: str, remedy: str = "") -> UsageError:
+    return UsageError("use", f"lcores {text!r}", cause, remedy)

@@ -1,0 +1,103 @@
+"""PCI functions of this machine, as udev and sysfs show them."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from guest.errors import UsageError, VhostPciError
+
+if TYPE_CHECKING:
+    import pyudev
+
+_ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
+
+
+@dataclass(frozen=True, slots=True)
+class PciFunction:
+    """A PCI function at the moment of asking.
+
+    class_code has 24 bits. driver is None where none is bound, iommu_group where there is no
+    IOMMU, numa_node where the machine does not tell.
+    """
+
+    address: str
+    vendor: int
+    device: int
+    class_code: int
+    driver: str | None
+    iommu_group: int | None
+    numa_node: int | None
+    sys_path: str
+
+
+def is_pci_address(text: str) -> bool:
+    """Whether text is a full PCI address as sysfs writes it: `0000:01:00.0`."""
+    return _ADDRESS.fullmatch(text) is not None
+
+
+def pci_functions(vendor: int, device: int) -> list[PciFunction]:
+    """All functions with these ids, by address; empty on a machine without PCI.
+
+    Raises:
+        VhostPciError: libudev is missing.
+    """
+    devices = _context().list_devices(subsystem="pci")
+    devices.match_attribute("vendor", f"{vendor:#06x}").match_attribute("device", f"{device:#06x}")
+    found = (_read(Path(each.sys_path)) for each in devices)
+    return sorted((each for each in found if each is not None), key=lambda each: each.address)
+
+
+def pci_function(address: str) -> PciFunction:
+    """The function at a full PCI address.
+
+    Raises:
+        UsageError: This is no PCI address.
+        VhostPciError: No function is there.
+    """
+    if not is_pci_address(address):
+        raise UsageError(
+            "find", address, "this is no PCI address", "give it in full, like 0000:01:00.0"
+        )
+    found = _read(Path("/sys/bus/pci/devices") / address)
+    if found is None:
+        raise VhostPciError("find", address, "no such PCI function", "look at lspci -D")
+    return found
+
+
+def _context() -> pyudev.Context:
+    try:
+        # Here, since the import itself looks for libudev.
+        import pyudev  # noqa: PLC0415
+
+        return pyudev.Context()
+    except (ImportError, OSError) as error:
+        raise VhostPciError(
+            "list", "PCI functions", f"libudev is missing ({error})", "install libudev1"
+        ) from error
+
+
+def _read(path: Path) -> PciFunction | None:
+    """From sysfs; None if the function has gone meanwhile."""
+    try:
+        path = path.resolve(strict=True)
+        group = _link_name(path / "iommu_group")
+        node = int((path / "numa_node").read_text()) if (path / "numa_node").exists() else -1
+        return PciFunction(
+            address=path.name,
+            vendor=int((path / "vendor").read_text(), 16),
+            device=int((path / "device").read_text(), 16),
+            class_code=int((path / "class").read_text(), 16),
+            driver=_link_name(path / "driver"),
+            iommu_group=None if group is None else int(group),
+            numa_node=None if node < 0 else node,
+            sys_path=str(path),
+        )
+    except OSError:
+        return None
+
+
+def _link_name(path: Path) -> str | None:
+    return path.resolve().name if path.is_symlink() else None
