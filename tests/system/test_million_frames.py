@@ -1,8 +1,8 @@
 """Millions of numbered frames, and every number accounted for.
 
 Goal: nothing is lost, doubled, reordered or changed, however often the rings and the sequence of
-bursts wrap. Method: the embedded VM1 numbers and checksums its frames and takes no more of them under
-way than the other side's queue holds, so that a missing one is our fault.
+bursts wrap. Method: the embedded VM1 numbers and checksums its frames, and has no more of
+them under way than the other side's queue holds, so that a missing one is our fault.
 """
 
 from __future__ import annotations
