@@ -5,14 +5,15 @@ from __future__ import annotations
 import ctypes
 import enum
 import functools
-from pathlib import Path
+import importlib.resources
 
 from guest.errors import VhostPciError
 
 ABI = 1
 HEADROOM = 64  # bytes of a buffer's area before the frame
 GUARD = 64  # bytes behind it
-_LIBRARY = Path(__file__).with_name("_vm1.so")
+# Not beside this file where the package is installed for editing.
+_LIBRARY = importlib.resources.files("tools.vm1") / "_vm1.so"
 
 
 class RingFlag(enum.IntFlag):
