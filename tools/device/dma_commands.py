@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 def dma_map(table: DmaTable, message: Message) -> None:
     """Remember a range; its descriptor, if any, is checked and let go. OSError with the errno."""
     request = DmaMap.unpack(message.payload)
-    known = DmaFlag.READ | DmaFlag.WRITE
-    if request.argsz != DmaMap.LAYOUT.size or not request.flags or request.flags & ~known:
+    permissions = (DmaFlag.READ, DmaFlag.WRITE, DmaFlag.READ | DmaFlag.WRITE)
+    if request.argsz != DmaMap.LAYOUT.size or request.flags not in permissions:
         raise OSError(errno.EINVAL, f"argsz {request.argsz}, flags {request.flags:#x}")
     for fd in message.fds:
         _check_file(fd, request)

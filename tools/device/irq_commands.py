@@ -35,6 +35,8 @@ def set_irqs(interrupts: Interrupts, message: Message) -> None:
     index, start, count = request.index, request.start, request.count
     if index not in VECTORS or start + count > VECTORS[index]:
         raise OSError(errno.EINVAL, f"vectors {start} to {start + count} of interrupt {index}")
+    if request.argsz < IrqSet.LAYOUT.size:
+        raise OSError(errno.EINVAL, f"argsz {request.argsz}")
     data = message.payload[IrqSet.LAYOUT.size :]
     trigger = IrqSetFlag.ACTION_TRIGGER
     form = (request.flags, len(data), bool(message.fds))

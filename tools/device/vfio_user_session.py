@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING
 
 from guest.vfio_user_abi import (
     MESSAGE_FDS_MAX,
-    TYPE_MASK,
     Command,
     DeviceFlag,
     DeviceInfo,
@@ -131,7 +130,10 @@ class Session:
             await self._connection.send(self._greeting)
             while True:
                 with await self._connection.receive() as message:
-                    await self._serve(message)
+                    header = message.header
+                    answer, fds = self._answer(message)
+                if not header.flags & HeaderFlag.NO_REPLY:
+                    await self._connection.send(answer, fds)
                 await asyncio.sleep(0)  # a client that never pauses must not keep others waiting
         except ConnectionLostError as error:
             if isinstance(error, BadSizeError):
@@ -146,24 +148,21 @@ class Session:
         finally:
             self._task = None
 
-    async def _serve(self, message: Message) -> None:
+    def _answer(self, message: Message) -> tuple[bytes, tuple[int, ...]]:
+        """The reply to a request as bytes, and the descriptors to go with it, borrowed."""
         self.requests += 1
-        header = message.header
         try:
             reply = self._dispatch(message)
         except (OSError, WireError) as error:
             self.refused += 1
+            log.debug("vfio-user: command %d refused: %s", message.header.command, error)
             code = (isinstance(error, OSError) and error.errno) or errno.EINVAL
-            log.debug("vfio-user: command %d refused: %s", header.command, error)
-            reply, answer = Reply(), pack_error(header, code)
-        else:
-            answer = pack_reply(header, reply.payload)
-        if not header.flags & HeaderFlag.NO_REPLY:
-            await self._connection.send(answer, reply.fds)
+            return pack_error(message.header, code), ()
+        return pack_reply(message.header, reply.payload), reply.fds
 
     def _dispatch(self, message: Message) -> Reply:
         header = message.header
-        if header.flags & ~HeaderFlag.NO_REPLY or header.flags & TYPE_MASK:
+        if header.flags not in (0, HeaderFlag.NO_REPLY):
             raise OSError(errno.EINVAL, f"header flags {header.flags:#x}")
         if header.command == Command.VERSION:
             raise OSError(errno.EINVAL, "the version was negotiated before")
