@@ -118,7 +118,7 @@ class Process:
         traceback: TracebackType | None,
     ) -> None:
         if kind is not None:
-            print(f"--- {self._process.args}: stderr\n{self.stderr()}--- stdout\n{self.stdout()}")
+            print(f"--- {self._process.args!r}: stderr\n{self.stderr()}--- stdout\n{self.stdout()}")
         ended = not self.running
         self._process.kill()
         self._process.wait()
@@ -149,8 +149,8 @@ class Device(Process):
             *("--vfio-user", self.vfio_user),
             *("--control", self._control),
         )
-        for path in (self.vhost_user, self.vfio_user, self._control):
-            wait_for(lambda path=path: path.is_socket() or not self.running, f"socket {path}")
+        sockets = (self.vhost_user, self.vfio_user, self._control)
+        wait_for(lambda: all(path.is_socket() for path in sockets), "the device's sockets")
 
     @property
     def name(self) -> str:
@@ -160,6 +160,12 @@ class Device(Process):
     def describe(self) -> dict[str, Any]:
         """What its control socket says."""
         return control(self._control)
+
+
+def listens(path: Path) -> bool:
+    """Whether somebody listens at the socket at path."""
+    with socket.socket(socket.AF_UNIX) as client:
+        return client.connect_ex(str(path)) == 0
 
 
 def control(path: Path) -> dict[str, Any]:
@@ -181,8 +187,8 @@ def _received(client: socket.socket) -> Iterator[bytes]:
 class Vm1(Process):
     """`vhost-pci-vm1` in a mode, with a control socket in directory."""
 
-    def __init__(self, mode: str, device: Device, *arguments: str, name: str = "vm1") -> None:
-        self._control = device.vhost_user.with_suffix(f".{name}")
+    def __init__(self, mode: str, device: Device, *arguments: str) -> None:
+        self._control = device.vhost_user.with_name(uuid.uuid4().hex)
         super().__init__(
             "tools.vm1.cli",
             mode,
@@ -191,7 +197,7 @@ class Vm1(Process):
             "--json",
             *arguments,
         )
-        wait_for(lambda: self._control.is_socket() or not self.running, "VM1's control socket")
+        wait_for(lambda: listens(self._control) or not self.running, "VM1's control socket")
 
     def counters(self) -> dict[str, Any]:
         """What its control socket says."""

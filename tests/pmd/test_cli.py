@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from tests.pmd.processes import marked, pmd
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def refused(status: int, *arguments: str | Path) -> str:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
 from guest.errors import UsageError
 from pmd.config import Options, options
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def write(directory: Path, text: str) -> Path:
