@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 from typing import TYPE_CHECKING
 
 import pytest
 
+from guest.vfio_user import VfioUserFunction
+from tests.guest.vfio_user_server import DEADLINE_S, Device, Server
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 
 def open_fds() -> dict[str, str]:
@@ -29,3 +34,21 @@ def no_descriptor_leaks() -> Iterator[None]:
     yield
     after = open_fds()
     assert after == before
+
+
+@pytest.fixture
+def device() -> Iterator[Device]:
+    with contextlib.closing(Device()) as device:
+        yield device
+
+
+@pytest.fixture
+def server(device: Device, tmp_path: Path) -> Iterator[Server]:
+    with Server(tmp_path / "s", device) as server:
+        yield server
+
+
+@pytest.fixture
+def function(server: Server) -> Iterator[VfioUserFunction]:
+    with VfioUserFunction(server.path, DEADLINE_S) as function:
+        yield function
