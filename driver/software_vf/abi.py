@@ -7,8 +7,10 @@ import struct
 # linux/if.h, bits/ioctls.h
 IFNAME_BYTES = 16  # with the terminating zero
 IFREQ = struct.Struct("16sH22x")  # struct ifreq: name, then flags or an address's family
+IFREQ_INDEX = struct.Struct("16si20x")  # struct ifreq: name, then an interface's number
 SIOCGIFFLAGS = 0x8913
 SIOCGIFHWADDR = 0x8927
+SIOCGIFINDEX = 0x8933
 IFF_UP = 1 << 0
 
 # linux/if_arp.h

@@ -12,6 +12,7 @@ from driver.software_vf import abi
 from driver.software_vf.vf import PortSpec, Vf
 
 _SEND_BUFFER_BYTES = 4 << 20
+_RECEIVE_BUFFER_BYTES = 16 << 20  # for frames longer than a slot of the ring
 
 
 class PacketVf(Vf):
@@ -57,8 +58,10 @@ class PacketVf(Vf):
             # of a queueing discipline's.
             result.setsockopt(abi.SOL_PACKET, abi.PACKET_QDISC_BYPASS, 1)
             enlarge(result, abi.SO_SNDBUFFORCE, socket.SO_SNDBUF, _SEND_BUFFER_BYTES)
+            enlarge(result, abi.SO_RCVBUFFORCE, socket.SO_RCVBUF, _RECEIVE_BUFFER_BYTES)
             result.bind((self._name, abi.ETH_P_ALL))
-            index = socket.if_nametoindex(self._name)
+            asked = abi.IFREQ_INDEX.pack(os.fsencode(self._name), 0)
+            index = abi.IFREQ_INDEX.unpack(fcntl.ioctl(result, abi.SIOCGIFINDEX, asked))[1]
             request = abi.PACKET_MREQ.pack(index, abi.PACKET_MR_PROMISC, 0, b"")
             result.setsockopt(abi.SOL_PACKET, abi.PACKET_ADD_MEMBERSHIP, request)
             undo.pop_all()
