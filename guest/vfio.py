@@ -81,7 +81,7 @@ class VfioFunction:
             raise VhostPciError(
                 "open", self.name, "no IOMMU holds it", "enable one; in a VM, e.g. intel-iommu"
             )
-        if pci.driver != "vfio-pci":
+        if "vfio" not in (pci.driver or ""):  # some VFs have a vfio driver of their own
             holder = f"it is bound to {pci.driver}" if pci.driver else "no driver is bound to it"
             raise VhostPciError("open", self.name, holder, bind)
         group_fd = self._container.acquire_group(pci.iommu_group)

@@ -112,6 +112,10 @@ def test_not_a_pci_function(kernel: FakeVfio) -> None:
         VfioFunction.attach(PCI, kernel)
 
 
+def test_a_vfio_driver_of_the_functions_own(kernel: FakeVfio) -> None:
+    VfioFunction.attach(dataclasses.replace(PCI, driver="mlx5_vfio_pci"), kernel).close()
+
+
 # ---- the ladder -------------------------------------------------------------------------------
 
 
