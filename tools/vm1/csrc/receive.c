@@ -29,7 +29,9 @@ static void check_guards(struct vm1 *vm1, struct ring *ring, const struct used_c
 	    is_canary(end, VM1_GUARD))
 		return;
 	vm1->stats->canary++;
-	memset(header - before, CANARY, before + ring->capacity + VM1_GUARD);
+	/* The frame itself may still be good. */
+	memset(header - before, CANARY, before);
+	memset(written, CANARY, (size_t)(end - written) + VM1_GUARD);
 }
 
 static void recycle(struct vm1 *vm1, struct ring *ring, uint32_t slot, uint32_t written)
@@ -132,5 +134,5 @@ void receive_stock(struct vm1 *vm1, struct ring *ring)
 			       VM1_HEADROOM - ring->header_bytes + ring->capacity + VM1_GUARD);
 		ring_post(ring, slot, ring->capacity);
 	}
-	ring_publish(ring);
+	ring_show(ring);
 }

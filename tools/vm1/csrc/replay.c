@@ -81,7 +81,7 @@ void replay_stock(struct vm1 *vm1)
 			write_payload(vm1, ring, slot, length);
 			transmit_post(ring, slot, length);
 		}
-		ring_publish(ring);
+		ring_show(ring);
 	}
 }
 

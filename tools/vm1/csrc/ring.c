@@ -159,6 +159,13 @@ void ring_kick(struct ring *ring)
 		ring->stats->kicks++;
 }
 
+void ring_show(struct ring *ring)
+{
+	/* Pairs with the device's acquire of avail.idx: descriptors and entries come first. */
+	atomic_store_explicit(&ring->avail->index, ring->avail_index, memory_order_release);
+	ring->published = ring->avail_index;
+}
+
 void ring_publish(struct ring *ring)
 {
 	uint16_t old = ring->published, new = ring->avail_index;
@@ -166,9 +173,7 @@ void ring_publish(struct ring *ring)
 
 	if (new == old)
 		return;
-	/* Pairs with the device's acquire of avail.idx: descriptors and entries come first. */
-	atomic_store_explicit(&ring->avail->index, new, memory_order_release);
-	ring->published = new;
+	ring_show(ring);
 	/* 2.7.13.4.1: the index must be visible before the device's wish is read. */
 	atomic_thread_fence(memory_order_seq_cst);
 	if (ring->flags & VM1_RING_EVENT_IDX)

@@ -80,6 +80,8 @@ void ring_free(struct ring *ring);
 void ring_describe(struct ring *ring, uint32_t slot, uint32_t bytes);
 /* Whether the device left the slot's descriptors as ring_describe() wrote them. */
 bool ring_desc_intact(const struct ring *ring, uint32_t slot, uint32_t bytes);
+/* Makes visible what was posted, before there is a device to kick. */
+void ring_show(struct ring *ring);
 /* Makes visible what was posted, and kicks if the device asks for it. */
 void ring_publish(struct ring *ring);
 void ring_kick(struct ring *ring);

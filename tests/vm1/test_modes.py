@@ -1,0 +1,199 @@
+"""The other modes, and what happens around a run: control socket, signals, restart of the back-end."""
+
+from __future__ import annotations
+
+import json
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.vm1.backend import Backend, Fault
+from tools.vm1.options import (
+    Direction,
+    MemoryOptions,
+    Mode,
+    Options,
+    RingOptions,
+    Socket,
+    TrafficOptions,
+)
+from tools.vm1.report import Ended
+from tools.vm1.session import Session
+
+ROOT = Path(__file__).resolve().parents[2]
+DEADLINE_S = 60.0
+
+
+def vm1(*arguments: str) -> subprocess.Popen[str]:
+    """The command as a child process; it gives one JSON object."""
+    return subprocess.Popen(
+        [sys.executable, "-m", "tools.vm1.cli", *arguments, "--json"],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def finish(process: subprocess.Popen[str]) -> tuple[int, dict[str, Any], str]:
+    """Its exit status, its JSON object, its words on stderr; killed if it does not end."""
+    try:
+        out, err = process.communicate(timeout=DEADLINE_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.communicate()
+        raise
+    return process.returncode, json.loads(out) if out else {}, err
+
+
+def ask(control: Path) -> dict[str, Any]:
+    """The counters by the control socket, once it is there."""
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+            try:
+                peer.connect(str(control))
+            except (FileNotFoundError, ConnectionRefusedError):
+                assert time.monotonic() < deadline
+                time.sleep(0.01)
+                continue
+            with peer.makefile() as lines:
+                return dict(json.loads(lines.readline()))
+
+
+def wait_for(control: Path, key: str, least: int) -> dict[str, Any]:
+    """The counters once one has reached least."""
+    deadline = time.monotonic() + DEADLINE_S
+    while (found := ask(control))[key] < least:
+        assert time.monotonic() < deadline, f"{key} stays at {found[key]}"
+        time.sleep(0.01)
+    return found
+
+
+def options(path: Path, mode: Mode, traffic: TrafficOptions) -> Options:
+    where = Socket(path, listen=False)
+    return Options(mode, where, MemoryOptions(), RingOptions(), traffic, seconds=0.3)
+
+
+@pytest.mark.parametrize("touch", [0, 1, 2])
+def test_replay_keeps_the_rings_busy(tmp_path: Path, touch: int) -> None:
+    with Backend(tmp_path / "socket") as backend:
+        traffic = TrafficOptions(touch=touch)
+        result = Session(options(tmp_path / "socket", Mode.REPLAY, traffic), lambda: False).run()
+    found = result.json_object()
+    assert (result.ended, result.exit_status) == (Ended.SECONDS, 0)
+    # More than one ring's worth came, so chains were given again.
+    assert 256 < found["sent"] <= backend.received
+    assert 256 < found["received"] <= backend.delivered
+    assert found["tx_mpps_median"] > 0
+
+
+def test_replay_in_one_direction(tmp_path: Path) -> None:
+    with Backend(tmp_path / "socket") as backend:
+        traffic = TrafficOptions(direction=Direction.TX)
+        result = Session(options(tmp_path / "socket", Mode.REPLAY, traffic), lambda: False).run()
+    found = result.json_object()
+    assert found["sent"] > 256
+    assert (found["received"], backend.delivered) == (0, 0)
+
+
+def test_idle_stocks_and_waits(tmp_path: Path) -> None:
+    with Backend(tmp_path / "socket") as backend:
+        result = Session(
+            options(tmp_path / "socket", Mode.IDLE, TrafficOptions()), lambda: False
+        ).run()
+    assert (result.ended, result.exit_status) == (Ended.SECONDS, 0)
+    assert backend.received == 0
+
+
+def test_signal_ends_with_a_result(tmp_path: Path) -> None:
+    """An endless verify run takes in what is in flight, then reports."""
+    control = tmp_path / "control"
+    arguments = ["--vhost-user", str(tmp_path / "socket"), "--control", str(control)]
+    with Backend(tmp_path / "socket"), vm1("verify", "--count", "0", *arguments) as process:
+        wait_for(control, "received", 500)
+        process.send_signal(signal.SIGTERM)
+        status, found, err = finish(process)
+    assert (status, err) == (0, "")
+    assert found["ended"] == "signal"
+    assert found["sent"] == found["received"] >= 500
+    assert found["lost"] == 0
+    assert not control.exists()
+
+
+def test_listening_front_end(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with vm1("verify", "--count", "500", "--vhost-user", f"{path},listen") as process:
+        deadline = time.monotonic() + DEADLINE_S
+        while not path.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        with Backend(path, connect=True):
+            status, found, err = finish(process)
+    assert (status, found["received"], err) == (0, 500, "")
+    assert not path.exists()
+
+
+def test_back_end_that_leaves_ends_the_run(tmp_path: Path) -> None:
+    control = tmp_path / "control"
+    arguments = ["--vhost-user", str(tmp_path / "socket"), "--control", str(control)]
+    with vm1("verify", "--count", "0", *arguments) as process:
+        with Backend(tmp_path / "socket"):
+            wait_for(control, "received", 100)
+        status, found, err = finish(process)
+    assert status == 1
+    assert found["ended"] == "disconnected"
+    assert err.count("\n") == 1
+    assert "the back-end closed the connection" in err
+
+
+def test_restarted_back_end_goes_on(tmp_path: Path) -> None:
+    """The next back-end starts at used.idx, so what the last one held unused comes again."""
+    path, control = tmp_path / "socket", tmp_path / "control"
+    arguments = ["--vhost-user", str(path), "--control", str(control), "--reconnect"]
+    with vm1("verify", "--count", "0", "--timeout", "2", *arguments) as process:
+        with Backend(path):
+            before = wait_for(control, "received", 300)["received"]
+        path.unlink()
+        with Backend(path) as second:
+            after = wait_for(control, "received", before + 600)
+            process.send_signal(signal.SIGINT)
+            _, found, err = finish(process)
+    assert err == ""
+    assert (after["reconnects"], found["reconnects"]) == (1, 1)
+    assert found["protocol_errors"] == 0
+    assert second.received > 0
+    # Frames that the first had taken and not delivered when it was stopped are gone with it.
+    assert found["lost"] <= 256
+    assert found["duplicated"] == 0
+
+
+def test_two_vm1s_verify_each_other(tmp_path: Path) -> None:
+    """Two streams that cross; window and end go by the peer's acknowledgements."""
+    first, second = Backend(tmp_path / "a"), Backend(tmp_path / "b")
+    first.send_to(second)
+    common = ["--count", "1000", "--size", "60-1514", "--timeout", "20"]
+    with first, second:
+        a = vm1("verify", *common, "--stream", "1", "--peer-stream", "9",
+                "--vhost-user", str(tmp_path / "a"))  # fmt: skip
+        b = vm1("verify", *common, "--stream", "9", "--peer-stream", "1",
+                "--vhost-user", str(tmp_path / "b"))  # fmt: skip
+        with a, b:
+            results = [finish(a), finish(b)]
+    for status, found, err in results:
+        assert (status, err) == (0, "")
+        counts = [found[name] for name in ("sent", "received", "lost", "acknowledged")]
+        assert counts == [1000, 1000, 0, 1000]
+
+
+def test_back_end_error_signal_is_counted(tmp_path: Path) -> None:
+    with Backend(tmp_path / "socket", fault=Fault.SIGNAL_ERROR):
+        traffic = TrafficOptions(count=300, timeout_s=20)
+        result = Session(options(tmp_path / "socket", Mode.VERIFY, traffic), lambda: False).run()
+    assert result.json_object()["error_signals"] == 1

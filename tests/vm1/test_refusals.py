@@ -1,0 +1,130 @@
+"""What cannot be: one clear line on stderr, exit status 1 or 2, nothing left behind."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.vm1.backend import OFFERED, Backend, Fault
+from tools.vhost_user_abi import Feature
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def refused(*arguments: str) -> tuple[int, str]:
+    """Exit status, and the one line."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tools.vm1.cli", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert done.stdout == ""
+    assert done.stderr.count("\n") == 1, done.stderr
+    assert done.stderr.startswith("vhost-pci-vm1: ")
+    return done.returncode, done.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--size", "59"], "--size 59: it is out of range"),
+        (["--size", "9217"], "--size 9217: it is out of range"),
+        (["--size", "1514-60"], "--size 1514-60: it is out of range"),
+        (["--size", "many"], "it is no frame size"),
+        (["--queue-size", "100"], "it is no power of two"),
+        (["--queue-pairs", "65"], "--queue-pairs 65"),
+        (["--chain", "0"], "--chain 0"),
+        (["--memory-regions", "9"], "--memory-regions 9"),
+        (["--memory", "64K"], "rings and buffers do not fit"),
+        (["--memory", "lots"], "it is no size"),
+        (["--bus-base", "5"], "it is no page address"),
+        (["--touch", "3"], "it is not 0, 1 or 2"),
+        (["--cpu", "4095"], "this process may not run there"),
+        (["--count", "-1"], "it is negative"),
+        (["--timeout", "nan"], "--timeout nan"),
+        (["--source", "02:00"], "it is no Ethernet address"),
+        (["--buffer-size", "128", "--no-mergeable", "--size", "1000"], "cannot hold 1000 bytes"),
+        (["--receive-only"], "it needs --peer-stream"),
+        (["--transmit-only", "--receive-only"], "--receive-only is there too"),
+        (["--count", "x"], "see vhost-pci-vm1 --help"),
+        (["--unknown"], "see vhost-pci-vm1 --help"),
+    ],
+)
+def test_usage(tmp_path: Path, arguments: list[str], words: str) -> None:
+    status, line = refused("verify", "--vhost-user", str(tmp_path / "socket"), *arguments)
+    assert (status, words in line) == (2, True), line
+
+
+def test_mode_and_socket_are_needed(tmp_path: Path) -> None:
+    assert refused("verify")[0] == 2
+    assert refused("--vhost-user", str(tmp_path / "socket"))[0] == 2
+    assert refused("dance", "--vhost-user", str(tmp_path / "socket"))[0] == 2
+    assert refused("tap", "--vhost-user", str(tmp_path / "socket"))[0] == 2
+    assert refused("idle", "--vhost-user", f"{tmp_path / 'socket'},server")[0] == 2
+
+
+def test_nobody_listens(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    arguments = ("idle", "--vhost-user", str(path), "--connect-timeout", "0")
+    status, line = refused(*arguments)
+    assert (status, "no such file or directory" in line) == (1, True)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as stale:
+        stale.bind(str(path))
+    status, line = refused(*arguments)
+    assert (status, "connection refused" in line) == (1, True)
+
+
+def test_paths_that_are_no_sockets(tmp_path: Path) -> None:
+    regular = tmp_path / "file"
+    regular.touch()
+    assert refused("idle", "--vhost-user", str(regular), "--connect-timeout", "0")[0] == 1
+    status, line = refused("idle", "--vhost-user", f"{regular},listen")
+    assert (status, "address already in use" in line) == (1, True)
+    assert regular.exists()
+    assert refused("idle", "--vhost-user", f"{tmp_path}/none/socket,listen")[0] == 1
+    assert refused("idle", "--vhost-user", f"{tmp_path}/{'x' * 200}")[0] == 1
+
+
+@pytest.mark.parametrize(
+    ("missing", "arguments"),
+    [
+        (Feature.VERSION_1, []),
+        (Feature.INDIRECT_DESC, ["--indirect"]),
+        (Feature.NET_MQ, ["--queue-pairs", "2"]),
+    ],
+)
+def test_feature_that_is_not_offered(
+    tmp_path: Path, missing: Feature, arguments: list[str]
+) -> None:
+    path = tmp_path / "socket"
+    with Backend(path, offered=OFFERED & ~missing):
+        status, line = refused("idle", "--vhost-user", str(path), *arguments)
+    assert (status, f"does not offer {missing.name}" in line) == (1, True), line
+
+
+def test_too_many_queue_pairs(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with Backend(path):
+        status, line = refused("idle", "--vhost-user", str(path), "--queue-pairs", "9")
+    assert (status, "the back-end has 8 queue pairs, not 9" in line) == (1, True), line
+
+
+@pytest.mark.parametrize(
+    ("fault", "words"),
+    [
+        (Fault.REFUSE_MEMORY, "cannot send SET_MEM_TABLE"),
+        (Fault.HANG_UP, "the back-end closed the connection"),
+    ],
+)
+def test_back_end_that_refuses(tmp_path: Path, fault: Fault, words: str) -> None:
+    path = tmp_path / "socket"
+    with Backend(path, fault=fault):
+        status, line = refused("idle", "--vhost-user", str(path))
+    assert (status, words in line) == (1, True), line
