@@ -78,7 +78,7 @@ async def _serve(
         if not endpoint.connect:
             log.info("vhost-user: listening at %s", endpoint.path)
         server = VfioUserServer(device, _listen(stack, "vfio-user", vfio_user))
-        services = [backend.serve(), server.serve()]
+        told = _listen(stack, "control", control) if control else None
 
         def describe() -> dict[str, Any]:
             return {
@@ -88,8 +88,9 @@ async def _serve(
                 "function": device.describe(),
             }
 
-        if control is not None:
-            services.append(serve_control(_listen(stack, "control", control), describe))
+        services = [backend.serve(), server.serve()]
+        if told:
+            services.append(serve_control(told, describe))
         tasks = {asyncio.create_task(service) for service in services}
         until = asyncio.create_task(stopped.wait())
         await asyncio.wait({until, *tasks}, return_when=asyncio.FIRST_COMPLETED)
