@@ -168,10 +168,10 @@ class LiveTable:
     def __init__(self) -> None:
         # Log lines on stderr are for the terminal too: rich prints them above the table.
         self._live = Live(console=Console(), auto_refresh=False, redirect_stdout=False)
-        self._live.start()
 
     def show(self, before: Snapshot, now: Snapshot) -> None:
         """Rewrite the table."""
+        self._live.start()
         self._live.update(table(before, now), refresh=True)
 
     def close(self) -> None:

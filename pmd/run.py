@@ -34,6 +34,7 @@ def run(options: Options, view: View) -> tuple[stats.Snapshot, stats.Snapshot]:
         KeyboardInterrupt: A signal came before forwarding began.
     """
     with contextlib.ExitStack() as stack:
+        stack.callback(view.close)
         signals = stack.enter_context(Signals())
         cpus = parse_lcores(options.lcores) if options.lcores else default_lcores(1)
         found = sources(options.devices, cpus)

@@ -8,10 +8,25 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from pmd.cli import main
 from tests.pmd.processes import marked, pmd
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+
+def misused(capfd: pytest.CaptureFixture[str], *arguments: str) -> str:
+    """The one line on stderr of `pmd`, called in this process, after exit status 2."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sys.argv", ["pmd", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            main()
+    assert ended.value.code == 2
+    out, line = capfd.readouterr()
+    assert out == ""
+    assert line.startswith("pmd: ")
+    assert line.count("\n") == 1
+    return line.removeprefix("pmd: ")
 
 
 def refused(status: int, *arguments: str | Path) -> str:
@@ -36,7 +51,7 @@ MISSING_CPU = (os.cpu_count() or 1) + 4000
     [
         (("frob",), 'unknown command "frob"'),
         (("run", "--bogus"), "unknown option: --bogus"),
-        (("run", "extra"), "unused tokens: ['extra']"),
+        (("run", "extra"), "unused Tokens: ['extra']"),
         (("run", "--bar", "x"), "invalid value for --bar"),
         (("run", "--burst", "1e9"), "invalid value for --burst"),
         (("run", "--burst", "0"), "cannot use --burst: it is 0 and must be"),
@@ -66,8 +81,12 @@ MISSING_CPU = (os.cpu_count() or 1) + 4000
         (("run", "--config", "/none.toml"), "cannot read configuration /none.toml: no such file"),
     ],
 )
-def test_usage(arguments: tuple[str, ...], start: str) -> None:
-    assert refused(2, *arguments).startswith(start)
+def test_usage(capfd: pytest.CaptureFixture[str], arguments: tuple[str, ...], start: str) -> None:
+    assert misused(capfd, *arguments).startswith(start)
+
+
+def test_usage_of_the_command_itself() -> None:
+    assert refused(2, "run", "--device", "frob:x").startswith("cannot use --device frob:x: ")
 
 
 def test_malformed_configuration(tmp_path: Path) -> None:
