@@ -65,6 +65,30 @@ def test_full_loop_consumes_nothing_and_loses_nothing() -> None:
         assert vf[0].rx() == []
 
 
+@pytest.mark.parametrize("size", [2**15 - 8, 2**15, 2**15 - 16, 2**16 - 8, 2**13 - 8])
+@pytest.mark.parametrize("take", [1, 2, 3])
+def test_loop_kept_full_loses_nothing_at_its_ends(size: int, take: int) -> None:
+    """Sizes near 2**k - 8: with its length of 8 bytes such a frame just fits what is left."""
+    sent = received = 0
+    with VfUser(parse_vf("loop")) as vf:
+        for _ in range(150 // take):
+            while vf[0].tx([sent.to_bytes(4, "big") * (size // 4)]):
+                sent += 1
+            for frame in vf[0].take(take):
+                assert frame == received.to_bytes(4, "big") * (size // 4)
+                received += 1
+        assert sent - received >= 2**20 // (size + 8) - 2 - take
+        while frames := vf[0].take():
+            assert (
+                frames
+                == [i.to_bytes(4, "big") * (size // 4) for i in range(received, sent)][
+                    : len(frames)
+                ]
+            )
+            received += len(frames)
+    assert received == sent
+
+
 sizes = st.one_of(
     st.integers(14, 300), st.sampled_from([15, 16, 17, 255, 256, 257]), st.integers(1000, FRAME_MAX)
 )
