@@ -82,8 +82,10 @@ def test_a_million_through_a_linux_bridge(tmp_path: Path) -> None:
             check(vm1_a.result(RUN_TIMEOUT_S), MILLION)
             check(vm1_b.result(RUN_TIMEOUT_S), MILLION)
             summaries = pmd.summaries()
+    # More than a million: now and then a VM1 tells the other how far it has come.
     for summary in summaries:
-        assert summary.vm1_to_vf.packets == summary.vf_to_vm1.packets == MILLION
+        assert min(summary.vm1_to_vf.packets, summary.vf_to_vm1.packets) >= MILLION
+        assert summary.vm1_to_vf.dropped == summary.vf_to_vm1.dropped == 0
 
 
 def make_bridge(inside: str, *taps: str) -> None:

@@ -63,8 +63,8 @@ def virtio_user(
 class Testpmd:
     """An interactive testpmd on one CPU; a context manager.
 
-    Memory is a memfd of DPDK's own (--no-huge), so no huge pages are needed; its run-time files
-    lie in a directory of its own, so any number may run. Every wait is bounded;
+    Memory is a memfd of DPDK's own (--no-huge), unless huge pages are asked for; its run-time
+    files lie in a directory of its own, so any number may run. Every wait is bounded;
     a testpmd that dies or is silent fails the test with what it said.
     """
 
@@ -77,13 +77,15 @@ class Testpmd:
         cpu: int = 0,
         queue_pairs: int = 1,
         queue_size: int = 256,
+        huge_pages: bool = False,
     ) -> None:
         self._said = b""
         self._directory = tempfile.TemporaryDirectory(prefix="testpmd-")
         self._terminal, their_terminal = pty.openpty()
         tty.setraw(their_terminal)
         command = ["dpdk-testpmd", "--lcores", f"0@{cpu},1@{cpu}", "--main-lcore", "0"]
-        command += ["--no-pci", "--no-telemetry", "--no-huge", "-m", "256"]
+        memory = ["--in-memory", "--single-file-segments"] if huge_pages else ["--no-huge"]
+        command += ["--no-pci", "--no-telemetry", "-m", "256", *memory]
         command += [f"--vdev={device}" for device in devices]
         command += ["--", "-i", "--nb-cores=1", "--burst=32", "--no-lsc-interrupt"]
         command += [f"--rxq={queue_pairs}", f"--txq={queue_pairs}"]
