@@ -129,7 +129,8 @@ uint32_t port_send(struct port_sender *sender, struct rk_frame *frames, uint32_t
 		if (verdict == RK_SENT)
 			break;
 		/* What is down is down for the whole batch; another refusal is of one frame. */
-		done += port_drop(&frames[done], verdict == RK_DROP_VF_DOWN ? n - done : 1, verdict);
+		done += port_drop(&frames[done], verdict == RK_DROP_VF_DOWN ? n - done : 1,
+				  verdict);
 	}
 	return done;
 }

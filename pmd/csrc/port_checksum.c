@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The Internet checksum (RFC 1071) of frames whose sender left it to hardware that was not there. */
+/* The Internet checksum (RFC 1071) of frames whose sender left it to hardware. */
 #include "port_checksum.h"
 
 #include <linux/if_ether.h>

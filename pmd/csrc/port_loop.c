@@ -2,10 +2,10 @@
 /*
  * The loop port: what VM1 sends comes back to it, in order, none lost.
  *
- * A byte ring of records: a 64-bit length, the frame, padding to 8 bytes. A record is never split; where
- * it does not fit before the end, a length of SKIP sends the reader to the start. Used bytes run from
- * read to write; the ring never fills completely, so read == write means empty. An empty ring starts
- * over at 0: in the usual case the same few cache lines serve every burst.
+ * A byte ring of records: a 64-bit length, the frame, padding to 8 bytes. A record is never split;
+ * where it does not fit before the end, a length of SKIP sends the reader to the start. Used bytes run
+ * from read to write; the ring never fills completely, so read == write means empty. An empty ring
+ * starts over at 0: in the usual case the same few cache lines serve every burst.
  */
 #define _GNU_SOURCE
 #include "port.h"

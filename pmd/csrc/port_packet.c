@@ -171,7 +171,8 @@ static uint32_t packet_rx(struct rk_port *port, struct rk_frame *frames, uint32_
 		if (status & TP_STATUS_COPY) {
 			if (i >= packet->seen && !packet_fetch(packet, slot))
 				break;
-			data = packet->pool.buffers[(packet->pool.first + long_frames++) % PORT_POOL];
+			data = packet->pool.buffers[(packet->pool.first + long_frames) % PORT_POOL];
+			long_frames++;
 		}
 		if (i >= packet->seen) {
 			packet->seen = i + 1;
@@ -228,7 +229,7 @@ static const struct rk_port_ops packet_ops = {
 static void *packet_map_ring(int fd)
 {
 	int version = TPACKET_V2;
-	int copy = 1; /* since 2.6 only zero or not matters with a ring */
+	int copy = 1; /* with a ring it only matters that it is not zero */
 	struct tpacket_req request = {
 		.tp_block_size = BLOCK_BYTES,
 		.tp_block_nr = (uint32_t)(RING_BYTES / BLOCK_BYTES),

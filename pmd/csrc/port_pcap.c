@@ -154,7 +154,8 @@ static void pcap_rx_done(struct rk_port *port, uint32_t k)
 	struct pcap_port *pcap = (struct pcap_port *)port;
 
 	while (k-- > 0)
-		pcap->read_start += (uint32_t)sizeof(struct record) + pcap_record(pcap, pcap->read_start);
+		pcap->read_start +=
+			(uint32_t)sizeof(struct record) + pcap_record(pcap, pcap->read_start);
 }
 
 /* ---- capture ---------------------------------------------------------------------------------- */
@@ -276,7 +277,8 @@ static const char *pcap_judge(const struct file_header *header, ssize_t bytes, i
 }
 
 /* 0, or -1 with the cause written. */
-static int pcap_open_input(struct pcap_port *pcap, const char *path, char *error, size_t error_bytes)
+static int pcap_open_input(struct pcap_port *pcap, const char *path, char *error,
+			   size_t error_bytes)
 {
 	struct file_header header = {0};
 	struct stat status;
@@ -289,7 +291,8 @@ static int pcap_open_input(struct pcap_port *pcap, const char *path, char *error
 	else if (!S_ISREG(status.st_mode))
 		cause = "is not a regular file";
 	else
-		cause = pcap_judge(&header, read(pcap->input, &header, sizeof(header)), &pcap->swapped);
+		cause = pcap_judge(&header, read(pcap->input, &header, sizeof(header)),
+				   &pcap->swapped);
 	if (!cause && !(pcap->read_buffer = port_memory(READ_BYTES)))
 		cause = "out of memory";
 	if (!cause)

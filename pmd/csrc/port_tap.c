@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The tap port: one queue of a kernel TAP device; a system call a frame, as the device has no batches. */
+/* The tap port: one queue of a kernel TAP device, a system call a frame: it has no batches. */
 #define _GNU_SOURCE
 #include "port.h"
 
