@@ -114,7 +114,8 @@ class VfioUserServer:
             limits = Limits.from_capabilities(capabilities)
         except (OSError, WireError) as error:
             self._refused_clients += 1
-            log.warning("vfio-user: client refused: %s", error)
+            reason = (isinstance(error, OSError) and error.strerror) or str(error)
+            log.warning("vfio-user: client refused: %s", reason)
             code = (isinstance(error, OSError) and error.errno) or errno.EINVAL
             return pack_error(message.header, code)
         dynamic = wants_dynamic_windows(capabilities)
