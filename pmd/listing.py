@@ -15,8 +15,6 @@ if TYPE_CHECKING:
 
     from guest.discovery import PciFunction
 
-_DRIVER = "vfio-pci"
-
 
 def found() -> list[dict[str, Any]]:
     """The functions as JSON objects, by address; `obstacle` is empty where one can be used.
@@ -24,10 +22,11 @@ def found() -> list[dict[str, Any]]:
     Raises:
         VhostPciError: They cannot be listed.
     """
-    return [_describe(function) for function in pci_functions(VENDOR_ID, DEVICE_ID)]
+    return [describe(function) for function in pci_functions(VENDOR_ID, DEVICE_ID)]
 
 
-def _describe(function: PciFunction) -> dict[str, Any]:
+def describe(function: PciFunction) -> dict[str, Any]:
+    """One function as a JSON object."""
     return {
         "address": function.address,
         "driver": function.driver,
@@ -41,9 +40,9 @@ def _obstacle(function: PciFunction) -> str:
     """The first thing that keeps the function from being attached, and what to do about it."""
     if function.iommu_group is None:
         return "no IOMMU group: give this machine an IOMMU (intel_iommu=on, or a virtual one)"
-    if function.driver != _DRIVER:
+    if "vfio" not in (function.driver or ""):
         state = f"bound to {function.driver}" if function.driver else "not bound"
-        return f"{state}: driverctl set-override {function.address} {_DRIVER}"
+        return f"{state}: driverctl set-override {function.address} vfio-pci"
     if not Path(f"/dev/vfio/{function.iommu_group}").exists():
         return f"no /dev/vfio/{function.iommu_group}: modprobe vfio-pci"
     return ""

@@ -78,7 +78,7 @@ class Ports:
         specs = self._vf.open(pairs)
         for index, spec in enumerate(specs):
             try:
-                self._ports.append(Port(spec, self._vf.spec))
+                self._ports.append(Port(spec, f"VF {self._vf.spec}"))
             except VhostPciError:
                 for unowned in specs[index:]:
                     if unowned.fd >= 0:

@@ -31,7 +31,7 @@ def run(options: Options, view: View) -> tuple[stats.Snapshot, stats.Snapshot]:
     Raises:
         UsageError: The options do not fit together, or name what is not there.
         VhostPciError: A function or VF cannot be used.
-        KeyboardInterrupt: A signal came before forwarding began.
+        SystemExit: A signal came before forwarding began.
     """
     with contextlib.ExitStack() as stack:
         stack.callback(view.close)

@@ -14,10 +14,11 @@ _SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 class Signals:
-    """Until `serve`, a signal raises KeyboardInterrupt; from then on it makes `fileno` readable.
+    """Until `serve`, a signal raises SystemExit; from then on it makes `fileno` readable.
 
-    A second signal ends the process at once with status 128 + its number; the kernel then takes
-    back descriptors, mappings and child processes (PR_SET_PDEATHSIG).
+    A second signal ends the process at once; the kernel then takes back descriptors, mappings and
+    child processes (PR_SET_PDEATHSIG). Either way the exit status is 128 + the signal's number. A
+    signal that was ignored before (nohup) stays ignored.
 
     Thread rule: the main thread.
     """
@@ -48,12 +49,13 @@ class Signals:
             os._exit(128 + number)
         self._received = number
         if not self._serving:
-            raise KeyboardInterrupt
+            raise SystemExit(128 + number)
 
     def __enter__(self) -> Self:
         signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
         for number in _SIGNALS:
-            self._former[number] = signal.signal(number, self._handle)
+            if signal.getsignal(number) != signal.SIG_IGN:
+                self._former[number] = signal.signal(number, self._handle)
         return self
 
     def __exit__(

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import subprocess
+import sys
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -58,6 +61,28 @@ def test_sim_with_parameters() -> None:
             assert pair["vf_to_vm1"]["bytes"] == 200 * pair["vf_to_vm1"]["packets"]
 
 
+def test_queue_pairs_are_spread_over_lcores() -> None:
+    cpus = sorted(os.sched_getaffinity(0))[-2:]
+    name = f"sim:queue-pairs={len(cpus)}"
+    lcores = ",".join(map(str, cpus))
+    with pmd("run", "--device", name, "-l", lcores, "--duration", "1", "--json") as process:
+        assert process.wait() == 0
+        found = process.json()
+    assert [lcore["cpu"] for lcore in found["lcores"]] == cpus
+    assert all(lcore["busy_turns"] > 0 for lcore in found["lcores"])
+    assert all(p["vf_to_vm1"]["packets"] > 0 for p in found["channels"][0]["queue_pairs"])
+
+
+def test_a_signal_during_bring_up_leaves_nothing() -> None:
+    with pmd("run", "--device", "sim", "--json") as process:
+        wait_for(lambda: len(marked(process.mark)) > 1, "the first child")
+        process.signal(signal.SIGTERM)
+        assert process.wait() in (0, 128 + signal.SIGTERM)
+        assert "Traceback" not in process.stderr()
+        assert process.left_behind == []
+        assert marked(process.mark) == []
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
 def test_a_signal_ends_it_with_statistics(number: signal.Signals) -> None:
     with pmd("run", "--device", "sim", "--stats-period", "0.1") as process:
@@ -80,10 +105,6 @@ def test_sigkill_leaves_no_process_and_no_file() -> None:
 
 def test_nobody_reads_the_statistics() -> None:
     """As in `pmd run ... | head -1`."""
-    import os  # noqa: PLC0415
-    import subprocess  # noqa: PLC0415
-    import sys  # noqa: PLC0415
-
     reader, writer = os.pipe()
     command = [sys.executable, "-m", "pmd.cli", "run", "--device", "sim", "--stats-period", "0.1"]
     with subprocess.Popen(command, stdout=writer, stderr=subprocess.PIPE) as process:

@@ -1,0 +1,58 @@
+"""The ports of a VF: how many are open, and what happens when VM1 wants more."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+import pytest
+
+from driver.software_vf import parse_vf
+from guest.errors import VhostPciError
+from pmd.ports import Ports
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_more_pairs_open_the_vf_anew_and_fewer_leave_it() -> None:
+    ports = Ports(parse_vf("loop"))
+    assert len(ports) == 0
+    ports.ensure(1)
+    first = ports[0]
+    ports.ensure(1)
+    assert (len(ports), ports[0]) == (1, first)
+    ports.ensure(3)
+    assert len(ports) == 3
+    assert ports[0] is not first
+    third = ports[2]
+    ports.ensure(2)
+    assert (len(ports), ports[2]) == (3, third)
+    with pytest.raises(VhostPciError, match="the VF loop has no more than 3 queue pairs"):
+        ports.check(3, "ring 7")
+    ports.check(2, "ring 5")
+    ports.close()
+    ports.close()
+
+
+def test_a_vf_that_cannot_be_opened(tmp_path: Path) -> None:
+    ports = Ports(parse_vf(f"pcap:{tmp_path / 'none'},"))
+    with pytest.raises(VhostPciError, match="no such file"):
+        ports.ensure(1)
+    assert len(ports) == 0
+    ports.close()
+
+
+def test_a_vf_that_cannot_be_opened_again(tmp_path: Path) -> None:
+    """Neither for more pairs, nor as it was: its input has gone."""
+    source = tmp_path / "in.pcap"
+    source.write_bytes(struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 65535, 1))
+    ports = Ports(parse_vf(f"pcap:{source},"))
+    ports.ensure(1)
+    assert len(ports) == 1
+    assert (ports.rx_missed(0), ports.rx_missed(5)) == (0, 0)
+    source.unlink()
+    with pytest.raises(VhostPciError, match=r"cannot open VF pcap:.*: No such file"):
+        ports.ensure(2)
+    assert len(ports) == 0
+    ports.close()
