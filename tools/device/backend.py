@@ -6,7 +6,6 @@ Reference: QEMU's docs/interop/vhost-user.rst.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import os
 import socket
@@ -178,8 +177,7 @@ class Backend:
         finally:
             self._session = None
             guard.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await guard
+            await asyncio.wait([guard])  # and not `await guard`: that would hide our own cancel
 
     async def _turn_others_away(self, current: socket.socket) -> None:
         """Close further connections while the current front-end is there.

@@ -100,7 +100,7 @@ class Rule:
     fds: least and most descriptors.
     needs: the protocol feature that allows it.
     answers: it has a reply of its own, whether an acknowledgement was asked for or not.
-    takes_away: the driver may lose something by it, and must have let go before anything else.
+    takes_away: what comes next may build on the driver having let go: it is shown at once.
     """
 
     size: int = 0
@@ -141,7 +141,7 @@ RULES: dict[int, Rule] = {
     Request.SET_PROTOCOL_FEATURES: Rule(U64.size),
     # Asked for as soon as MQ is offered, not only once it is accepted.
     Request.GET_QUEUE_NUM: Rule(answers=True),
-    Request.SET_VRING_ENABLE: Rule(VRING_STATE.size, takes_away=True),
+    Request.SET_VRING_ENABLE: Rule(VRING_STATE.size),
     Request.SET_BACKEND_REQ_FD: Rule(fds=(1, 1), needs=ProtocolFeature.BACKEND_REQ),
     Request.RESET_DEVICE: Rule(needs=ProtocolFeature.RESET_DEVICE, takes_away=True),
     Request.GET_MAX_MEM_SLOTS: Rule(needs=ProtocolFeature.CONFIGURE_MEM_SLOTS, answers=True),
