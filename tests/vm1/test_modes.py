@@ -1,4 +1,4 @@
-"""The other modes, and what happens around a run: control socket, signals, restart of the back-end."""
+"""The other modes, and what happens around a run: control socket, signals, restarts."""
 
 from __future__ import annotations
 
@@ -30,10 +30,11 @@ ROOT = Path(__file__).resolve().parents[2]
 DEADLINE_S = 60.0
 
 
-def vm1(*arguments: str) -> subprocess.Popen[str]:
-    """The command as a child process; it gives one JSON object."""
+def vm1(*arguments: str, namespace: str = "") -> subprocess.Popen[str]:
+    """The command as a child process, in a network namespace or here; it gives one JSON object."""
+    prefix = ["ip", "netns", "exec", namespace] if namespace else []
     return subprocess.Popen(
-        [sys.executable, "-m", "tools.vm1.cli", *arguments, "--json"],
+        [*prefix, sys.executable, "-m", "tools.vm1.cli", *arguments, "--json"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

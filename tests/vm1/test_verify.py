@@ -158,6 +158,14 @@ def test_frame_beside_a_stray_write_still_counts(tmp_path: Path, fault: Fault) -
     assert result.exit_status == 1
 
 
+def test_unwritten_num_buffers_is_told(tmp_path: Path) -> None:
+    """5.1.6.4.1: without MRG_RXBUF it is 1; some back-ends leave it out, and the frame is good."""
+    with Backend(tmp_path / "socket", fault=Fault.NO_BUFFERS):
+        result = verify(tmp_path / "socket", rings=RingOptions(mergeable=False))
+    assert result.json_object()["unset_num_buffers"] == 1
+    assert (result.ended, result.exit_status) == (Ended.DONE, 0)
+
+
 def test_broken_order_is_seen(tmp_path: Path) -> None:
     """2.7.9: with IN_ORDER, a chain used before an older one, alone."""
     with Backend(tmp_path / "socket", offered=IN_ORDER, fault=Fault.OUT_OF_ORDER):

@@ -116,9 +116,10 @@ def run(
         The exit status: 1 if a frame was lost, duplicated, reordered or corrupt, or the back-end
         broke the protocol.
     """
+    directions = _direction(direction, transmit_only=transmit_only, receive_only=receive_only)
     own, peer = _streams(stream, peer_stream, receive_only=receive_only)
     traffic = facts.TrafficOptions(
-        direction=_direction(direction, transmit_only=transmit_only, receive_only=receive_only),
+        direction=directions,
         sizes=Sizes.parse(size),
         touch=touch,
         count=count,

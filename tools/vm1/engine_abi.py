@@ -9,7 +9,7 @@ import importlib.resources
 
 from guest.errors import VhostPciError
 
-ABI = 1
+ABI = 2
 HEADROOM = 64  # bytes of a buffer's area before the frame
 GUARD = 64  # bytes behind it
 # Not beside this file where the package is installed for editing.
@@ -90,6 +90,7 @@ class Config(ctypes.Structure):
 TRAFFIC_COUNTERS = (
     "sent", "sent_bytes", "received", "received_bytes", "distinct", "highest", "duplicated",
     "reordered", "corrupt", "foreign", "acknowledged", "kicks", "calls", "tap_dropped",
+    "unset_num_buffers",
 )  # fmt: skip
 PROTOCOL_COUNTERS = (
     "bad_id", "duplicate_id", "out_of_order", "bad_length", "index_jump", "bad_header",

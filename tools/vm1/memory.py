@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 _PAGE = 4096
 _HUGE_PAGE = 2 << 20
+_ALIGNMENT = 64  # more than any part of a ring needs (2.7)
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,8 +63,9 @@ class Memory:
         if options.size_bytes:
             size = options.size_bytes // count // page * page
         else:
-            aligned = [_round_up(piece, _PAGE if piece >= _PAGE else 64) for piece in pieces]
-            size = _round_up(sum(aligned) // count + 2 * max(aligned) + _PAGE, page)
+            aligned = [_round_up(piece, _ALIGNMENT) for piece in pieces]
+            # A region can be left with a rest too small for the largest piece.
+            size = _round_up(sum(aligned) // count + max(aligned), page)
         if not size:
             cause = f"{count} regions of {page} bytes do not fit"
             raise UsageError("use", f"--memory {options.size_bytes}", cause)
@@ -90,18 +92,17 @@ class Memory:
         )
 
     def allocate(self, size_bytes: int) -> Place:
-        """A zeroed piece, aligned to 64 bytes or, from a page on, to a page; for good.
+        """A zeroed piece, aligned to a cache line, for good.
 
         Neighbouring pieces lie in different regions.
 
         Raises:
             UsageError: No region has so much left.
         """
-        alignment = _PAGE if size_bytes >= _PAGE else 64
         count = len(self.regions)
         for turn in range(count):
             index = (self._next + turn) % count
-            begin = _round_up(self._free[index], alignment)
+            begin = _round_up(self._free[index], _ALIGNMENT)
             if begin + size_bytes <= self.regions[index].size_bytes:
                 self._free[index] = begin + size_bytes
                 self._next = (index + 1) % count

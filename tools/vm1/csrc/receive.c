@@ -59,10 +59,14 @@ static uint32_t judge_header(struct vm1 *vm1, const struct ring *ring, uint32_t 
 	struct net_header header = { .num_buffers = 1 };
 
 	memcpy(&header, ring_header(ring, slot), ring->header_bytes);
-	if (header.flags || header.gso_type || !header.num_buffers ||
-	    (!vm1->config.mergeable && header.num_buffers != 1))
+	if (header.flags || header.gso_type)
 		vm1->stats->bad_header++;
-	return vm1->config.mergeable ? header.num_buffers : 1;
+	if (!vm1->config.mergeable) {
+		vm1->stats->unset_num_buffers += header.num_buffers != 1;
+		return 1;
+	}
+	vm1->stats->bad_header += !header.num_buffers;
+	return header.num_buffers;
 }
 
 /* 5.1.6.4: a frame in several buffers, all but the last full, used together. */

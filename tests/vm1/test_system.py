@@ -1,0 +1,123 @@
+"""The embedded VM1 with DPDK's vhost as its back-end: somebody else's device side."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from tests.system.testpmd import Testpmd
+from tests.vm1.test_modes import DEADLINE_S, finish, vm1
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+pytestmark = pytest.mark.system
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--count", "1000000"],
+        ["--count", "200000", "--size", "imix", "--no-in-order"],
+        ["--count", "200000", "--size", "60-1514", "--no-event-idx", "--no-mergeable"],
+        ["--count", "200000", "--size", "60-1514", "--indirect", "--chain", "3"],
+        ["--count", "200000", "--size", "60-1514", "--chain", "2", "--memory-regions", "4"],
+        ["--count", "100000", "--size", "200-1514", "--buffer-size", "256"],
+    ],
+    ids=" ".join,
+)
+def test_nothing_is_lost_in_a_loop(tmp_path: Path, arguments: list[str]) -> None:
+    path = tmp_path / "socket"
+    with Testpmd([f"net_vhost0,iface={path},queues=1"]) as testpmd:
+        testpmd.start("io")
+        with vm1("verify", "--vhost-user", str(path), "--timeout", "30", *arguments) as process:
+            status, found, err = finish(process)
+        forwarded = testpmd.stop_forwarding()
+    count = int(arguments[1])
+    assert (found["sent"], found["received"], found["lost"]) == (count, count, 0)
+    assert found["protocol_error_kinds"] == {}
+    assert (status, err) == (0, "")
+    assert forwarded.rx_packets == forwarded.tx_packets == count
+
+
+def test_back_end_that_connects_to_us(tmp_path: Path) -> None:
+    path = tmp_path / "socket"
+    with vm1(
+        "verify", "--count", "100000", "--timeout", "30", "--vhost-user", f"{path},listen"
+    ) as process:
+        deadline = time.monotonic() + DEADLINE_S
+        while not path.exists():
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        with Testpmd([f"net_vhost0,iface={path},queues=1,client=1"]) as testpmd:
+            testpmd.start("io")
+            status, found, err = finish(process)
+    assert (status, found["received"], err) == (0, 100000, "")
+
+
+def _ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=30)
+
+
+@pytest.fixture
+def namespaces() -> Iterator[tuple[str, str]]:
+    """Two network namespaces, removed at the end."""
+    names = (f"vm1a-{os.getpid()}", f"vm1b-{os.getpid()}")
+    made = []
+    try:
+        for name in names:
+            _ip("netns", "add", name)
+            made.append(name)
+        yield names
+    finally:
+        for name in made:
+            _ip("netns", "del", name)
+
+
+def _until_there(namespace: str) -> None:
+    """Until the TAP device exists; then give it an address and bring it up."""
+    deadline = time.monotonic() + DEADLINE_S
+    while True:
+        try:
+            _ip("-n", namespace, "link", "show", "vm1tap")
+        except subprocess.CalledProcessError:
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        else:
+            return
+
+
+def test_two_network_stacks_talk(tmp_path: Path, namespaces: tuple[str, str]) -> None:
+    """TAP in one namespace - VM1 - testpmd - VM1 - TAP in the other; ping goes both ways."""
+    paths = [tmp_path / "a", tmp_path / "b"]
+    devices = [f"net_vhost{i},iface={path},queues=1" for i, path in enumerate(paths)]
+    with Testpmd(devices) as testpmd:
+        testpmd.start("io")
+        with (
+            vm1("tap", "--tap", "vm1tap", "--vhost-user", str(paths[0]),
+                namespace=namespaces[0]) as first,
+            vm1("tap", "--tap", "vm1tap", "--vhost-user", str(paths[1]),
+                namespace=namespaces[1]) as second,
+        ):  # fmt: skip
+            for number, namespace in enumerate(namespaces, 1):
+                _until_there(namespace)
+                _ip("-n", namespace, "addr", "add", f"192.0.2.{number}/24", "dev", "vm1tap")
+                _ip("-n", namespace, "link", "set", "vm1tap", "up")
+            command = ["ip", "netns", "exec", namespaces[0]]
+            command += ["ping", "-c", "20", "-i", "0.02", "-w", "30", "-s", "1400", "192.0.2.2"]
+            ping = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+            first.terminate()
+            second.terminate()
+            results = [finish(first), finish(second)]
+    assert ping.returncode == 0, ping.stdout
+    for status, found, err in results:
+        assert (status, err) == (0, "")
+        assert found["sent"] >= 20
+        assert found["received"] >= 20
+        # It slept between frames, and was called.
+        assert found["calls"] > 0
