@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import json as json_format
 import logging
@@ -13,7 +14,7 @@ from typing import Annotated, Any
 from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
-from guest.errors import UsageError, VhostPciError
+from guest.errors import UsageError, VhostPciError, errno_text
 from pmd.config import options
 
 _DISTRIBUTION = "vhost-pci-toolkit"
@@ -40,7 +41,8 @@ class _StandardError(logging.Handler):
     """Logs to whatever sys.stderr is now: the live table puts itself in between."""
 
     def emit(self, record: logging.LogRecord) -> None:
-        print(self.format(record), file=sys.stderr, flush=True)
+        with contextlib.suppress(OSError):  # nobody reads the log; forwarding goes on
+            print(self.format(record), file=sys.stderr, flush=True)
 
 
 @app.command
@@ -142,10 +144,20 @@ def _status(arguments: list[str]) -> int:
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:
-        # Nobody reads any more, and nobody is to be told. Python would try to flush once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _forget_stdout()
         return 0
+    except OSError as error:
+        _forget_stdout()
+        print(f"pmd: cannot go on: {errno_text(error)}", file=sys.stderr)
+        return VhostPciError.exit_status
     return 0
+
+
+def _forget_stdout() -> None:
+    """What could not be written stays unwritten: at exit Python would try once more."""
+    null = os.open(os.devnull, os.O_WRONLY | os.O_CLOEXEC)
+    os.dup2(null, sys.stdout.fileno())
+    os.close(null)
 
 
 if __name__ == "__main__":

@@ -117,6 +117,17 @@ def test_nobody_reads_the_statistics() -> None:
         assert b"Exception" not in errors
 
 
+def test_the_disk_is_full() -> None:
+    command = [sys.executable, "-m", "pmd.cli", "run", "--device", "sim", "--stats-period", "0.1"]
+    with open("/dev/full", "wb") as full:  # noqa: PTH123 - a descriptor for the child
+        ended = subprocess.run(
+            command, stdout=full, stderr=subprocess.PIPE, timeout=30, check=False
+        )
+    assert ended.returncode == 1
+    assert ended.stderr.endswith(b"pmd: cannot go on: no space left on device\n")
+    assert b"Traceback" not in ended.stderr
+
+
 def test_two_daemons_on_one_device(tmp_path: Path) -> None:
     with Device(tmp_path) as device, serve(device) as first:
         wait_for(lambda: "waiting for VM1" in first.stderr(), "the first daemon")
@@ -203,6 +214,26 @@ def test_the_device_server_is_killed_and_restarted(tmp_path: Path) -> None:
         (channel,) = stopped(daemon)
         assert channel["vf_to_vm1"]["packets"] >= 20_000
         assert channel["state"] == "down"
+
+
+def test_the_device_server_is_restarted_under_vm1(tmp_path: Path) -> None:
+    """VM1 and pmd both find the next server, and the rings go on where they were."""
+    arguments = ("--reconnect", "--count", "0", "--timeout", "60", "--rate", "20000")
+    with Device(tmp_path) as device, serve(device) as daemon:
+        with Vm1("verify", device, *arguments) as vm1:
+            vm1.wait_for_traffic(1000)
+            device.kill()
+            with Device(tmp_path):
+                vm1.wait_for_traffic(1000)
+                found = vm1.counters()
+                vm1.kill()
+        assert (found["protocol_error_kinds"], found["reconnects"]) == ({}, 1)
+        assert (found["duplicated"], found["reordered"], found["corrupt"]) == (0, 0, 0)
+        (channel,) = stopped(daemon)
+        # What VM1 had sent while its ring was started but not enabled is discarded (vhost-user).
+        assert found["sent"] - found["distinct"] <= 256 + sum(
+            channel["vm1_to_vf"]["drops"].values()
+        )
 
 
 def test_the_device_server_does_not_work_while_frames_flow(tmp_path: Path) -> None:
