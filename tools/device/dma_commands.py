@@ -36,7 +36,7 @@ def _check_file(fd: int, request: DmaMap) -> None:
 
 
 def dma_unmap(table: DmaTable, message: Message) -> bytes:
-    """Forget one range, exactly as it was mapped, or ALL; the reply's payload is the request's."""
+    """Forget what was mapped inside a range, or ALL; the reply's payload is the request's."""
     request = DmaUnmap.unpack(message.payload)
     if request.argsz < DmaUnmap.LAYOUT.size:
         raise OSError(errno.EINVAL, f"argsz {request.argsz}")

@@ -25,8 +25,7 @@ class DmaTable:
 
     def add(self, address: int, size: int) -> None:
         """Add a range of whole pages: EINVAL if it is not one, EEXIST if it overlaps, ENOSPC."""
-        if not size or (address | size) % PAGE_SIZE or size > (1 << 64) - address:
-            raise OSError(errno.EINVAL, "not a range of whole pages")
+        _check_pages(address, size)
         position = bisect.bisect_right(self._starts, address)
         before = self._starts[position - 1] if position else None
         after = self._starts[position] if position < len(self._starts) else None
@@ -40,13 +39,28 @@ class DmaTable:
         self._sizes[address] = size
 
     def remove(self, address: int, size: int) -> None:
-        """Take back one range exactly as it was added; ENOENT for any other."""
-        if self._sizes.get(address) != size:
-            raise OSError(errno.ENOENT, "not a mapped range")
-        del self._sizes[address]
-        del self._starts[bisect.bisect_left(self._starts, address)]
+        """Take back every range inside these pages: EINVAL if that would cut one in two.
+
+        There may be none: with an IOMMU in VM2, stock QEMU unmaps the address space in powers of
+        two, as VFIO's type 1 IOMMU, version 2, lets it, and tells its user of every refusal.
+        """
+        _check_pages(address, size)
+        first = bisect.bisect_left(self._starts, address)
+        last = bisect.bisect_left(self._starts, address + size)
+        for start in self._starts[max(first - 1, 0) : last]:
+            end = start + self._sizes[start]
+            if start < address < end or start < address + size < end:
+                raise OSError(errno.EINVAL, "cuts a mapped range")
+        for start in self._starts[first:last]:
+            del self._sizes[start]
+        del self._starts[first:last]
 
     def clear(self) -> None:
         """Take all back."""
         self._starts.clear()
         self._sizes.clear()
+
+
+def _check_pages(address: int, size: int) -> None:
+    if not size or (address | size) % PAGE_SIZE or size > (1 << 64) - address:
+        raise OSError(errno.EINVAL, "not a range of whole pages")
