@@ -120,7 +120,8 @@ CLOSED = {
 @pytest.mark.parametrize("name", CLOSED)
 def test_closed(name: str) -> None:
     with running() as (_, front_end, fd):
-        socket.send_fds(front_end.socket, [CLOSED[name]], [fd, fd])
+        # Of those that could be refused it is told that they must not be.
+        socket.send_fds(front_end.socket, [CLOSED[name]], [] if "u18" in name else [fd, fd])
         assert front_end.closed()
 
 

@@ -63,8 +63,8 @@ class FunctionSide:
     async def publish(self, state: Vm1State) -> None:
         former = self.states[-1:]
         self.states.append(state)
-        while not self.may_acknowledge.is_set():
-            await asyncio.sleep(0.002)  # noqa: ASYNC110 - set by the test's own thread
+        while not self.may_acknowledge.is_set():  # noqa: ASYNC110 - another thread sets it
+            await asyncio.sleep(0.002)
         for known in [*former, state]:
             for fd in descriptors_of(known):
                 try:

@@ -103,6 +103,7 @@ class Session:
             judge(message, rule, self.front_end.protocol_features)
             answer = self.front_end.handle(message, fds)
         except RefusalError as refusal:
+            fds.close()
             self._refused(message, refusal)
             if not acknowledge and (refusal.must_tell or (rule and rule.answers)):
                 text = f"was refused {request_name(message.request)} and asked for no reply"
