@@ -81,7 +81,7 @@ class Rates:
 
 
 @pytest.mark.timeout(900)
-@pytest.mark.parametrize("case", _cases(), ids=str)
+@pytest.mark.parametrize("case", list(_cases()), ids=str)
 def test_forwarding_rate(
     benchmark: BenchmarkFixture,
     capsys: pytest.CaptureFixture[str],
