@@ -359,7 +359,7 @@ class Backend:
 
     def _header(self, buffers: int) -> bytes:
         if self._faulty(Fault.HEADER_FLAGS):
-            return b"\1" + bytes(self._header_bytes - 1)
+            return (b"\1" + bytes(9) + buffers.to_bytes(2, "little"))[: self._header_bytes]
         if self._faulty(Fault.NO_BUFFERS):
             buffers = 0
         elif self._faulty(Fault.MISSING_BUFFER):

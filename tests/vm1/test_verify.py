@@ -132,7 +132,7 @@ def test_foreign_frame_is_counted_and_forgiven(tmp_path: Path) -> None:
         (Fault.WRITE_BEHIND, {"canary": 1}),
         (Fault.WRITE_BEFORE, {"canary": 1}),
         (Fault.WRITE_IN_BUFFER, {"canary": 1}),
-        (Fault.INDEX_JUMP, {"index_jump": 1}),
+        (Fault.INDEX_JUMP, {"index_jump": 1, "base_mismatch": 1}),
         (Fault.HEADER_FLAGS, {"bad_header": 1}),
         (Fault.NO_BUFFERS, {"bad_header": 1}),
         (Fault.MISSING_BUFFER, {"broken_merge": 1}),
