@@ -60,6 +60,16 @@ def sparse_info(
     return fixed, [(int(a), int(b)) for a, b in areas], fd
 
 
+def machine_reset(qemu: RawClient) -> None:
+    """QEMU at its start; then the firmware reshapes memory."""
+    assert qemu.write(7, 4, b"\0\0").size == 32
+    assert qemu.ask(RESET).size == 16
+    for bar in range(0x10, 0x28, 4):
+        assert qemu.write(7, bar, bytes(4)).payload == struct.pack("<QII", bar, 7, 4)
+    assert qemu.ask(DMA_UNMAP, struct.pack("<IIQQ", 24, 0, 0, MIB)).size in (16, 40)
+    assert qemu.ask(DMA_MAP, struct.pack("<IIQQQ", 32, 3, 0, 0, 0xA0000)).size == 16
+
+
 def test_realize_sequence_of_stock_qemu(host: DeviceHost, vm1: Vm1) -> None:
     file = vm1.file(8 * MIB)
     os.pwrite(file.fd, b"hello from VM1", 3 * MIB)
@@ -111,13 +121,7 @@ def test_realize_sequence_of_stock_qemu(host: DeviceHost, vm1: Vm1) -> None:
         assert qemu.read(7, 0x3D, 1).payload[16:] == b"\0"
         error = vm1.eventfd()
         assert qemu.set_irqs(0x24, 3, 0, 1, [error]).size == 16
-        # Machine reset, then the firmware reshapes memory.
-        assert qemu.write(7, 4, b"\0\0").size == 32
-        assert qemu.ask(RESET).size == 16
-        for bar in range(0x10, 0x28, 4):
-            assert qemu.write(7, bar, bytes(4)).payload == struct.pack("<QII", bar, 7, 4)
-        assert qemu.ask(DMA_UNMAP, struct.pack("<IIQQ", 24, 0, 0, MIB)).size in (16, 40)
-        assert qemu.ask(DMA_MAP, struct.pack("<IIQQQ", 32, 3, 0, 0, 0xA0000)).size == 16
+        machine_reset(qemu)
         # System reset.
         assert qemu.set_irqs(0x21, 2, 0, 0).size == 16
         assert qemu.ask(RESET).error == 0
