@@ -35,7 +35,8 @@ class HeaderFlag(enum.IntFlag):
 
 
 HEADER_VERSION_MASK = 0x3
-HEADER_FLAGS_MASK = HEADER_VERSION_MASK | HeaderFlag.REPLY | HeaderFlag.NEED_REPLY
+# An int: the complement of an IntFlag has none of the bits that have no name.
+HEADER_FLAGS_MASK = int(HEADER_VERSION_MASK | HeaderFlag.REPLY | HeaderFlag.NEED_REPLY)
 
 
 class Request(enum.IntEnum):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import resource
 import socket
 import stat
 import struct
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
@@ -25,8 +27,10 @@ from tests.device.vhost_user_peer import (
     wait_for,
 )
 from tools.device.backend import Backend, Endpoint
-from tools.device.vm1_state import Vm1State
 from tools.vhost_user_abi import Request
+
+if TYPE_CHECKING:
+    from tools.device.vm1_state import Vm1State
 
 TABLE = struct.pack("<III", Request.SET_MEM_TABLE, 1, 40) + struct.pack("<II", 1, 0)
 MESSAGE = TABLE + Region(BUS, 4 * MIB, USER).pack()
@@ -48,7 +52,7 @@ def test_u31_death_at_every_byte() -> None:
             with server.front_end() as front_end:
                 socket.send_fds(front_end.socket, [MESSAGE[:length]], [fd])
             server.settle()
-            assert open_fds() == fds
+            wait_for(lambda: open_fds() == fds, "every descriptor closed")
         with FrontEnd(server.path) as front_end:
             front_end.sync()
 
@@ -56,7 +60,7 @@ def test_u31_death_at_every_byte() -> None:
 def test_u27_replies_are_never_read() -> None:
     with serving(timeout_s=0.05) as server, server.front_end() as front_end:
         question = struct.pack("<III", Request.GET_FEATURES, 1, 0)
-        with pytest.raises(OSError, match=r"pipe|reset"):
+        with contextlib.suppress(ConnectionError):
             while True:
                 front_end.socket.sendall(question * 100)
         server.settle()
@@ -105,9 +109,12 @@ def test_u32_no_descriptors_left() -> None:
         assert front_end.set_memory([region], [fd])
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
         highest = max(int(name) for name in os.listdir("/proc/self/fd"))  # noqa: PTH208
-        spare = [os.dup(fd) for _ in range(highest + 1 - open_fds())]
+        spare = []
         resource.setrlimit(resource.RLIMIT_NOFILE, (highest + 1, hard))
         try:
+            with contextlib.suppress(OSError):
+                while True:
+                    spare.append(os.dup(fd))
             assert not front_end.set_memory([region], [fd])
         finally:
             resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))

@@ -167,6 +167,8 @@ NUMBERS = {
         Request.SET_VRING_ADDR,
         struct.pack("<IIQQQQ", 1, 0, USER, USER + 0x3000, USER + 0x2001, 0),
     ),
+    "u18_features_unnamed": (Request.SET_FEATURES, u64(FEATURES | 1 << 63)),
+    "u18_protocol_unnamed": (Request.SET_PROTOCOL_FEATURES, u64(PROTOCOL | 1 << 40)),
     "u18_features": (Request.SET_FEATURES, u64(FEATURES | 1 << 34)),
     "u18_features_running": (Request.SET_FEATURES, u64(1 << 32)),
     "u18_protocol": (Request.SET_PROTOCOL_FEATURES, u64(PROTOCOL | 1 << 22)),

@@ -31,7 +31,8 @@ NOTHING = ProtocolFeature(0)
 # What the front-end may accept. No offloads: the driver moves plain frames. CTRL_VQ, MQ, STATUS and
 # GUEST_ANNOUNCE belong to the control queue, which front-ends end themselves; without them in the
 # offer QEMU and DPDK would hide several queues from their guests.
-FEATURES = (
+# Both are ints: the complement of an IntFlag has none of the bits that have no name.
+FEATURES = int(
     Feature.VERSION_1
     | Feature.PROTOCOL_FEATURES
     | Feature.NET_MRG_RXBUF
@@ -45,7 +46,7 @@ FEATURES = (
     | Feature.ANY_LAYOUT
 )
 
-PROTOCOL_FEATURES = (
+PROTOCOL_FEATURES = int(
     ProtocolFeature.MQ
     | ProtocolFeature.REPLY_ACK
     | ProtocolFeature.BACKEND_REQ

@@ -87,7 +87,7 @@ class FrontEndState:
     @property
     def accepted(self) -> Feature:
         """The virtio features VM1's driver accepted; bit 30 is vhost-user's own and left out."""
-        return Feature(self.features or 0) & ~Feature.PROTOCOL_FEATURES
+        return Feature((self.features or 0) & ~int(Feature.PROTOCOL_FEATURES))
 
     def handle(self, message: Message, fds: Descriptors) -> Answer:
         """Take a message that the rules let pass; what is not taken of fds, the caller closes.
@@ -193,7 +193,7 @@ class FrontEndState:
         if status == 0:
             self._stop_all()
         elif self.features is None:
-            status &= ~DeviceStatus.FEATURES_OK  # virtio 1.3, 2.2.2: how a device says no
+            status &= ~int(DeviceStatus.FEATURES_OK)  # virtio 1.3, 2.2.2: how a device says no
         self.status = status
         return None
 
