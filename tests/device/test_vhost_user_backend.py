@@ -64,12 +64,16 @@ def test_qemu_start_and_stop() -> None:
         assert (region.file.device, region.file.inode) == (facts.st_dev, facts.st_ino)
         assert (region.file.size, region.file.writable) == (4 * MIB, True)
         assert region.file.fd != fd
-        for index, ring in enumerate(state.rings):
+        for index, shown in enumerate(state.rings):
             start = BUS + index * 0x10000
-            assert (ring.desc, ring.driver, ring.device) == (start, start + 0x2000, start + 0x3000)
-            assert (ring.size, ring.started, ring.enabled, ring.base) == (256, True, True, 0)
-            assert min(ring.kick_fd, ring.call_fd) >= 0
-            assert ring.error_fd == -1
+            assert (shown.desc, shown.driver, shown.device) == (
+                start,
+                start + 0x2000,
+                start + 0x3000,
+            )
+            assert (shown.size, shown.started, shown.enabled, shown.base) == (256, True, True, 0)
+            assert min(shown.kick_fd, shown.call_fd) >= 0
+            assert shown.error_fd == -1
         assert server.backend.describe()["counters"] == {"connections": 1}
 
         write_used_index(fd, 0x10000, 77)
@@ -381,7 +385,7 @@ def test_description() -> None:
         assert facts["protocol_features"] == [
             "MQ", "REPLY_ACK", "BACKEND_REQ", "RESET_DEVICE", "CONFIGURE_MEM_SLOTS", "STATUS",
         ]  # fmt: skip
-        (region,) = facts["memory"]  # type: ignore[misc]
+        region = facts["memory"][0]  # type: ignore[index]
         assert (region["bus"], region["sealed"]) == (BUS, True)
         assert facts["rings"][0] == {  # type: ignore[index]
             "index": 0, "size": 256, "base": 0, "started": True, "enabled": True,
