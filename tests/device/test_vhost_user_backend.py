@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import struct
-import threading
 
 import pytest
 
@@ -16,7 +15,6 @@ from tests.device.vhost_user_peer import (
     USER,
     FrontEnd,
     Region,
-    Serving,
     memory,
     open_fds,
     ring_addresses,
@@ -402,12 +400,3 @@ def test_table_swap_a_thousand_times() -> None:
             assert front_end.set_memory([WHOLE], [(fd, other)[turn % 2]])
         assert open_fds() == fds
         assert server.function.state.rings[0].started
-
-
-def test_peers_share_no_thread(recwarn: pytest.WarningsRecorder) -> None:
-    """The harness itself: stopping leaves neither thread nor warning behind."""
-    threads = threading.active_count()
-    server = Serving()
-    server.stop()
-    assert threading.active_count() == threads
-    assert not recwarn.list
