@@ -162,8 +162,10 @@ class Channel:
         self._generation, self._status = state.generation, state.status
         rings = [ring for ring in state.rings if ring.started]
         self._ports.ensure(max((ring.pair + 1 for ring in rings), default=1))
+        # Asked of all rings: that one was stopped is what ends its quarantine.
+        admitted = [r for r in state.rings if self._quarantine.admits(r, state.generation)]
         try:
-            self._serve(device, state, [ring for ring in rings if self._admits(ring)])
+            self._serve(device, state, [ring for ring in admitted if ring.started])
         except DeviceGoneError:
             self.tear_down()
             raise
@@ -187,9 +189,6 @@ class Channel:
         if line != self._said:
             self._said = line
             _log.info("%s: %s", self.name, line)
-
-    def _admits(self, ring: Ring) -> bool:
-        return self._quarantine.admits(ring, self._generation or 0)
 
     def _serve(self, device: VhostPci, state: DeviceState, rings: list[Ring]) -> None:
         if not rings:

@@ -41,6 +41,20 @@ def test_an_index_jump_stops_the_ring_until_it_is_set_up_anew(tmp_path: Path, ju
         assert channel["quarantines"] == 1
 
 
+def test_a_ring_comes_back_though_it_is_set_up_as_it_was(tmp_path: Path) -> None:
+    with Device(tmp_path) as device, pmd(*serve(device)) as daemon:
+        with HandVm1(device.vhost_user) as vm1:
+            wait_for(lambda: "serving 2 of 2 rings" in daemon.stderr(), "service")
+            vm1.set_available(TRANSMIT, 257)
+            vm1.wait_for_error(TRANSMIT)
+            vm1.set_available(TRANSMIT, 0)
+            assert vm1.stop() == [0, 0]
+            vm1.start()
+            vm1.transmit()
+        assert daemon.stop() == 0
+        assert daemon.json()["channels"][0]["quarantines"] == 1
+
+
 def test_a_ring_started_with_an_impossible_index(tmp_path: Path) -> None:
     with Device(tmp_path) as device, pmd(*serve(device)) as daemon:
         with HandVm1(device.vhost_user) as vm1:

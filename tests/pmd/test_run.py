@@ -61,16 +61,24 @@ def test_sim_with_parameters() -> None:
             assert pair["vf_to_vm1"]["bytes"] == 200 * pair["vf_to_vm1"]["packets"]
 
 
-def test_queue_pairs_are_spread_over_lcores() -> None:
+def test_queue_pairs_are_spread_over_lcores(tmp_path: Path) -> None:
     cpus = sorted(os.sched_getaffinity(0))[-2:]
-    name = f"sim:queue-pairs={len(cpus)}"
     lcores = ",".join(map(str, cpus))
-    with pmd("run", "--device", name, "-l", lcores, "--duration", "1", "--json") as process:
-        assert process.wait() == 0
-        found = process.json()
-    assert [lcore["cpu"] for lcore in found["lcores"]] == cpus
-    assert all(lcore["busy_turns"] > 0 for lcore in found["lcores"])
-    assert all(p["vf_to_vm1"]["packets"] > 0 for p in found["channels"][0]["queue_pairs"])
+    with (
+        Device(tmp_path) as device,
+        pmd("run", "--device", device.name, "--vf", "loop", "-l", lcores, "--json") as daemon,
+    ):
+        pairs = ("--queue-pairs", str(2 * len(cpus)))
+        with Vm1("verify", device, "--count", "10000", "--timeout", "60", *pairs) as vm1:
+            assert vm1.wait() == 0, vm1.stdout()
+        (channel,) = stopped(daemon)
+        found = daemon.json()["lcores"]
+    assert [lcore["cpu"] for lcore in found] == cpus
+    assert all(lcore["busy_turns"] > 0 for lcore in found)
+    packets = [pair["vf_to_vm1"]["packets"] for pair in channel["queue_pairs"]]
+    assert len(packets) == 2 * len(cpus)
+    assert min(packets) > 0
+    assert sum(packets) == 10_000
 
 
 def test_a_signal_during_bring_up_leaves_nothing() -> None:
