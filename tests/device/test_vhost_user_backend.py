@@ -22,7 +22,7 @@ from tests.device.vhost_user_peer import (
     wait_for,
     write_used_index,
 )
-from tools.vhost_user_abi import Feature, ProtocolFeature, Request
+from tools.vhost_user_abi import ProtocolFeature, Request
 
 WHOLE = Region(BUS, 4 * MIB, USER)
 
@@ -31,7 +31,6 @@ def test_offer() -> None:
     with serving(queue_pairs=3) as server, server.front_end() as front_end:
         features = front_end.ask_u64(Request.GET_FEATURES)
         assert features == sum(1 << bit for bit in (15, 16, 17, 21, 22, 27, 28, 29, 30, 32, 35))
-        assert not features & (Feature.LOG_ALL | Feature.RING_PACKED | Feature.ACCESS_PLATFORM)
         protocol = front_end.ask_u64(Request.GET_PROTOCOL_FEATURES)
         assert protocol == sum(1 << bit for bit in (0, 3, 5, 13, 15, 16, 21))
         assert front_end.ask_u64(Request.GET_QUEUE_NUM) == 3
@@ -176,12 +175,10 @@ def test_call_serial_follows_the_call_eventfd() -> None:
         front_end.start_ring(0)
         front_end.sync()
         before = server.function.state.rings[0]
-        count = len(server.function.states)
         front_end.send(Request.SET_VRING_CALL, struct.pack("<Q", 0), [front_end.eventfd()])
         front_end.sync()
         after = server.function.state.rings[0]
         assert after.call_serial == before.call_serial + 1
-        assert len(server.function.states) == count + 1
         front_end.send(Request.SET_VRING_CALL, struct.pack("<Q", 0x100))
         front_end.sync()
         polled = server.function.state.rings[0]
