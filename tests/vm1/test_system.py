@@ -45,21 +45,6 @@ def test_nothing_is_lost_in_a_loop(tmp_path: Path, arguments: list[str]) -> None
     assert forwarded.rx_packets == forwarded.tx_packets == count
 
 
-def test_back_end_that_connects_to_us(tmp_path: Path) -> None:
-    path = tmp_path / "socket"
-    with vm1(
-        "verify", "--count", "100000", "--timeout", "30", "--vhost-user", f"{path},listen"
-    ) as process:
-        deadline = time.monotonic() + DEADLINE_S
-        while not path.exists():
-            assert time.monotonic() < deadline
-            time.sleep(0.01)
-        with Testpmd([f"net_vhost0,iface={path},queues=1,client=1"]) as testpmd:
-            testpmd.start("io")
-            status, found, err = finish(process)
-    assert (status, found["received"], err) == (0, 100000, "")
-
-
 def _ip(*arguments: str) -> None:
     subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=30)
 
