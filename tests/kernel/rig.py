@@ -160,6 +160,7 @@ class Rig:
 
     def make_available(self, *heads: int) -> None:
         """Enter heads into the available ring and publish them."""
+        self.index %= 65536
         for head in heads:
             slot = self.index % self.layout.size
             self.poke(AVAIL + 4 + 2 * slot, struct.pack("<H", head))

@@ -40,7 +40,7 @@ from tests.kernel.rig import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
 
@@ -112,9 +112,18 @@ def _rewriting(rig: Rig, direction: int) -> Iterator[None]:
 
 
 def _poll(
-    rig: Rig, port: Port, direction: int, stats: DirectionStats, between: Callable[[], None]
+    rig: Rig,
+    port: Port,
+    direction: int,
+    stats: DirectionStats,
+    between: Callable[[], None],
+    *,
+    witness: Sequence[Work] = (),
 ) -> None:
-    """Poll while VM1 rewrites; a quarantined ring, or one that cannot start, is begun anew."""
+    """Poll while VM1 rewrites; a quarantined ring, or one that cannot start, is begun anew.
+
+    witness: Works of others, polled by the same loop after the hostile one.
+    """
     map_ = rig.kernel_map()
     deadline = time.monotonic() + SECONDS
     with _rewriting(rig, direction), Loop(32) as loop:
@@ -124,7 +133,7 @@ def _poll(
             except QueueError:
                 continue  # its index is too far ahead, at this moment
             work = Work(None, queue, port) if direction else Work(queue, None, port)
-            loop.set([work])
+            loop.set([work, *witness])
             while Event.FAULT not in loop.run(20_000_000) and time.monotonic() < deadline:
                 between()
             loop.set([])
@@ -163,3 +172,31 @@ def test_receive(mergeable: bool) -> None:
         assert sum(stats.drops) > 100
         assert _unharmed(rig, secret)
         assert np.array_equal(rig.windows[4], read_only)
+
+
+def test_s39_an_honest_ring_beside_it_loses_nothing() -> None:
+    """I2, I5: each frame of the witness comes out once, in order, whatever its neighbour does."""
+    with Rig(SIZE, indirect=True) as rig, Rig(16) as honest, Port(LoopSpec("null")) as sink:
+        _seal(rig)
+        port = honest.port()
+        queue = honest.queue(DirectionStats())
+        posted: list[bytes] = []
+        seen: list[bytes] = []
+
+        def between() -> None:
+            seen.extend(frames_of(port))
+            if honest.used_index() != honest.index:
+                return
+            for head in range(16):
+                frame = len(posted).to_bytes(60, "little")
+                honest.poke(DATA + 0x100 * head, bytes(12) + frame)
+                honest.chain(head, [(DATA + 0x100 * head, 72)])
+                posted.append(frame)
+
+        between()
+        _poll(rig, sink, 0, DirectionStats(), between, witness=[Work(queue, None, port)])
+        Work(queue, None, port).turn(256)
+        seen += frames_of(port)
+        assert len(posted) > 16
+        assert seen == posted
+        assert honest.used_index() == len(posted) % 65536
