@@ -1,7 +1,7 @@
 """The front-end's half of vhost-user: bring-up, the end, and whether the back-end is there.
 
 The ladder, upwards: owner, features, protocol features, memory table, then for each ring number,
-base, address, call, error, kick, enable. Down: disable, GET_VRING_BASE.
+base, address, call, error; enable, kick. Down: disable, GET_VRING_BASE.
 """
 
 from __future__ import annotations
@@ -112,8 +112,11 @@ class FrontEnd:
             number = abi.U64.pack(index)
             self._set(Request.SET_VRING_CALL, number, (ring.call_fd,))
             self._set(Request.SET_VRING_ERR, number, (ring.error_fd,))
-            self._set(Request.SET_VRING_KICK, number, (ring.kick_fd,))
+        # The kick starts a ring, and a started ring that is not enabled has its transmit buffers
+        # discarded ("ring states"); ours hold frames from the start.
         self._enable(len(rings), 1)
+        for index, ring in enumerate(rings):
+            self._set(Request.SET_VRING_KICK, abi.U64.pack(index), (ring.kick_fd,))
         # A back-end without REPLY_ACK shows by this answer that it took all of it.
         self._ask_u64(Request.GET_FEATURES)
 
