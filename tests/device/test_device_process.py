@@ -6,7 +6,7 @@ import contextlib
 import os
 import select
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pytest
@@ -56,8 +56,7 @@ class Driver:
         if not size:
             return []
         data = self.function.read(Region.BAR0, STATE + int(header[f"{name}_offset"]), size)
-        rows: list[tuple[int, ...]] = np.frombuffer(data, dtype).tolist()
-        return rows
+        return cast("list[tuple[int, ...]]", np.frombuffer(data, dtype).tolist())
 
     def window(self, index: int = Region.BAR2) -> Mapping:
         (area,) = self.function.region(index).areas

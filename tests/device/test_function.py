@@ -10,7 +10,7 @@ import struct
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pytest
@@ -46,8 +46,7 @@ def table(client: RawClient, name: str, dtype: np.dtype[np.void]) -> list[tuple[
     if not size:
         return []
     data = client.read(0, STATE + int(shown[f"{name}_offset"]), size).payload[16:]
-    rows: list[tuple[int, ...]] = np.frombuffer(data, dtype).tolist()
-    return rows
+    return cast("list[tuple[int, ...]]", np.frombuffer(data, dtype).tolist())
 
 
 def is_signalled(eventfd: int) -> bool:
