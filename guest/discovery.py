@@ -12,6 +12,7 @@ from guest.errors import UsageError, VhostPciError
 if TYPE_CHECKING:
     import pyudev
 
+SYSFS = Path("/sys")
 _ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 
 
@@ -44,14 +45,14 @@ def pci_functions(vendor: int, device: int) -> list[PciFunction]:
     Raises:
         VhostPciError: libudev is missing.
     """
-    devices = _context().list_devices(subsystem="pci")
+    devices = udev_context().list_devices(subsystem="pci")
     devices.match_attribute("vendor", f"{vendor:#06x}").match_attribute("device", f"{device:#06x}")
     found = (_read(Path(each.sys_path)) for each in devices)
     return sorted((each for each in found if each is not None), key=lambda each: each.address)
 
 
-def pci_function(address: str) -> PciFunction:
-    """The function at a full PCI address.
+def pci_function(address: str, root: Path = SYSFS) -> PciFunction:
+    """The function at a full PCI address, below root where sysfs is mounted.
 
     Raises:
         UsageError: This is no PCI address.
@@ -61,13 +62,31 @@ def pci_function(address: str) -> PciFunction:
         raise UsageError(
             "find", address, "this is no PCI address", "give it in full, like 0000:01:00.0"
         )
-    found = _read(Path("/sys/bus/pci/devices") / address)
+    devices = root / "bus/pci/devices"
+    if not devices.exists():
+        raise VhostPciError("find", address, "this machine has no PCI bus")
+    found = _read(devices / address)
     if found is None:
         raise VhostPciError("find", address, "no such PCI function", "look at lspci -D")
     return found
 
 
-def _context() -> pyudev.Context:
+def group_members(function: PciFunction) -> list[PciFunction]:
+    """All functions of its IOMMU group, itself included, by address; empty without a group."""
+    devices = Path(function.sys_path) / "iommu_group" / "devices"
+    try:
+        found = [_read(path) for path in devices.iterdir()]
+    except OSError:
+        return []
+    return sorted((each for each in found if each is not None), key=lambda each: each.address)
+
+
+def udev_context() -> pyudev.Context:
+    """A connection to libudev.
+
+    Raises:
+        VhostPciError: It is missing.
+    """
     try:
         # Here, since the import itself looks for libudev.
         import pyudev  # noqa: PLC0415

@@ -1,4 +1,4 @@
-"""The one door to the kernel's VFIO: what guest/vfio.py and guest/vfio_container.py ask of it."""
+"""The one door to the kernel: what guest/vfio*.py and guest/binding.py ask of it."""
 
 from __future__ import annotations
 
@@ -29,6 +29,14 @@ class Syscalls:
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:
         """Write data at offset; how much was written."""
         return os.pwrite(fd, data, offset)
+
+    def write_attribute(self, path: str, value: str) -> None:
+        """Write a sysfs attribute, in one write; errors are the kernel's answer to the value."""
+        fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(fd, value.encode())
+        finally:
+            os.close(fd)
 
 
 KERNEL = Syscalls()
