@@ -69,6 +69,7 @@ static enum rk_drop enter_table(struct rk_queue *queue, const struct desc *desc,
 	at->table = queue->table;
 	at->entries = desc->length / (uint32_t)sizeof(struct desc);
 	at->index = 0;
+	queue->walked += at->entries;
 	return RK_SENT;
 }
 
@@ -90,32 +91,42 @@ static inline enum rk_drop take_buffer(struct rk_queue *queue, const struct desc
 	return verdict;
 }
 
-enum rk_drop chain_walk(struct rk_queue *queue, uint16_t head, uint32_t permission,
-			struct chain *chain)
+static inline enum rk_drop walk(struct rk_queue *queue, struct cursor *at, uint32_t permission,
+				struct chain *chain)
 {
-	struct cursor at = {.entries = queue->size, .index = head};
 	enum rk_drop verdict;
 	struct desc desc;
 
-	chain->count = 0;
-	chain->bytes = 0;
 	for (;;) {
-		if (at.index >= at.entries)
+		if (at->index >= at->entries)
 			return RK_DROP_BAD_NEXT;
-		if (++at.walked > queue->size)
+		if (++at->walked > queue->size)
 			return RK_DROP_CHAIN_LOOP;
-		read_desc(queue, &at, &desc);
+		read_desc(queue, at, &desc);
 		if (desc.flags & DESC_INDIRECT) {
 			/* 2.7.5.3.2: WRITE means nothing here. */
-			verdict = enter_table(queue, &desc, &at);
+			verdict = enter_table(queue, &desc, at);
 			if (verdict != RK_SENT)
 				return verdict;
-			at.walked--; /* it holds no buffer: a table of exactly the queue size is legal */
+			at->walked--; /* it holds no buffer: a table of exactly the queue size is legal */
 			continue;
 		}
 		verdict = take_buffer(queue, &desc, permission, chain);
 		if (verdict != RK_SENT || !(desc.flags & DESC_NEXT))
 			return verdict;
-		at.index = desc.next;
+		at->index = desc.next;
 	}
+}
+
+enum rk_drop chain_walk(struct rk_queue *queue, uint16_t head, uint32_t permission,
+			struct chain *chain)
+{
+	struct cursor at = {.entries = queue->size, .index = head};
+	enum rk_drop verdict;
+
+	chain->count = 0;
+	chain->bytes = 0;
+	verdict = walk(queue, &at, permission, chain);
+	queue->walked += at.walked;
+	return verdict;
 }

@@ -71,6 +71,8 @@ static void parse(struct rk_queue *queue, uint32_t count, struct burst *burst)
 			burst->bad_head = true;
 			return;
 		}
+		if (queue->walked >= TURN_WALK_MAX)
+			return;
 		burst->chains++;
 		slot->head = heads[i];
 		slot->verdict = RK_DROP_DISABLED;
@@ -129,6 +131,7 @@ uint32_t dequeue_turn(struct rk_queue *queue, struct rk_port *port, uint32_t lim
 	if (count == 0)
 		return 0;
 	start = cycles_now();
+	queue->walked = 0;
 	parse(queue, count < limit ? count : limit, &burst);
 	if (burst.frame_count)
 		taken = port->ops->tx(port, burst.frames, burst.frame_count);

@@ -111,6 +111,7 @@ static enum outcome place(struct turn *turn, const struct rk_frame *frame)
 	struct rk_queue *queue = turn->queue;
 	const uint64_t need = (uint64_t)queue->header_bytes + frame->bytes;
 	const bool mergeable = queue->flags & RK_RING_MERGEABLE;
+	const uint32_t walk_end = queue->walked + GATHER_WALK_MAX;
 	struct gathering have = {0};
 
 	while (have.capacity < need) {
@@ -118,9 +119,10 @@ static enum outcome place(struct turn *turn, const struct rk_frame *frame)
 
 		if (have.chains && !mergeable)
 			return drop_frame(turn, &have);
-		if (have.chains == 0 && turn->done >= turn->burst)
+		if (have.chains == 0 &&
+		    (turn->done >= turn->burst || queue->walked >= TURN_WALK_MAX))
 			return FRAME_WAITS;
-		if (have.chains == queue->size ||
+		if (have.chains == queue->size || queue->walked >= walk_end ||
 		    have.segments + queue->chain_segments > queue->segments_max)
 			return drop_frame(turn, &have);
 		if (have.chains == turn->available)
@@ -159,6 +161,7 @@ uint32_t enqueue_turn(struct rk_queue *queue, struct rk_port *port, uint32_t bur
 	if (turn.available == 0)
 		return 0;
 	start = cycles_now();
+	queue->walked = 0;
 	count = turn.available < burst ? turn.available : burst;
 	count = port->ops->rx(port, frames, count);
 	if (count == 0)

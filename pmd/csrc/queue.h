@@ -45,6 +45,14 @@ struct gathered {
 	uint64_t capacity;
 };
 
+/*
+ * What one turn may cost, in descriptors read and entries of indirect tables copied: rings of one lcore must
+ * not wait for one that is all long chains of nothing. A turn begins no chain (dequeue) or frame
+ * (enqueue) after TURN_WALK_MAX; a frame is not gathered for beyond GATHER_WALK_MAX.
+ */
+#define TURN_WALK_MAX 4096u
+#define GATHER_WALK_MAX 65536u
+
 struct rk_queue {
 	struct shm *desc, *avail, *used;
 	const struct rk_map *map;
@@ -53,6 +61,7 @@ struct rk_queue {
 	struct rk_direction_stats *stats;
 	uint32_t size, mask, flags, header_bytes;
 	uint32_t fault;
+	uint32_t walked;    /* in this turn: see TURN_WALK_MAX */
 	uint16_t next;      /* first available entry not yet consumed */
 	uint16_t used_next; /* our used.idx, published or about to be */
 	int call_fd;
