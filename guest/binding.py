@@ -90,8 +90,9 @@ class Binding:
         return pci_function(self._address, self._root).driver
 
     def bind_steps(self) -> list[Step]:
-        """What `bind` would do now; empty where VFIO has the function already."""
-        return [] if is_vfio(self.driver) else [*self._load_steps(), *self._steps(VFIO_DRIVER)]
+        """What `bind` would do now; empty where nothing is left to do."""
+        modules = [Step(module) for module in VFIO_MODULES if not loaded(module, self._root)]
+        return modules if is_vfio(self.driver) else [*modules, *self._steps(VFIO_DRIVER)]
 
     def unbind_steps(self) -> list[Step]:
         """What `unbind` would do now; empty where VFIO has no part in the function."""
@@ -159,9 +160,6 @@ class Binding:
         if found:
             remedy = "end that first, or use --force"
             raise self._error(operation, f"it is in use: {', '.join(found)}", remedy)
-
-    def _load_steps(self) -> list[Step]:
-        return [Step(module) for module in VFIO_MODULES if not loaded(module, self._root)]
 
     def _steps(self, override: str | None) -> list[Step]:
         """The writes that let the kernel match the function anew."""

@@ -39,6 +39,18 @@ def is_pci_address(text: str) -> bool:
     return _ADDRESS.fullmatch(text) is not None
 
 
+def full_address(text: str) -> str:
+    """A PCI address as sysfs writes it; one without a domain is of domain 0000.
+
+    Raises:
+        UsageError: This is no PCI address.
+    """
+    for address in (text.lower(), f"0000:{text.lower()}"):
+        if is_pci_address(address):
+            return address
+    raise UsageError("find", text, "this is no PCI address", "give it in full, like 0000:01:00.0")
+
+
 def pci_functions(vendor: int, device: int) -> list[PciFunction]:
     """All functions with these ids, by address; empty on a machine without PCI.
 

@@ -112,6 +112,46 @@ def list_functions(*, json: Annotated[bool, _FLAG] = False) -> None:
         print("no vhost-pci function on this machine", flush=True)
 
 
+@app.command
+def bind(
+    address: str,
+    *,
+    force: Annotated[bool, _FLAG] = False,
+    dry_run: Annotated[bool, _FLAG] = False,
+) -> None:
+    """Give a PCI function to vfio-pci, loading it. `run` does that by itself for vhost-pci.
+
+    Args:
+        address: The function, such as 0000:01:00.0.
+        force: Also where it is in use, or kept for another driver.
+        dry_run: Change nothing; show what would be written where.
+    """
+    from pmd.bind import bind as lines  # noqa: PLC0415 - only this command needs it
+
+    for line in lines(address, force=force, dry_run=dry_run):
+        print(line, flush=True)
+
+
+@app.command
+def unbind(
+    address: str,
+    *,
+    force: Annotated[bool, _FLAG] = False,
+    dry_run: Annotated[bool, _FLAG] = False,
+) -> None:
+    """Give a PCI function back to the driver the kernel chooses.
+
+    Args:
+        address: The function, such as 0000:01:00.0.
+        force: Also while a process holds it: the kernel asks that one to let go, and waits.
+        dry_run: Change nothing; show what would be written where.
+    """
+    from pmd.bind import unbind as lines  # noqa: PLC0415 - only this command needs it
+
+    for line in lines(address, force=force, dry_run=dry_run):
+        print(line, flush=True)
+
+
 def _usage_line(error: CycloptsError) -> str:
     """A cyclopts error as one line."""
     text = " ".join(str(error).split()).rstrip(".")

@@ -59,6 +59,11 @@ MISSING_CPU = (os.cpu_count() or 1) + 4000
         (("run", "--duration", "0"), "cannot use --duration: it is 0"),
         (("run", "--duration", "nan"), "cannot use --duration: it is nan"),
         (("run", "--stats-period", "0.05"), "cannot use --stats-period: it is 0.05"),
+        (("run", "--window-map", "fast"), "cannot use --window-map: it is 'fast' and must be one"),
+        (
+            ("run", "--device", "vfio-user:/none", "--window-map", "wc"),
+            "cannot use --window-map wc: the windows of vfio-user:/none are memory files",
+        ),
         (("run", "--device"), 'command "run" parameter --device requires an argument'),
         (("run", "--device", "frob:x"), "cannot use --device frob:x: there is no such kind"),
         (("run", "--device", "sim:size"), "cannot use --device sim:size: size must be from 60"),
