@@ -26,9 +26,10 @@ from guest.pci_config import (
 )
 from guest.syscalls import KERNEL
 from guest.vfio_container import Container, ask_info, failure
+from guest.write_combining import map_combining
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from types import TracebackType
 
     from guest.discovery import PciFunction
@@ -45,15 +46,23 @@ class VfioFunction:
         container: Stays the caller's, unless owned.
         pci: The function, bound to vfio-pci.
         owns_container: Close it with the function (or its failure to open).
+        combine: BARs to map write-combining, by sysfs (guest/write_combining.py).
 
     Raises:
         VhostPciError: The function or its group cannot be used; the remedy says what to do.
     """
 
     def __init__(
-        self, container: Container, pci: PciFunction, *, owns_container: bool = False
+        self,
+        container: Container,
+        pci: PciFunction,
+        *,
+        owns_container: bool = False,
+        combine: Collection[int] = (),
     ) -> None:
         self.name = pci.address
+        self._pci = pci
+        self._combine = frozenset(combine)
         self._container = container
         self._syscalls = container.syscalls
         self._owns_container = owns_container
@@ -71,9 +80,11 @@ class VfioFunction:
             raise
 
     @classmethod
-    def attach(cls, pci: PciFunction, syscalls: Syscalls = KERNEL) -> VfioFunction:
+    def attach(
+        cls, pci: PciFunction, syscalls: Syscalls = KERNEL, *, combine: Collection[int] = ()
+    ) -> VfioFunction:
         """Open a function in a container of its own."""
-        return cls(Container(syscalls), pci, owns_container=True)
+        return cls(Container(syscalls), pci, owns_container=True, combine=combine)
 
     def _open(self, pci: PciFunction) -> None:
         bind = f"bind it to vfio-pci (driverctl set-override {pci.address} vfio-pci)"
@@ -185,12 +196,18 @@ class VfioFunction:
             done += part
 
     def map_area(self, index: int, area: Area, *, writable: bool) -> Mapping:
-        """Map an area, or a part of one. The mapping keeps the device open until its close."""
+        """Map an area, or a part of one.
+
+        The mapping keeps the device open until its close, unless the BAR is one to combine.
+        """
         info, begin = self._region(index)
         end = area.offset + area.size
         if not any(a.offset <= area.offset and end <= a.offset + a.size for a in info.areas):
             cause = f"{area.size} bytes at {area.offset:#x} cannot be mapped"
             raise VhostPciError(f"map region {index} of", self.name, cause)
+        if index in self._combine:
+            syscalls = self._syscalls
+            return map_combining(self._pci, index, area, writable=writable, syscalls=syscalls)
         name = f"{self.name} region {index}"
         return Mapping(self._fd, area.size, begin + area.offset, writable=writable, name=name)
 

@@ -53,6 +53,7 @@ def run(
     vf: Annotated[list[str] | None, Parameter(negative=())] = None,
     lcores: Annotated[str | None, Parameter(name=["--lcores", "-l"])] = None,
     burst: int | None = None,
+    window_map: str | None = None,
     duration: float | None = None,
     stats_period: float | None = None,
     json: Annotated[bool | None, _FLAG] = None,
@@ -67,6 +68,8 @@ def run(
         vf: Where frames go, one for each --device in order. Without any, sim gets loop.
         lcores: CPUs to poll on, such as 1-3,5. By default the last one allowed.
         burst: Frames taken from a ring at once, 1 to 256. By default 32.
+        window_map: How VM1's memory is mapped from a PCI function: vfio, wc (write-combining, by
+            sysfs), or auto, the default: the faster, measured when the function is attached.
         duration: Seconds to run.
         stats_period: Seconds between two updates of the statistics, 0.1 or more. By default 1.
         json: Print one JSON object at the end and nothing else on stdout.
@@ -78,6 +81,7 @@ def run(
         "vf": vf,
         "lcores": lcores,
         "burst": burst,
+        "window-map": window_map,
         "duration": duration,
         "stats-period": stats_period,
         "json": json,

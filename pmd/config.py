@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 BURST_MAX = 256  # ringk.h RK_BURST_MAX
 STATS_PERIOD_MIN_S = 0.1
+WINDOW_MAPS = ("auto", "vfio", "wc")  # pmd/window_map.py WindowMap
 _SECONDS_MAX = 1e9
 
 
@@ -31,6 +32,7 @@ class Options:
         vfs: As given; one for each device, or one for the only device, or empty.
         lcores: A list such as "1-3,5", or empty: the daemon chooses one.
         burst: Chains a turn takes from a ring at most.
+        window_map: How VM1's memory is mapped: auto, vfio or wc.
         duration_s: How long to run, or None: until a signal.
         stats_period_s: Between two updates of the live statistics.
         json: Print one JSON object at the end and nothing else.
@@ -41,6 +43,7 @@ class Options:
     vfs: tuple[str, ...] = ()
     lcores: str = ""
     burst: int = 32
+    window_map: str = "auto"
     duration_s: float | None = None
     stats_period_s: float = 1.0
     json: bool = False
@@ -74,6 +77,10 @@ def _burst(value: object) -> int | None:
     return value if type(value) is int and 1 <= value <= BURST_MAX else None
 
 
+def _window_map(value: object) -> str | None:
+    return value if isinstance(value, str) and value in WINDOW_MAPS else None
+
+
 def _seconds(least: float) -> Callable[[Any], float | None]:
     """Accepts seconds of at least `least`; for least 0, more than 0."""
 
@@ -95,6 +102,7 @@ _KEYS = {
     "vf": _Key("vfs", "a VF spec, or an array of them", _strings),
     "lcores": _Key("lcores", 'a list of CPUs as a string, such as "1-3,5"', _string),
     "burst": _Key("burst", f"an integer from 1 to {BURST_MAX}", _burst),
+    "window-map": _Key("window_map", f"one of {', '.join(WINDOW_MAPS)}", _window_map),
     "duration": _Key("duration_s", "a number of seconds, more than 0", _seconds(0)),
     "stats-period": _Key(
         "stats_period_s",

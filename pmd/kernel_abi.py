@@ -188,6 +188,8 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "rk_guard_install": (c_int, []),
     "rk_guard_add": (c_int, [c_void_p, c_uint64, POINTER(c_uint32)]),
     "rk_guard_remove": (None, [c_void_p]),
+    "rk_probe_load_ps": (c_uint64, [c_void_p, c_uint64, c_uint64]),
+    "rk_probe_line_ps": (c_uint64, [c_void_p, c_uint64, c_uint64]),
     "rk_abi": (c_uint32, []),
     "rk_drop_name": (c_char_p, [c_uint32]),
     "rk_fault_name": (c_char_p, [c_uint32]),

@@ -12,6 +12,7 @@ from pmd.channel import Channel
 from pmd.daemon import Daemon
 from pmd.signals import Signals
 from pmd.source import SimSource, sources
+from pmd.window_map import WindowMap
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -37,7 +38,7 @@ def run(options: Options, view: View) -> tuple[stats.Snapshot, stats.Snapshot]:
         stack.callback(view.close)
         signals = stack.enter_context(Signals())
         cpus = parse_lcores(options.lcores) if options.lcores else default_lcores(1)
-        found = sources(options.devices, cpus)
+        found = sources(options.devices, cpus, WindowMap(options.window_map))
         channels: list[Channel] = []
         for source, vf in zip(found, _vfs(options.vfs, found), strict=True):
             channels.append(Channel(source, vf, options.bar))

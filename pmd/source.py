@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Protocol
 from driver.state_area import DEVICE_ID, VENDOR_ID
 from guest.discovery import is_pci_address, pci_function, pci_functions
 from guest.errors import UsageError, VhostPciError
-from guest.vfio import VfioFunction
 from guest.vfio_user import VfioUserFunction
 from pmd.sim import Simulation, parameters
+from pmd.window_map import WindowMap, open_function
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -72,12 +72,13 @@ class PciSource:
 
     comes_back = True
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, window_map: WindowMap) -> None:
         self.name = address
+        self._window_map = window_map
 
     def open(self) -> Function:
         """Open it through the kernel."""
-        return VfioFunction.attach(pci_function(self.name))
+        return open_function(pci_function(self.name), self._window_map)
 
     def settled(self) -> None:
         """Nothing to do."""
@@ -109,20 +110,21 @@ class SimSource:
         self._simulation.close()
 
 
-def sources(devices: Sequence[str], cpus: Sequence[int]) -> list[Source]:
+def sources(devices: Sequence[str], cpus: Sequence[int], window_map: WindowMap) -> list[Source]:
     """One source for each device named, `auto` or none standing for all of this machine.
 
     Args:
         devices: As on the command line.
         cpus: The lcores', which a simulated VM1 keeps away from.
+        window_map: How windows are to be mapped.
 
     Raises:
-        UsageError: A name is none, or comes twice.
+        UsageError: A name is none, or comes twice, or its windows cannot be mapped so.
         VhostPciError: This machine has no vhost-pci function.
     """
     found: list[Source] = []
     for device in devices or ("auto",):
-        found += _sources(device, cpus)
+        found += _sources(device, cpus, window_map)
     names = [source.name for source in found if not isinstance(source, SimSource)]
     for name in names:
         if names.count(name) > 1:
@@ -130,17 +132,21 @@ def sources(devices: Sequence[str], cpus: Sequence[int]) -> list[Source]:
     return found
 
 
-def _sources(device: str, cpus: Sequence[int]) -> list[Source]:
+def _sources(device: str, cpus: Sequence[int], window_map: WindowMap) -> list[Source]:
     kind, _, rest = device.partition(":")
     if device == "auto":
-        return [PciSource(address) for address in _functions_here()]
+        return [PciSource(address, window_map) for address in _functions_here()]
+    if kind in ("vfio-user", "sim") and window_map is WindowMap.WC:
+        cause = f"the windows of {device} are memory files, mapped one way only"
+        remedy = "leave it away; it is for PCI functions"
+        raise UsageError("use", "--window-map wc", cause, remedy)
     if kind == "vfio-user":
         return [SocketSource(rest)]
     if kind == "sim":
         return [SimSource(device, cpus)]
     for address in (device.lower(), f"0000:{device.lower()}"):
         if is_pci_address(address):
-            return [PciSource(address)]
+            return [PciSource(address, window_map)]
     remedy = "it is auto, a PCI address such as 0000:00:05.0, vfio-user:PATH or sim"
     raise UsageError("use", f"--device {device}", "there is no such kind of device", remedy)
 

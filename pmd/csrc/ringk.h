@@ -207,6 +207,13 @@ RK_API int rk_guard_install(void);
 RK_API int rk_guard_add(void *base, uint64_t length, uint32_t *fault);
 RK_API void rk_guard_remove(void *base);
 
+/* ---- probe: how a window is mapped, by how fast it can be read ----------------------------------------- */
+
+/* Picoseconds of an 8-byte load that waits for the one before it; of a 64-byte line among others. Reads of
+ * the first MiB only, for about budget_ns (at least a batch); base is aligned to 64 bytes. 0: less than a page. */
+RK_API uint64_t rk_probe_load_ps(void *base, uint64_t bytes, uint64_t budget_ns);
+RK_API uint64_t rk_probe_line_ps(void *base, uint64_t bytes, uint64_t budget_ns);
+
 /* ---- facts -------------------------------------------------------------------------------------- */
 
 RK_API uint32_t rk_abi(void);

@@ -73,6 +73,8 @@ class FakeVfio(Syscalls):
             fd = os.memfd_create(path)
             self._containers[fd] = FakeContainer()
             return fd
+        if not path.startswith("/dev/vfio/"):
+            return super().open(path)
         group = self.groups.get(int(path.removeprefix("/dev/vfio/")))
         if group is None:
             raise _error(errno.ENOENT)
@@ -92,7 +94,7 @@ class FakeVfio(Syscalls):
             group = self._group_fds.pop(fd)
             assert not any(device in group.devices.values() for device in self._device_fds.values())
             self._leave(group)
-        else:
+        elif fd in self._device_fds:
             self.log.append("close device")
             device = self._device_fds.pop(fd)
             for index in list(device.armed):
