@@ -134,8 +134,10 @@ class Daemon:
 
     def _take_events(self) -> None:
         """Settle the channels whose works stopped."""
-        while self._eventful:
-            lcore = self._eventful.pop()
+        # What comes up meanwhile has its turn later: channels that change all the time must not
+        # keep signals, statistics and the other channels waiting.
+        for lcore in tuple(self._eventful):
+            self._eventful.discard(lcore)
             lcore.pause()
             stopped = {work for work in lcore.works if work.events}
             for channel in self._channels:
@@ -153,22 +155,26 @@ class Daemon:
         self._place(channel)
 
     def _withdraw(self, channel: Channel) -> None:
-        """Take the channel's works off the lcores that run them, which stay paused."""
+        """Take the channel's works off the lcores that run them.
+
+        The works of other channels go on at once: how long this one takes to adapt is up to its
+        device and to VM1.
+        """
         works = set(channel.works.values())
         for lcore in self._lcores:
             if works.intersection(lcore.works):
                 lcore.pause()
                 lcore.set_works([work for work in lcore.works if work not in works])
+                lcore.resume()
 
     def _place(self, channel: Channel) -> None:
-        """Put the channel's works on their lcores, and let all lcores run."""
+        """Put the channel's works on their lcores, and let these run."""
         for pair, work in channel.works.items():
             lcore = self._lcore_of.get((channel, pair))
             if lcore is None:
                 lcore = self._lcore_of[channel, pair] = next(self._turn)
             lcore.pause()
             lcore.set_works([*lcore.works, work])
-        for lcore in self._lcores:
             lcore.resume()
 
     def _lose(self, channel: Channel, why: str) -> None:
