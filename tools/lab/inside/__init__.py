@@ -1,0 +1,1 @@
+"""What runs inside the lab's machines, on their Python and nothing else of ours."""

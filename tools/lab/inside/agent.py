@@ -1,0 +1,176 @@
+"""The lab's agent inside a machine: runs commands for the host, over a virtio-serial port.
+
+Both ways, one JSON object a line:
+
+    host -> agent    {"hello": N}                       answered by the same
+                     {"id": N, "run": [WORD...]}        start a command; ids are the host's
+                     {"id": N, "input": BASE64}         for its stdin; empty: end of file
+                     {"id": N, "signal": NUMBER}        to its process group
+    agent -> host    {"id": N, "output": BASE64, "stream": 1 or 2}
+                     {"id": N, "exit": STATUS}          as in a shell: 128 + signal; the last word
+
+Standard library only: it starts before anything of ours is there.
+"""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import os
+import selectors
+import subprocess
+import time
+from pathlib import Path
+from typing import Any
+
+_PORT = "agent"
+_CHUNK = 1 << 16
+_RETRY_S = 0.05
+
+
+class Command:
+    """One running command and the host's number for it."""
+
+    def __init__(self, number: int, words: list[str]) -> None:
+        self.number = number
+        self.process = subprocess.Popen(
+            words,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            start_new_session=True,
+            bufsize=0,
+        )
+        self.pidfd = os.pidfd_open(self.process.pid)
+
+    def feed(self, data: bytes) -> None:
+        """Give it input; nothing stands for the end. One that does not listen gets none."""
+        stdin = self.process.stdin
+        if stdin is None or stdin.closed:
+            return
+        with contextlib.suppress(BrokenPipeError):
+            view = memoryview(data)
+            while view:
+                view = view[os.write(stdin.fileno(), view) :]
+        if not data:
+            stdin.close()
+
+    def signal(self, number: int) -> None:
+        """Signal it and its children."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, number)
+
+    def close(self) -> None:
+        """Reaped already: let go of its descriptors."""
+        os.close(self.pidfd)
+        for pipe in (self.process.stdin, self.process.stdout, self.process.stderr):
+            if pipe is not None:
+                pipe.close()
+
+
+class Agent:
+    """All of it: one port, any number of commands at once, one thread."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._received = b""
+        self._commands: dict[int, Command] = {}
+        self._selector = selectors.DefaultSelector()
+        self._selector.register(port, selectors.EVENT_READ)
+
+    def serve(self) -> None:
+        """Never returns."""
+        while True:
+            for key, _ in self._selector.select():
+                if key.data is None:
+                    self._read_port()
+                    continue
+                command, stream = key.data
+                if command.number not in self._commands:
+                    continue
+                if stream:
+                    self._pass_output(key.fd, command, stream)
+                else:
+                    self._end(command)
+
+    def _say(self, **message: int | str) -> None:
+        data = json.dumps(message).encode() + b"\n"
+        while data:
+            data = data[os.write(self._port, data) :]
+
+    def _read_port(self) -> None:
+        data = os.read(self._port, 1 << 20)
+        if not data:  # no host: half a line of the last one means nothing to the next
+            self._received = b""
+            time.sleep(_RETRY_S)
+            return
+        *lines, self._received = (self._received + data).split(b"\n")
+        for line in lines:
+            self._obey(json.loads(line))
+
+    def _obey(self, message: dict[str, Any]) -> None:
+        if "hello" in message:
+            self._say(hello=message["hello"])
+        elif "run" in message:
+            self._start(message["id"], message["run"])
+        elif command := self._commands.get(message["id"]):
+            if "input" in message:
+                command.feed(base64.b64decode(message["input"]))
+            else:
+                command.signal(message["signal"])
+
+    def _start(self, number: int, words: list[str]) -> None:
+        try:
+            command = Command(number, words)
+        except OSError as error:
+            text = f"{words[0]}: {error.strerror}\n".encode()
+            self._say(id=number, output=base64.b64encode(text).decode(), stream=2)
+            self._say(id=number, exit=127)
+            return
+        self._commands[number] = command
+        self._selector.register(command.pidfd, selectors.EVENT_READ, (command, 0))
+        for stream, pipe in ((1, command.process.stdout), (2, command.process.stderr)):
+            if pipe is not None:
+                os.set_blocking(pipe.fileno(), False)
+                self._selector.register(pipe, selectors.EVENT_READ, (command, stream))
+
+    def _pass_output(self, fd: int, command: Command, stream: int) -> bool:
+        """Pass on one piece; whether there may be more."""
+        try:
+            data = os.read(fd, _CHUNK)
+        except BlockingIOError:
+            return False
+        if not data:
+            self._selector.unregister(fd)
+            return False
+        self._say(id=command.number, output=base64.b64encode(data).decode(), stream=stream)
+        return True
+
+    def _end(self, command: Command) -> None:
+        """The command ended: pass on what it said. Children it left behind keep no pipe open."""
+        status = command.process.wait()
+        for stream, pipe in ((1, command.process.stdout), (2, command.process.stderr)):
+            if pipe is None or pipe.fileno() not in self._selector.get_map():
+                continue
+            while self._pass_output(pipe.fileno(), command, stream):
+                pass
+            if pipe.fileno() in self._selector.get_map():
+                self._selector.unregister(pipe)
+        self._selector.unregister(command.pidfd)
+        command.close()
+        del self._commands[command.number]
+        self._say(id=command.number, exit=128 - status if status < 0 else status)
+
+
+def main() -> None:
+    """Find the port, and serve it."""
+    while True:
+        for name in Path("/sys/class/virtio-ports").glob("*/name"):
+            if name.read_text().strip() == _PORT:
+                Agent(os.open(f"/dev/{name.parent.name}", os.O_RDWR)).serve()
+        time.sleep(_RETRY_S)
+
+
+if __name__ == "__main__":
+    main()

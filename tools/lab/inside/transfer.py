@@ -1,0 +1,51 @@
+"""One end of a TCP transfer inside a machine: prints what went over, as SHA-256.
+
+    transfer.py receive ADDRESS PORT        prints "ready", takes one connection, prints the digest
+    transfer.py send ADDRESS PORT BYTES     sends so many random bytes, prints the digest
+
+Standard library only.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import socket
+import sys
+
+_TIMEOUT_S = 120.0
+_CHUNK = 1 << 16
+
+
+def receive(address: str, port: int) -> str:
+    """Digest of all bytes of one connection."""
+    digest = hashlib.sha256()
+    with socket.create_server((address, port)) as server:
+        print("ready", flush=True)
+        server.settimeout(_TIMEOUT_S)
+        connection, _ = server.accept()
+        with connection:
+            connection.settimeout(_TIMEOUT_S)
+            while data := connection.recv(_CHUNK):
+                digest.update(data)
+    return digest.hexdigest()
+
+
+def send(address: str, port: int, size: int) -> str:
+    """Digest of the random bytes it sent."""
+    digest = hashlib.sha256()
+    with socket.create_connection((address, port), _TIMEOUT_S) as connection:
+        while size:
+            data = os.urandom(min(_CHUNK, size))
+            connection.sendall(data)
+            digest.update(data)
+            size -= len(data)
+    return digest.hexdigest()
+
+
+if __name__ == "__main__":
+    _, action, where, number, *size_bytes = sys.argv
+    if action == "receive":
+        print(receive(where, int(number)), flush=True)
+    else:
+        print(send(where, int(number), int(size_bytes[0])), flush=True)

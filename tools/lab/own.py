@@ -1,0 +1,108 @@
+"""Our own package as a machine installs it: the wheel of this checkout, or the installed files."""
+
+from __future__ import annotations
+
+import io
+import os
+import sys
+import tarfile
+import zipfile
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from guest.errors import VhostPciError
+from tools.lab.cache import recipe_key
+from tools.lab.commands import run
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from tools.lab.cache import Cache
+    from tools.lab.vm import Vm
+
+DISTRIBUTION = "vhost-pci-toolkit"
+_PACKAGES = ("guest", "driver", "pmd", "tools")
+_CHECKOUT = Path(__file__).resolve().parents[2]
+_TARGET = "/usr/lib/python3/dist-packages"
+# A wheel's own entry point names the Python it was installed with.
+_COMMAND = '#!/bin/sh\nexec python3 -m pmd.cli "$@"\n'
+
+
+def package(cache: Cache) -> Path:
+    """A tar file of what belongs into a machine's dist-packages.
+
+    In a checkout that is the wheel built from it, kept until a source changes; elsewhere the files
+    of the installed distribution.
+
+    Raises:
+        VhostPciError: The wheel cannot be built, or nothing is installed.
+    """
+    if (_CHECKOUT / "pyproject.toml").exists():
+        sources = list(_sources())
+        facts = [part for path in sources for part in (str(path), path.read_bytes())]
+        layer = cache.layer("own", recipe_key(*facts), _build)
+    else:
+        layer = cache.layer("own", recipe_key(*_installed()), _copy)
+    return layer / "package.tar"
+
+
+def install(vm: Vm, package_tar: Path) -> None:
+    """Make `pmd` a command of the machine."""
+    unpack = f"tar -x -C {_TARGET} && cat > /usr/local/bin/pmd <<'E'\n{_COMMAND}E\n"
+    vm.agent.run("sh", "-ec", f"{unpack}chmod +x /usr/local/bin/pmd", data=package_tar.read_bytes())
+
+
+def _sources() -> Iterator[Path]:
+    """All that the wheel is built from, or that changes what it holds."""
+    for name in ("pyproject.toml", "CMakeLists.txt", "README.md", "LICENSE"):
+        yield _CHECKOUT / name
+    for name in _PACKAGES:
+        for path in sorted((_CHECKOUT / name).rglob("*")):
+            if path.suffix in (".py", ".c", ".h") and path.is_file():
+                yield path
+
+
+def _build(path: Path) -> None:
+    """Build the wheel. Without isolation where the build's tools are installed: that is quicker."""
+    command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir"]
+    command += [str(path), f"--config-settings=build-dir={path / 'build'}", str(_CHECKOUT)]
+    if _installed_version("scikit-build-core") and _installed_version("ninja"):
+        command.insert(4, "--no-build-isolation")
+    run("build", "the wheel", command, os.environ)
+    (wheel,) = path.glob("*.whl")
+    with zipfile.ZipFile(wheel) as archive, tarfile.open(path / "package.tar", "w") as tar:
+        for member in archive.infolist():
+            _add(tar, member.filename, archive.read(member))
+
+
+def _copy(path: Path) -> None:
+    with tarfile.open(path / "package.tar", "w") as tar:
+        for name in _installed():
+            file = metadata.distribution(DISTRIBUTION).locate_file(name)
+            _add(tar, name, Path(str(file)).read_bytes())
+
+
+def _installed() -> list[str]:
+    """The installed distribution's files, those outside of site-packages left out."""
+    try:
+        files = metadata.files(DISTRIBUTION) or []
+    except metadata.PackageNotFoundError as error:
+        cause = "there is neither a checkout nor an installed distribution"
+        raise VhostPciError("find", DISTRIBUTION, cause) from error
+    names = (str(file) for file in files if ".." not in file.parts)
+    return sorted(name for name in names if "__pycache__" not in name)
+
+
+def _installed_version(name: str) -> str:
+    try:
+        return metadata.version(name)
+    except metadata.PackageNotFoundError:
+        return ""
+
+
+def _add(tar: tarfile.TarFile, name: str, data: bytes) -> None:
+    member = tarfile.TarInfo(name)
+    member.size = len(data)
+    member.mode = 0o644
+    tar.addfile(member, io.BytesIO(data))

@@ -1,0 +1,132 @@
+"""Machines that were booted once, saved, and are restored in a second.
+
+A template has booted, its agent is up, and Python has imported numpy once; it has no network
+interface and knows nothing of our own package. Interfaces and functions are plugged in after the
+restore.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from guest.errors import VhostPciError
+from tools.lab.cache import recipe_key
+from tools.lab.vm import Hardware, Vm
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from tools.lab.cache import Cache
+    from tools.lab.image import Image
+    from tools.lab.qemu import Qemu
+
+_BOOT_TIMEOUT_S = 600.0
+_KVM_BOOT_TIMEOUT_S = 60.0
+_RESTORE_TIMEOUT_S = 120.0
+_POLL_S = 0.05
+_WARM = "import cyclopts, numpy, pyudev, rich.console"
+_RECIPE = "1"
+_BANDWIDTH = 1 << 36  # bytes a second: no limit, the default is for networks
+
+
+class Templates:
+    """Restores machines, and makes the template of each kind when it is first needed.
+
+    Args:
+        cache: Where templates are kept.
+        qemu: The hypervisor.
+        image: What machines boot.
+        tell: Called with a line before something takes long.
+    """
+
+    def __init__(self, cache: Cache, qemu: Qemu, image: Image, tell: Callable[[str], None]) -> None:
+        self._cache = cache
+        self._qemu = qemu
+        self._image = image
+        self._tell = tell
+        self._accelerator = ""
+
+    def restore(self, name: str, memory_mib: int, directory: Path) -> Vm:
+        """A running machine of that memory size; the caller closes it.
+
+        Raises:
+            VhostPciError: It cannot be booted or restored.
+        """
+        hardware = Hardware(self._qemu, self._image, self.accelerator, memory_mib)
+        saved = self._saved(hardware)
+        vm = Vm(name, hardware, directory, ("-incoming", f"file:{saved}"))
+        try:
+            vm.wait_until_up(_RESTORE_TIMEOUT_S)
+            _seed(vm)
+        except BaseException:
+            vm.close()
+            raise
+        return vm
+
+    @property
+    def accelerator(self) -> str:
+        """`kvm` where a machine has booted with it, `tcg` elsewhere.
+
+        That /dev/kvm can be opened says little: there are hosts whose KVM cannot run a stock
+        kernel. The answer is remembered until this host boots again.
+        """
+        if not self._accelerator:
+            self._accelerator = "kvm" if self._kvm_works() else "tcg"
+        return self._accelerator
+
+    def _kvm_works(self) -> bool:
+        if not os.access("/dev/kvm", os.R_OK | os.W_OK):
+            return False
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
+        key = recipe_key(_RECIPE, boot, self._image.key, *self._qemu.command)
+
+        def probe(path: Path) -> None:
+            self._tell("trying KVM")
+            hardware = Hardware(self._qemu, self._image, "kvm", 1024)
+            try:
+                with Vm("probe", hardware, path) as vm:
+                    vm.wait_until_up(_KVM_BOOT_TIMEOUT_S)
+            except VhostPciError as error:
+                (path / "refused").write_text(f"{error}\n")
+
+        return not (self._cache.layer("kvm", key, probe) / "refused").exists()
+
+    def _saved(self, hardware: Hardware) -> Path:
+        """The file of a template."""
+        facts = (hardware.qemu.version, hardware.image.key, *hardware.options())
+        name = f"template{hardware.memory_mib}"
+        layer = self._cache.layer(
+            name, recipe_key(_RECIPE, *facts), lambda path: self._make(hardware, path)
+        )
+        return layer / "state"
+
+    def _make(self, hardware: Hardware, path: Path) -> None:
+        self._tell(f"booting the template of {hardware.memory_mib} MiB, with {self.accelerator}")
+        with Vm("template", hardware, path) as vm:
+            vm.wait_until_up(_BOOT_TIMEOUT_S)
+            vm.agent.run("python3", "-c", _WARM, timeout_s=_BOOT_TIMEOUT_S)
+            vm.agent.shell("sync; echo 3 > /proc/sys/vm/drop_caches")
+            _save(vm, path / "state")
+
+
+def _save(vm: Vm, path: Path) -> None:
+    vm.qmp.execute("migrate-set-parameters", max_bandwidth=_BANDWIDTH)
+    vm.qmp.execute("migrate", uri=f"file:{path}")
+    deadline = time.monotonic() + _BOOT_TIMEOUT_S
+    while True:
+        facts = vm.qmp.execute("query-migrate")
+        if facts.get("status") == "completed":
+            return
+        if facts.get("status") == "failed" or time.monotonic() > deadline:
+            cause = facts.get("error-desc", f"QEMU says {facts.get('status')}")
+            raise VhostPciError("save", f"machine {vm.name}", cause)
+        time.sleep(_POLL_S)
+
+
+def _seed(vm: Vm) -> None:
+    """Restored machines must not be twins: their clock is now's, their random numbers their own."""
+    vm.agent.run("sh", "-c", "cat > /dev/urandom", data=os.urandom(64))
+    vm.agent.run("date", "-s", f"@{time.time():.0f}")

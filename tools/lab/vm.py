@@ -1,0 +1,179 @@
+"""A virtual machine: QEMU's process, its monitor, the agent inside, its console's log.
+
+Every machine is the same: two processors, a virtual IOMMU, empty root ports for what is plugged
+in later. That is what VM2 needs, VM1 does not mind, and one template serves all (`template`).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import socket
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from guest.errors import VhostPciError
+from tools.lab.agent import Agent
+from tools.lab.child import Child
+from tools.lab.qmp import Qmp
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from tools.lab.image import Image
+    from tools.lab.qemu import Qemu
+
+PORTS = 6  # root ports
+PROCESSORS = 2
+_RESERVED_GIB = 16  # of each root port, for windows: stock QEMU reserves next to nothing
+_PLUG_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Hardware:
+    """What a machine is made of."""
+
+    qemu: Qemu
+    image: Image
+    accelerator: str  # "kvm" or "tcg"
+    memory_mib: int
+
+    def options(self) -> list[str]:
+        """QEMU's options, but for where its sockets and its console are.
+
+        The IOMMU's are those a vfio-user function needs: without caching-mode QEMU aborts as soon
+        as the guest enables it. VM1's memory has to be a shared file for vhost-user.
+        """
+        accelerate = {"kvm": "kvm", "tcg": "tcg,thread=multi"}[self.accelerator]
+        chip = ",kernel-irqchip=split" if self.accelerator == "kvm" else ""
+        memory = f"memory-backend-memfd,id=memory,size={self.memory_mib}M,share=on"
+        words = "console=ttyS0 panic=-1 quiet intel_iommu=on iommu.passthrough=0"
+        options = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
+        options += ["-machine", f"q35,memory-backend=memory{chip}", "-accel", accelerate]
+        options += ["-cpu", "max", "-smp", str(PROCESSORS), "-m", f"{self.memory_mib}M"]
+        options += ["-object", memory]
+        options += ["-device", "intel-iommu,intremap=on,caching-mode=on,aw-bits=48"]
+        for port in range(1, PORTS + 1):
+            place = f"id=port{port},chassis={port},slot={port}"
+            reserve = f"pref64-reserve={_RESERVED_GIB}G"
+            options += ["-device", f"pcie-root-port,{place},{reserve}"]
+        options += ["-kernel", str(self.image.kernel), "-initrd", str(self.image.initramfs)]
+        options += ["-append", words]
+        options += ["-device", "virtio-serial-pci", "-device", "virtserialport,chardev=agent"]
+        options[-1] += ",name=agent"
+        return options
+
+
+class Vm:
+    """One running machine; a context manager that ends it. Thread rule: one thread.
+
+    Args:
+        name: For messages and files.
+        hardware: What it is made of.
+        directory: Where NAME.console and NAME.qemu go.
+        options: QEMU's options beyond the hardware.
+
+    Raises:
+        VhostPciError: QEMU does not start.
+    """
+
+    def __init__(
+        self, name: str, hardware: Hardware, directory: Path, options: tuple[str, ...] = ()
+    ) -> None:
+        self.name = name
+        self.hardware = hardware
+        self.console = directory / f"{name}.console"
+        self._used_ports: dict[str, int] = {}
+        with contextlib.ExitStack() as stack:
+            monitor, its_monitor = _pair(stack)
+            agent, its_agent = _pair(stack)
+            theirs = (its_monitor, its_agent)
+            qemu = hardware.qemu
+            command = [*qemu.command, "-name", name, *hardware.options(), *options]
+            command += ["-serial", f"file:{self.console}"]
+            command += ["-chardev", f"socket,id=monitor,fd={its_monitor.fileno()}"]
+            command += ["-mon", "chardev=monitor,mode=control"]
+            command += ["-chardev", f"socket,id=agent,fd={its_agent.fileno()}"]
+            self.process = Child(
+                f"QEMU of {name}",
+                command,
+                {**os.environ, **qemu.environment},
+                directory / f"{name}.qemu",
+                [each.fileno() for each in theirs],
+            )
+            stack.enter_context(self.process)
+            for each in theirs:
+                each.close()
+            self.agent = Agent(name, agent)
+            try:
+                self.qmp = Qmp(name, monitor)
+            except VhostPciError:
+                self.process.wait(1.0)
+                self.process.require_running()
+                raise
+            self._stack = stack.pop_all()
+
+    def wait_until_up(self, timeout_s: float) -> None:
+        """Return once the agent answers; VhostPciError if QEMU ends before, or it takes longer."""
+        self.agent.greet(timeout_s, self._require_healthy)
+
+    def _require_healthy(self) -> None:
+        self.process.require_running()
+        status = self.qmp.execute("query-status")["status"]
+        if status in ("internal-error", "guest-panicked", "io-error"):
+            raise VhostPciError("run", f"machine {self.name}", f"QEMU reports {status}")
+
+    def plug(self, name: str, driver: str, **properties: object) -> None:
+        """Plug a PCI function into a free root port.
+
+        Args:
+            name: Its id, to unplug it by.
+            driver: QEMU's name of the device.
+            properties: As of QMP's device_add; underscores stand for hyphens.
+
+        Raises:
+            VhostPciError: QEMU refuses, or all root ports are taken.
+        """
+        free = set(range(1, PORTS + 1)) - set(self._used_ports.values())
+        if not free:
+            raise VhostPciError("plug", name, f"all {PORTS} root ports of {self.name} are taken")
+        port = min(free)
+        self.qmp.execute("device_add", driver=driver, id=name, bus=f"port{port}", **properties)
+        self._used_ports[name] = port
+
+    def unplug(self, name: str) -> None:
+        """Unplug it, and return once the guest has let go of it.
+
+        Raises:
+            VhostPciError: QEMU refuses, or the guest does not let go.
+        """
+        self.qmp.execute("device_del", id=name)
+        self.qmp.wait_event("DEVICE_DELETED", _PLUG_TIMEOUT_S, device=name)
+        del self._used_ports[name]
+
+    def close(self) -> None:
+        """End it at once; it has no disk to spoil. Twice is fine."""
+        self.process.kill()
+        self.agent.close()
+        self.qmp.close()
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _pair(stack: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:
+    """A connection: our end, and the one that QEMU inherits."""
+    ours, theirs = socket.socketpair()
+    stack.enter_context(ours)
+    stack.enter_context(theirs)
+    return ours, theirs
