@@ -1,4 +1,7 @@
-"""Network namespaces of a test's own, by iproute2."""
+"""Network namespaces of a test's own.
+
+Entered by nsenter: `ip netns exec` also makes a mount namespace, which a chroot does not allow.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,16 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 
+def inside(namespace: str) -> list[str]:
+    """What stands before a command to run it in a namespace; nothing for no namespace."""
+    return ["nsenter", f"--net=/run/netns/{namespace}"] if namespace else []
+
+
 def ip(*arguments: str, namespace: str = "") -> str:
     """Runs `ip`, in a namespace if one is named; its words are in the error if it fails."""
-    inside = ["-netns", namespace] if namespace else []
-    done = subprocess.run(
-        ["ip", *inside, *arguments], capture_output=True, text=True, timeout=60, check=False
-    )
-    assert done.returncode == 0, f"ip {' '.join([*inside, *arguments])}: {done.stderr}"
+    command = [*inside(namespace), "ip", *arguments]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, f"{' '.join(command)}: {done.stderr}"
     return done.stdout
 
 
@@ -33,11 +39,16 @@ def namespace(role: str) -> Iterator[str]:
         ip("netns", "del", name)
 
 
+def silence(interface: str, namespace: str) -> None:
+    """Turns IPv6 off, so that the kernel sends nothing unasked."""
+    quiet = f"echo 1 > /proc/sys/net/ipv6/conf/{interface}/disable_ipv6"
+    subprocess.run([*inside(namespace), "sh", "-c", quiet], timeout=60, check=True)
+
+
 def add_tap(name: str, namespace: str, address: str = "") -> None:
-    """A persistent TAP device, up; IPv6 is off, so that the kernel sends nothing unasked."""
+    """A persistent TAP device, silent and up."""
     ip("tuntap", "add", "dev", name, "mode", "tap", namespace=namespace)
-    quiet = f"echo 1 > /proc/sys/net/ipv6/conf/{name}/disable_ipv6"
-    subprocess.run(["ip", "netns", "exec", namespace, "sh", "-c", quiet], timeout=60, check=True)
+    silence(name, namespace)
     if address:
         ip("addr", "add", address, "dev", name, namespace=namespace)
     ip("link", "set", name, "up", namespace=namespace)

@@ -13,6 +13,8 @@ import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Self
 
+from tests.system.network import inside
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
@@ -36,11 +38,10 @@ class Program:
 
     def __init__(self, module: str, arguments: Sequence[str], namespace: str = "") -> None:
         self.name = module
-        inside = ["ip", "netns", "exec", namespace] if namespace else []
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
         try:
             self._process = subprocess.Popen(
-                [*inside, sys.executable, "-m", module, *arguments],
+                [*inside(namespace), sys.executable, "-m", module, *arguments],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,

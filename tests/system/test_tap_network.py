@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from tests.system.network import add_tap, namespace
+from tests.system.network import add_tap, inside, namespace
 from tests.system.processes import Device, Pmd, Program, Vm1
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def test_ping(stacks: tuple[str, str]) -> None:
     vm1, _ = stacks
     ping = ["ping", "-n", "-c", "20", "-i", "0.05", "-W", "10", "-s", "1400", VF_ADDRESS]
     done = subprocess.run(
-        ["ip", "netns", "exec", vm1, *ping],
+        [*inside(vm1), *ping],
         capture_output=True,
         text=True,
         timeout=120,
