@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from tests.system.network import inside
 from tests.vm1.backend import Backend, Fault
 from tools.vm1.options import (
     Direction,
@@ -32,9 +33,8 @@ DEADLINE_S = 60.0
 
 def vm1(*arguments: str, namespace: str = "") -> subprocess.Popen[str]:
     """The command as a child process, in a network namespace or here; it gives one JSON object."""
-    prefix = ["ip", "netns", "exec", namespace] if namespace else []
     return subprocess.Popen(
-        [*prefix, sys.executable, "-m", "tools.vm1.cli", *arguments, "--json"],
+        [*inside(namespace), sys.executable, "-m", "tools.vm1.cli", *arguments, "--json"],
         cwd=ROOT,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

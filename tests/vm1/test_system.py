@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import time
 from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.system.network import inside, ip, namespace
 from tests.system.testpmd import Testpmd
 from tests.vm1.test_modes import DEADLINE_S, finish, vm1
 
@@ -45,32 +45,20 @@ def test_nothing_is_lost_in_a_loop(tmp_path: Path, arguments: list[str]) -> None
     assert forwarded.rx_packets == forwarded.tx_packets == count
 
 
-def _ip(*arguments: str) -> None:
-    subprocess.run(["ip", *arguments], check=True, capture_output=True, timeout=30)
-
-
 @pytest.fixture
 def namespaces() -> Iterator[tuple[str, str]]:
     """Two network namespaces, removed at the end."""
-    names = (f"vm1a-{os.getpid()}", f"vm1b-{os.getpid()}")
-    made = []
-    try:
-        for name in names:
-            _ip("netns", "add", name)
-            made.append(name)
-        yield names
-    finally:
-        for name in made:
-            _ip("netns", "del", name)
+    with namespace("vm1a") as first, namespace("vm1b") as second:
+        yield first, second
 
 
-def _until_there(namespace: str) -> None:
+def _until_there(where: str) -> None:
     """Until the TAP device exists; then give it an address and bring it up."""
     deadline = time.monotonic() + DEADLINE_S
     while True:
         try:
-            _ip("-n", namespace, "link", "show", "vm1tap")
-        except subprocess.CalledProcessError:
+            ip("link", "show", "vm1tap", namespace=where)
+        except AssertionError:
             assert time.monotonic() < deadline
             time.sleep(0.02)
         else:
@@ -89,11 +77,11 @@ def test_two_network_stacks_talk(tmp_path: Path, namespaces: tuple[str, str]) ->
             vm1("tap", "--tap", "vm1tap", "--vhost-user", str(paths[1]),
                 namespace=namespaces[1]) as second,
         ):  # fmt: skip
-            for number, namespace in enumerate(namespaces, 1):
-                _until_there(namespace)
-                _ip("-n", namespace, "addr", "add", f"192.0.2.{number}/24", "dev", "vm1tap")
-                _ip("-n", namespace, "link", "set", "vm1tap", "up")
-            command = ["ip", "netns", "exec", namespaces[0]]
+            for number, where in enumerate(namespaces, 1):
+                _until_there(where)
+                ip("addr", "add", f"192.0.2.{number}/24", "dev", "vm1tap", namespace=where)
+                ip("link", "set", "vm1tap", "up", namespace=where)
+            command = inside(namespaces[0])
             command += ["ping", "-c", "20", "-i", "0.02", "-w", "30", "-s", "1400", "192.0.2.2"]
             ping = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
             first.terminate()
