@@ -133,7 +133,7 @@ def test_sustained_transmission(tmp_path: Path, rings: Rings) -> None:
             sent = testpmd.stop_forwarding()
             pmd.wait_until_quiet()
         summary = pmd.summary()
-    assert sent.tx_packets > 100 * rings.queue_size
+    assert sent.tx_packets > 10 * rings.queue_size
     assert summary.vm1_to_vf.packets == sent.tx_packets
     assert summary.vm1_to_vf.bytes == 64 * sent.tx_packets
     assert summary.vm1_to_vf.dropped == 0
@@ -152,7 +152,7 @@ def test_frames_from_the_vf(tmp_path: Path, rings: Rings) -> None:
             received = testpmd.port_stats()
         summary = pmd.summary()
     held = summary.vf_to_vm1.packets - received.rx_packets
-    assert received.rx_packets > 100 * rings.queue_size
+    assert received.rx_packets > 10 * rings.queue_size
     assert received.rx_bytes == 256 * received.rx_packets
     assert 0 <= held <= rings.queue_size * rings.queue_pairs
     assert summary.vf_to_vm1.dropped == 0
