@@ -2,6 +2,8 @@
 /* A ring's life: set-up from VM1's memory, publishing, calling, the end. */
 #include "queue.h"
 
+#include "call.h"
+
 #include <errno.h>
 #include <stdlib.h>
 #include <unistd.h>
@@ -120,17 +122,17 @@ uint32_t rk_queue_fault(const struct rk_queue *queue)
 
 void rk_queue_call(struct rk_queue *queue)
 {
-	const uint64_t one = 1;
+	const uint32_t one = 1;
 	ssize_t written;
 
 	if (queue->call_fd < 0)
 		return;
-	if (queue->call_offset < 0)
-		written = write(queue->call_fd, &one, sizeof(one));
-	else
-		written = pwrite(queue->call_fd, &one, sizeof(uint32_t), queue->call_offset);
-	/* A full eventfd has a call pending already; a closed one belongs to a VM1 that is going. */
-	(void)written;
+	if (queue->call_offset < 0) {
+		call_eventfd(queue->call_fd);
+	} else {
+		written = pwrite(queue->call_fd, &one, sizeof(one), queue->call_offset);
+		(void)written; /* a register that cannot be written is of a device that is going */
+	}
 	queue->stats->calls++;
 }
 
