@@ -1,0 +1,108 @@
+"""`vhost-pci-lab check`: the whole picture once, a line a step."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING
+
+from tools.lab.picture import VM1_MEMORY_MIB
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from tools.lab.picture import Picture
+
+_MIB = 1 << 20
+NEXT_MEMORY_MIB = VM1_MEMORY_MIB + 128  # of the VM1 that takes the first one's place
+
+
+class Steps:
+    """Says what is being done, and how long it took.
+
+    Args:
+        tell: Called with each line as it is known.
+        begin: Called with what is about to be done, where somebody watches.
+    """
+
+    def __init__(self, tell: Callable[[str], None], begin: Callable[[str], None]) -> None:
+        self._tell = tell
+        self._begin = begin
+        self._count = 0
+
+    @contextlib.contextmanager
+    def step(self, what: str) -> Iterator[list[str]]:
+        """One step: yields a list for what is worth saying about it; what it raises fails it."""
+        self._count += 1
+        facts: list[str] = []
+        began = time.monotonic()
+        self._begin(f"{self._count:2} {what} ...")
+        verdict = "FAILED"
+        try:
+            yield facts
+            verdict = "ok"
+        finally:
+            words = ", ".join([f"{verdict}, {time.monotonic() - began:.1f} s", *facts])
+            self._tell(f"{self._count:2} {what}: {words}")
+
+
+def check(picture: Picture, steps: Steps, kind: str, size_mib: int) -> None:
+    """Bring the picture up, prove it, replace VM1, prove it again.
+
+    Args:
+        picture: Nothing of it is up yet; the caller closes it.
+        steps: Where each step is told.
+        kind: Of the VF, one of `picture.VF_KINDS`.
+        size_mib: What TCP moves each way.
+
+    Raises:
+        VhostPciError: The first thing that did not hold.
+    """
+    with steps.step("device server"):
+        picture.start_device()
+    with steps.step("VM1 with the stock virtio-net driver"):
+        picture.start_vm1()
+    with steps.step("VM2, and a machine outside"):
+        picture.start_vm2()
+    with steps.step("plug the function into VM2") as facts:
+        address = picture.plug()
+        facts.append(address)
+    with steps.step("pmd bind"):
+        picture.bind(address)
+    with steps.step(f"pmd run --bar 2, VF {kind}"):
+        picture.start_pmd(kind)
+    _prove(picture, steps, size_mib)
+    with steps.step("unplug the function"):
+        picture.unplug()
+    with steps.step("shut VM1 down"):
+        picture.stop_vm1()
+    with steps.step(f"another VM1, {NEXT_MEMORY_MIB} MiB"):
+        picture.start_vm1(NEXT_MEMORY_MIB)
+    with steps.step("plug the function again") as facts:
+        address = picture.plug()
+        facts.append(address)
+    with steps.step("the same pmd serves it"):
+        picture.bind(address)
+        picture.wait_until_served()
+    _prove(picture, steps, size_mib)
+    with steps.step("end pmd"):
+        picture.stop_pmd()
+    with steps.step("unplug, and end everything"):
+        picture.unplug()
+        picture.close()
+
+
+def _prove(picture: Picture, steps: Steps, size_mib: int) -> None:
+    """Traffic between VM1 and outside, both ways."""
+    with steps.step("ping both ways") as facts:
+        facts.append(picture.ping())
+    vm1, outside = picture.vm1, picture.outside
+    for what, source, target in (
+        ("VM1 to outside", vm1, outside),
+        ("outside to VM1", outside, vm1),
+    ):
+        with steps.step(f"TCP, {size_mib} MiB, {what}") as facts:
+            began = time.monotonic()
+            digest = picture.transfer(source, target, size_mib * _MIB)
+            rate = size_mib * _MIB * 8 / (time.monotonic() - began) / 1e6
+            facts += [f"{rate:.0f} Mbit/s", f"SHA-256 equal at both ends ({digest[:12]}...)"]

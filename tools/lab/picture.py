@@ -1,0 +1,218 @@
+"""The whole picture: VM1 - vhost-pci-device - VM2 - wire - outside, and what moves through it.
+
+Outside is a third machine with a stack of its own: neither VM1 nor VM2 answers for it. The wire is
+a stream between two network cards that QEMU emulates. `docs/architecture.md` has the drawing.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import TYPE_CHECKING, Self
+
+from guest.errors import VhostPciError
+from tools.lab import own
+from tools.lab.device import Device
+
+if TYPE_CHECKING:
+    from pathlib import Path
+    from types import TracebackType
+
+    from tools.lab.agent import Job
+    from tools.lab.template import Templates
+    from tools.lab.vm import Vm
+
+VM1_MEMORY_MIB = 512
+VM2_MEMORY_MIB = 512
+VM1_ADDRESS = "10.77.0.1"
+OUTSIDE_ADDRESS = "10.77.0.2"
+_PREFIX = 24
+_PORT = 5000
+_MAC = "52:54:00:77:00:{:02x}"
+
+FUNCTION = "vhost-pci"  # the function's id in VM2
+_FUNCTION_ID = "1af4:10f0"  # docs/device.md, section 2
+_MESSAGE_TIMEOUT_MS = 60_000  # QEMU's connection never recovers from a reply that was late
+# Deadlines for machines without KVM on a machine that is busy with other things.
+STEP_TIMEOUT_S = 180.0
+_TRANSFER_TIMEOUT_S = 600.0
+
+# Where frames go in VM2, by kind of VF: how to prepare it, and what `pmd run --vf` is told.
+_BRIDGE = """\
+modprobe tun
+modprobe bridge
+ip tuntap add tap0 mode tap
+ip link add br0 type bridge
+ip link set tap0 master br0
+ip link set eth0 master br0
+ip link set tap0 up
+ip link set br0 up
+"""
+VF_KINDS = {"packet": ("", "packet:eth0"), "tap": (_BRIDGE, "tap:tap0")}
+_WAIT_FOR_FILE = "n=0; while [ ! -e {0} ]; do n=$((n+1)); [ $n -lt 900 ]; sleep 0.1; done"
+
+
+class Picture:
+    """The machines, the device server and `pmd`; brought up step by step, in the order below.
+
+    A context manager that ends everything. Thread rule: one thread. Every step raises
+    VhostPciError with what went wrong.
+
+    Args:
+        templates: Where machines come from.
+        package: Of `own.package`, for VM2.
+        directory: For sockets and logs; it has to stay until after `close`, and its path short.
+    """
+
+    def __init__(self, templates: Templates, package: Path, directory: Path) -> None:
+        self._templates = templates
+        self._package = package
+        self.directory = directory
+        self._stack = contextlib.ExitStack()
+        self._starts: dict[str, int] = {}
+
+    def start_device(self) -> None:
+        """Start the device server, or one that replaces it."""
+        self.device = self._stack.enter_context(Device(self._name("device"), self.directory))
+
+    def start_vm1(self, memory_mib: int = VM1_MEMORY_MIB) -> None:
+        """Start VM1 on the device, its interface up: the stock driver's rings are there then."""
+        vm1 = self._restore("vm1", memory_mib)
+        self.vm1 = vm1
+        path = str(self.device.vhost_user)
+        address = {"type": "unix", "data": {"path": path}}
+        backend = {"type": "socket", "data": {"addr": address, "server": False}}
+        vm1.qmp.execute("chardev-add", id="net0", backend=backend)
+        vm1.qmp.execute("netdev_add", type="vhost-user", id="net0", chardev="net0")
+        mac = _MAC.format(1)
+        vm1.plug("nic", "virtio-net-pci", netdev="net0", mac=mac, disable_legacy="on")
+        _bring_up(vm1, "virtio_net", f"{VM1_ADDRESS}/{_PREFIX}")
+        self.device.wait_until(self.device.vm1_is_up, STEP_TIMEOUT_S, "see VM1's rings")
+
+    def start_vm2(self, memory_mib: int = VM2_MEMORY_MIB) -> None:
+        """Start VM2 and what lies outside, with the wire between them."""
+        vm2 = self._restore("vm2", memory_mib)
+        self.vm2 = vm2
+        own.install(vm2, self._package)
+        outside = self._restore("outside", memory_mib)
+        self.outside = outside
+        wire = {"type": "unix", "path": str(self.directory / f"{vm2.name}.wire")}
+        for vm, server in ((vm2, True), (outside, False)):
+            vm.qmp.execute("netdev_add", type="stream", id="wire", server=server, addr=wire)
+        vm2.plug("wire", "e1000e", netdev="wire", mac=_MAC.format(2))
+        outside.plug("wire", "e1000e", netdev="wire", mac=_MAC.format(3))
+        _bring_up(vm2, "e1000e", "")
+        # What was merged on arrival would be longer than any frame VM1 has room for.
+        vm2.agent.shell("ethtool -K eth0 gro off tso off gso off")
+        _bring_up(outside, "e1000e", f"{OUTSIDE_ADDRESS}/{_PREFIX}")
+
+    def plug(self) -> str:
+        """Plug the function into VM2, and return its PCI address there."""
+        socket = {"type": "unix", "path": str(self.device.vfio_user)}
+        properties = {"socket": socket, "x_msg_timeout": _MESSAGE_TIMEOUT_MS}
+        self.vm2.plug(FUNCTION, "vfio-user-pci", **properties)
+        look = f"n=0; until lspci -Dnd {_FUNCTION_ID} | grep .; do"
+        address = self.vm2.agent.shell(f"{look} n=$((n+1)); [ $n -lt 600 ]; sleep 0.1; done")
+        return address.split()[0]
+
+    def bind(self, address: str) -> None:
+        """Give the function to vfio-pci."""
+        self.vm2.agent.run("pmd", "bind", address, timeout_s=STEP_TIMEOUT_S)
+
+    def start_pmd(self, kind: str) -> Job:
+        """Run `pmd` in VM2 between the function and a VF of that kind, and wait until it serves."""
+        prepare, spec = VF_KINDS[kind]
+        if prepare:
+            self.vm2.agent.shell(prepare)
+        self.pmd = self.vm2.agent.start("pmd", "run", "--bar", "2", "--vf", spec)
+        self.wait_until_served()
+        return self.pmd
+
+    def wait_until_served(self) -> None:
+        """Return once `pmd` has VM1's rings."""
+        pmd, device = self.pmd, self.device
+
+        def served() -> bool:
+            if pmd.status is not None:
+                raise pmd.failure(f"ended with status {pmd.status}")
+            return device.is_served()
+
+        pmd.wait_until(served, STEP_TIMEOUT_S, "does not serve VM1")
+
+    def stop_pmd(self) -> None:
+        """End `pmd` as a service manager would; its exit status has to be 0."""
+        self.pmd.signal()
+        if self.pmd.wait(STEP_TIMEOUT_S) != 0:
+            raise self.pmd.failure(f"ended with status {self.pmd.status}")
+
+    def ping(self, count: int = 5) -> str:
+        """Ping both ways, all packets answered; round trip times in words."""
+        times = []
+        for vm, target in ((self.vm1, OUTSIDE_ADDRESS), (self.outside, VM1_ADDRESS)):
+            words = ["ping", "-c", str(count), "-i", "0.2", "-W", "20", "-s", "1000", target]
+            said = vm.agent.run(*words, timeout_s=STEP_TIMEOUT_S)
+            if f" {count} received" not in said:
+                raise VhostPciError("ping", f"{target} from {vm.name}", said.strip()[-200:])
+            average = re.search(r"= [\d.]+/([\d.]+)/", said)
+            times.append(f"{average[1]} ms" if average else "answered")
+        return " there, ".join(times) + " back"
+
+    def transfer(self, source: Vm, target: Vm, size_bytes: int) -> str:
+        """Send random bytes by TCP; the SHA-256 that both ends found."""
+        address = VM1_ADDRESS if target is self.vm1 else OUTSIDE_ADDRESS
+        program = ["python3", "/usr/lib/vhost-pci-lab/transfer.py"]
+        receive = target.agent.start(*program, "receive", address, str(_PORT))
+        receive.wait_for("ready", STEP_TIMEOUT_S)
+        words = [*program, "send", address, str(_PORT), str(size_bytes)]
+        sent = source.agent.run(*words, timeout_s=_TRANSFER_TIMEOUT_S).strip()
+        if receive.wait(STEP_TIMEOUT_S) != 0:
+            raise receive.failure(f"ended with status {receive.status}")
+        received = receive.output.decode().split()[-1]
+        if sent != received or len(sent) != 64:
+            cause = f"{source.name} sent {sent}, {target.name} received {received}"
+            raise VhostPciError("compare", "what went over by TCP", cause)
+        return sent
+
+    def unplug(self) -> None:
+        """Take the function out of VM2."""
+        self.vm2.unplug(FUNCTION)
+
+    def stop_vm1(self) -> None:
+        """Shut VM1 down, and see the device notice."""
+        self.vm1.agent.start("busybox", "poweroff", "-f")
+        self.vm1.process.wait(STEP_TIMEOUT_S)
+        self.vm1.close()
+        device = self.device
+        device.wait_until(lambda: not device.vm1_is_up(), STEP_TIMEOUT_S, "see VM1 go")
+
+    def _restore(self, role: str, memory_mib: int) -> Vm:
+        vm = self._templates.restore(self._name(role), memory_mib, self.directory)
+        return self._stack.enter_context(vm)
+
+    def _name(self, role: str) -> str:
+        """vm1, then vm1-2, ...: the logs of all of them stay."""
+        count = self._starts[role] = self._starts.get(role, 0) + 1
+        return role if count == 1 else f"{role}-{count}"
+
+    def close(self) -> None:
+        """End everything. Twice is fine."""
+        self._stack.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _bring_up(vm: Vm, module: str, address: str) -> None:
+    """Load the driver, wait for eth0, bring it up. No IPv6: nothing is sent unasked."""
+    script = f"modprobe {module}; {_WAIT_FOR_FILE.format('/sys/class/net/eth0')};"
+    script += "echo 1 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6;"
+    script += f"ip addr add {address} dev eth0;" if address else ""
+    vm.agent.shell(f"{script} ip link set eth0 up", timeout_s=STEP_TIMEOUT_S)
