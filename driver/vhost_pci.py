@@ -53,6 +53,7 @@ STATE_DEADLINE_S = 2.0  # docs/device.md 5.2: longer, and the device gives the d
 
 # PCI configuration space (PCI Express base specification, 7.5.1.1).
 _CONFIG_COMMAND = 0x04
+_CONFIG_REVISION = 0x08  # and the class code above it
 _COMMAND_MEMORY = 1 << 1
 _COMMAND_BUS_MASTER = 1 << 2
 _VENDOR_GONE = 0xFFFF
@@ -149,10 +150,19 @@ class VhostPci:
     def _write(self, register: int, value: int) -> None:
         self._function.write(Region.BAR0, register, struct.pack("<I", value))
 
+    @property
+    def present(self) -> bool:
+        """Whether the function answers (docs/device.md 8)."""
+        try:
+            self._check_present()
+        except VhostPciError:
+            return False
+        return True
+
     def _check_present(self) -> None:
         """DeviceGoneError if configuration space reads all ones (docs/device.md 8)."""
-        raw = self._function.read(Region.CONFIG, 0, 2)
-        if int(struct.unpack("<H", raw)[0]) == _VENDOR_GONE:
+        # Not the ids: vfio-pci answers those from a copy (vfio_pci_config.c).
+        if self._function.read(Region.CONFIG, _CONFIG_REVISION, 4) == b"\xff\xff\xff\xff":
             raise DeviceGoneError("use", self.name, "the device is gone")
 
     def _check_registers(self) -> int:

@@ -99,6 +99,11 @@ class Channel:
         return self._device is not None
 
     @property
+    def alive(self) -> bool:
+        """Whether the function still answers: a trapped access, so not to be asked often."""
+        return self._device is not None and self._device.present
+
+    @property
     def idle(self) -> bool:
         """Attached, and nothing to run: somebody has to look at `changed`."""
         return self._device is not None and not self._works

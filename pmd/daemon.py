@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Self
 from guest.errors import VhostPciError
 from pmd import stats
 from pmd.lcore import Lcore
+from pmd.slots import Slots
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,6 +33,8 @@ _log = logging.getLogger("pmd")
 _RETRY_S = 0.5
 # A channel without rings has no lcore that would see its generation change.
 _IDLE_LOOK_S = 0.02
+# A hypervisor does not tell a function that its server died; only reading it tells.
+_VERIFY_S = 0.5
 
 
 class Daemon:
@@ -40,20 +43,28 @@ class Daemon:
     Thread rule: the main thread.
 
     Args:
-        channels: Attached. Their owner closes them after the daemon.
+        channels: Attached, but for those of slots. Their owner closes them after the daemon.
         cpus: One lcore each, at least one.
         burst: Chains a turn takes from a ring at most.
         signals: What ends the run.
+        slots: The channels whose functions come and go, or None.
 
     Raises:
         VhostPciError: A CPU cannot be used.
     """
 
     def __init__(
-        self, channels: Sequence[Channel], cpus: Sequence[int], burst: int, signals: Signals
+        self,
+        channels: Sequence[Channel],
+        cpus: Sequence[int],
+        burst: int,
+        signals: Signals,
+        slots: Slots | None = None,
     ) -> None:
-        self._channels = tuple(channels)
+        self._channels = list(channels)
         self._signals = signals
+        self._slots = slots
+        self._verify_at = 0.0
         self._retry_at: dict[Channel, float] = {}
         self._eventful: set[Lcore] = set()
         self._lcores: list[Lcore] = []
@@ -69,6 +80,8 @@ class Daemon:
         self._turn = itertools.cycle(self._lcores)
         self._selector.register(self._event, selectors.EVENT_READ)
         self._selector.register(signals, selectors.EVENT_READ)
+        if slots is not None:
+            self._selector.register(slots, selectors.EVENT_READ, slots)
 
     def run(
         self, view: View, period_s: float, duration_s: float | None
@@ -80,9 +93,10 @@ class Daemon:
             BrokenPipeError: Nobody reads the view any more.
         """
         for channel in self._channels:
-            channel.configure()
-            self._selector.register(channel, selectors.EVENT_READ, channel)
-            self._place(channel)
+            if channel.attached:
+                channel.configure()
+                self._selector.register(channel, selectors.EVENT_READ, channel)
+                self._place(channel)
         self._signals.serve()
         first = before = self.snapshot()
         end = first.time_s + duration_s if duration_s is not None else float("inf")
@@ -115,17 +129,23 @@ class Daemon:
         wakes = [deadline, *self._retry_at.values()]
         if any(channel.idle for channel in self._channels):
             wakes.append(now + _IDLE_LOOK_S)
+        if self._slots is not None and self._slots.attached:
+            wakes.append(self._verify_at)
         # select() takes no infinite timeout, and a long one is as good.
         for key, _ in self._selector.select(min(3600.0, max(0.0, min(wakes) - now))):
-            if key.data is not None:
-                self._lose(key.data, "its device went away")
-            elif key.fd == self._event:
+            if key.fd == self._event:
                 os.eventfd_read(self._event)
+            elif isinstance(key.data, Slots):
+                self._lose_all(key.data.changes(), "unplugged")
+            elif key.data is not None:
+                self._lose_all([key.data], "its device went away")
         self._take_events()
         for channel in self._channels:
             if channel.idle and channel.changed:
                 self._settle(channel)
         self._retry()
+        if self._slots is not None:
+            self._follow(self._slots)
 
     def _wake(self, lcore: Lcore) -> None:
         """On the lcore's thread."""
@@ -177,6 +197,27 @@ class Daemon:
             lcore.set_works([*lcore.works, work])
             lcore.resume()
 
+    def _follow(self, slots: Slots) -> None:
+        """Attach functions that came, and let go of those that read all ones."""
+        if time.monotonic() >= self._verify_at:
+            self._lose_all([c for c in slots.attached if not c.alive], "its device is gone")
+            self._verify_at = time.monotonic() + _VERIFY_S
+        for channel in slots.assign():
+            if channel not in self._channels:
+                self._channels.append(channel)
+            try:
+                channel.attach()
+            except VhostPciError as error:
+                _log.error("%s", error)
+            else:
+                self._join(channel)
+
+    def _lose_all(self, channels: Sequence[Channel], why: str) -> None:
+        """Lose those that are not lost yet: one loss may be told in several ways at once."""
+        for channel in channels:
+            if channel.attached:
+                self._lose(channel, why)
+
     def _lose(self, channel: Channel, why: str) -> None:
         """The channel's function is gone, or as good as gone."""
         _log.error("%s: %s", channel.name, why)
@@ -200,8 +241,12 @@ class Daemon:
                 self._retry_at[channel] = time.monotonic() + _RETRY_S
                 continue
             del self._retry_at[channel]
-            self._selector.register(channel, selectors.EVENT_READ, channel)
-            self._settle(channel)
+            self._join(channel)
+
+    def _join(self, channel: Channel) -> None:
+        """Serve a channel that has just been attached."""
+        self._selector.register(channel, selectors.EVENT_READ, channel)
+        self._settle(channel)
 
     def close(self) -> None:
         """End the lcores and let go of all works; the channels stay. Twice is fine."""

@@ -145,7 +145,7 @@ class Lines:
     def show(self, before: Snapshot, now: Snapshot) -> None:
         """Print the lines and flush them."""
         seconds = now.time_s - before.time_s
-        for old, new in zip(before.channels, now.channels, strict=True):
+        for old, new in _channels(before, now):
             moved = new.total - old.total
             parts = [
                 f"{name} {mpps(direction, seconds):.3f} Mpps {gbps(direction, seconds):.3f} Gbit/s "
@@ -192,7 +192,7 @@ def table(before: Snapshot, now: Snapshot) -> Table:
     for name in ("Mpps", "Gbit/s", "drops", "cycles/packet"):
         shown.add_column(name, justify="right")
     shown.add_column("state")
-    for old, new in zip(before.channels, now.channels, strict=True):
+    for old, new in _channels(before, now):
         moved = new.total - old.total
         for name, direction, total in (
             ("VM1 -> " + new.vf, moved.vm1_to_vf, new.total.vm1_to_vf),
@@ -208,6 +208,12 @@ def table(before: Snapshot, now: Snapshot) -> Table:
                 new.state,
             )
     return shown
+
+
+def _channels(before: Snapshot, now: Snapshot) -> list[tuple[Channel, Channel]]:
+    """Each channel before and now; one that came in between was as it is."""
+    came = now.channels[len(before.channels) :]
+    return list(zip((*before.channels, *came), now.channels, strict=True))
 
 
 def view(*, json: bool) -> View:

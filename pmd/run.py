@@ -6,18 +6,20 @@ import contextlib
 from typing import TYPE_CHECKING
 
 from driver.software_vf import KINDS, parse_vf
+from driver.state_area import DEVICE_ID, VENDOR_ID
 from guest.cpus import default_lcores, parse_lcores
 from guest.errors import UsageError
+from guest.hotplug import Hotplug
 from pmd.channel import Channel
 from pmd.daemon import Daemon
 from pmd.signals import Signals
-from pmd.source import SimSource, sources
+from pmd.slots import NUMBER, Slots, VfTemplate
+from pmd.source import AUTO, PciSource, SimSource, sources
 from pmd.window_map import WindowMap
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from driver.software_vf import Vf
     from pmd import stats
     from pmd.config import Options
     from pmd.report import View
@@ -39,29 +41,49 @@ def run(options: Options, view: View) -> tuple[stats.Snapshot, stats.Snapshot]:
         signals = stack.enter_context(Signals())
         cpus = parse_lcores(options.lcores) if options.lcores else default_lcores(1)
         found = sources(options.devices, cpus, WindowMap(options.window_map))
+        specs = _specs(options.vfs, found)
+        slots = _slots(stack, found, options.bar)
         channels: list[Channel] = []
-        for source, vf in zip(found, _vfs(options.vfs, found), strict=True):
-            channels.append(Channel(source, vf, options.bar))
+        for source, spec in zip(found, specs, strict=True):
+            if slots is not None and isinstance(source, PciSource):
+                channels.append(slots.add(source, VfTemplate(spec)))
+                continue
+            channels.append(Channel(source, parse_vf(spec), options.bar))
             stack.callback(channels[-1].close)
         for channel in channels:
+            if slots is None or channel not in slots:
+                channel.attach()
+        for channel in slots.begin() if slots is not None else ():
             channel.attach()
-        daemon = stack.enter_context(Daemon(channels, cpus, options.burst, signals))
+        daemon = stack.enter_context(Daemon(channels, cpus, options.burst, signals, slots))
         return daemon.run(view, options.stats_period_s, options.duration_s)
 
 
-def _vfs(specs: Sequence[str], found: Sequence[Source]) -> list[Vf]:
-    """One VF for each source, in order."""
+def _slots(stack: contextlib.ExitStack, found: Sequence[Source], bar: int) -> Slots | None:
+    """The slots of this run, closed by the stack; None where no PCI function is wanted."""
+    if not any(isinstance(source, PciSource) for source in found):
+        return None
+    hotplug = stack.enter_context(Hotplug(VENDOR_ID, DEVICE_ID))
+    return stack.enter_context(Slots(hotplug, bar))
+
+
+def _specs(specs: Sequence[str], found: Sequence[Source]) -> list[str]:
+    """One VF's spec for each source, in order."""
     if not specs:
         return [_default_vf(source) for source in found]
     if len(specs) != len(found):
         names = ", ".join(source.name for source in found)
         cause = f"there are {len(specs)} for {len(found)} devices ({names})"
         raise UsageError("use", "--vf", cause, "give one --vf for each device, in order")
-    return [parse_vf(spec) for spec in specs]
+    for spec, source in zip(specs, found, strict=True):
+        if NUMBER in spec and source.name != AUTO:
+            cause = f"{NUMBER} counts the functions of {AUTO}, and {source.name} is one"
+            raise UsageError("use", f"--vf {spec}", cause, f"leave {NUMBER} away")
+    return list(specs)
 
 
-def _default_vf(source: Source) -> Vf:
+def _default_vf(source: Source) -> str:
     if isinstance(source, SimSource):
-        return parse_vf("loop")
+        return "loop"
     cause = f"{source.name} needs one"
     raise UsageError("run without", "--vf", cause, f"the kinds are {', '.join(KINDS)}")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Protocol
 
-from driver.state_area import DEVICE_ID, VENDOR_ID
-from guest.discovery import is_pci_address, pci_function, pci_functions
-from guest.errors import UsageError, VhostPciError
+from guest.binding import Binding
+from guest.discovery import is_pci_address, pci_function
+from guest.errors import UsageError
 from guest.vfio_user import VfioUserFunction
 from pmd.sim import Simulation, parameters
 from pmd.window_map import WindowMap, open_function
@@ -16,6 +17,9 @@ if TYPE_CHECKING:
 
     from guest.function import Function
 
+_log = logging.getLogger("pmd")
+
+AUTO = "auto"
 # Half of what a device waits for an acknowledgement while the heartbeat moves (docs/device.md
 # 5.2), so that one stuck server does not make other devices give us up.
 _TIMEOUT_S = 2.0
@@ -68,23 +72,38 @@ class SocketSource:
 
 
 class PciSource:
-    """A PCI address of this machine, by VFIO; it may be plugged in again."""
+    """A function of this machine, by VFIO. Whether it is here is told by uevents (pmd/slots.py).
 
-    comes_back = True
+    Args:
+        address: Its PCI address, or None: `auto`, whichever is put into `name` before `open`.
+        window_map: How its windows are to be mapped.
+    """
 
-    def __init__(self, address: str, window_map: WindowMap) -> None:
-        self.name = address
+    comes_back = False
+
+    def __init__(self, address: str | None, window_map: WindowMap) -> None:
+        self.follows = address is None
+        self.name = address or AUTO
         self._window_map = window_map
 
+    def another(self) -> PciSource:
+        """One more of the same kind."""
+        return PciSource(None if self.follows else self.name, self._window_map)
+
     def open(self) -> Function:
-        """Open it through the kernel."""
+        """Give it to vfio-pci where it is not, and open it through the kernel."""
+        binding = Binding(self.name)
+        former = binding.driver
+        binding.bind()
+        if binding.driver != former:
+            _log.info("%s: bound to %s", self.name, binding.driver)
         return open_function(pci_function(self.name), self._window_map)
 
     def settled(self) -> None:
         """Nothing to do."""
 
     def close(self) -> None:
-        """Nothing to do."""
+        """Nothing to do: it stays bound, for the next run."""
 
 
 class SimSource:
@@ -111,7 +130,7 @@ class SimSource:
 
 
 def sources(devices: Sequence[str], cpus: Sequence[int], window_map: WindowMap) -> list[Source]:
-    """One source for each device named, `auto` or none standing for all of this machine.
+    """One source for each device named, `auto` where none is.
 
     Args:
         devices: As on the command line.
@@ -120,11 +139,8 @@ def sources(devices: Sequence[str], cpus: Sequence[int], window_map: WindowMap) 
 
     Raises:
         UsageError: A name is none, or comes twice, or its windows cannot be mapped so.
-        VhostPciError: This machine has no vhost-pci function.
     """
-    found: list[Source] = []
-    for device in devices or ("auto",):
-        found += _sources(device, cpus, window_map)
+    found = [_source(device, cpus, window_map) for device in devices or (AUTO,)]
     names = [source.name for source in found if not isinstance(source, SimSource)]
     for name in names:
         if names.count(name) > 1:
@@ -132,29 +148,20 @@ def sources(devices: Sequence[str], cpus: Sequence[int], window_map: WindowMap) 
     return found
 
 
-def _sources(device: str, cpus: Sequence[int], window_map: WindowMap) -> list[Source]:
+def _source(device: str, cpus: Sequence[int], window_map: WindowMap) -> Source:
     kind, _, rest = device.partition(":")
-    if device == "auto":
-        return [PciSource(address, window_map) for address in _functions_here()]
+    if device == AUTO:
+        return PciSource(None, window_map)
     if kind in ("vfio-user", "sim") and window_map is WindowMap.WC:
         cause = f"the windows of {device} are memory files, mapped one way only"
         remedy = "leave it away; it is for PCI functions"
         raise UsageError("use", "--window-map wc", cause, remedy)
     if kind == "vfio-user":
-        return [SocketSource(rest)]
+        return SocketSource(rest)
     if kind == "sim":
-        return [SimSource(device, cpus)]
+        return SimSource(device, cpus)
     for address in (device.lower(), f"0000:{device.lower()}"):
         if is_pci_address(address):
-            return [PciSource(address, window_map)]
+            return PciSource(address, window_map)
     remedy = "it is auto, a PCI address such as 0000:00:05.0, vfio-user:PATH or sim"
     raise UsageError("use", f"--device {device}", "there is no such kind of device", remedy)
-
-
-def _functions_here() -> list[str]:
-    found = [function.address for function in pci_functions(VENDOR_ID, DEVICE_ID)]
-    if not found:
-        cause = "there is no vhost-pci function on this machine"
-        remedy = "--device vfio-user:PATH names a device server, --device sim needs nothing"
-        raise VhostPciError("run on", "--device auto", cause, remedy)
-    return found

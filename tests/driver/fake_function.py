@@ -133,12 +133,17 @@ class FakeFunction:
         return self.regions.get(index, RegionInfo(index, 0, False, False, ()))
 
     def read(self, index: int, offset: int, size: int) -> bytes:
-        if self.gone:
-            return b"\xff" * size
         if index == Region.CONFIG:
-            config = struct.pack("<HHH", VENDOR_ID, DEVICE_ID, self.command)
+            ids = struct.pack("<HH", VENDOR_ID, DEVICE_ID)
+            # The ids are vfio-pci's own copy, whatever the function answers.
+            config = ids + b"\xff" * 8
+            if not self.gone:
+                class_code = self.identity_now.class_code << 8 | self.identity_now.revision
+                config = ids + struct.pack("<HHI", self.command, 0, class_code)
             assert offset + size <= len(config)
             return config[offset : offset + size]
+        if self.gone:
+            return b"\xff" * size
         assert index == Region.BAR0
         value = self.registers.get(Register(offset), 0) if size == 4 and offset % 4 == 0 else 0
         return struct.pack("<I", value)[:size]

@@ -83,6 +83,19 @@ MISSING_CPU = (os.cpu_count() or 1) + 4000
         (("run", "--device", "vfio-user:", "--vf", "loop"), "cannot attach to vfio-user:"),
         (("run", "--device", "sim", "-l", "x"), "cannot use"),
         (("run", "--device", "sim", "-l", str(MISSING_CPU)), "cannot use"),
+        (("run", "--vf", "tap:"), "cannot use VF 'tap:': nothing follows the colon"),
+        (("run",), "cannot run without --vf: auto needs one"),
+        (
+            ("run", "--vf", "null", "--vf", "null"),
+            "cannot use --vf: there are 2 for 1 devices (auto",
+        ),
+        (
+            ("run", "--device", "vfio-user:/none", "--vf", "tap:vp{n}"),
+            "cannot use --vf tap:vp{n}: {n} counts the functions of auto",
+        ),
+        (("bind", "frob"), "cannot find frob: this is no PCI address; give it in full"),
+        (("unbind", "0000:01:20.0"), "cannot find 0000:01:20.0: this is no PCI address"),
+        (("bind",), 'command "bind" parameter --address requires an argument'),
         (("run", "--config", "/none.toml"), "cannot read configuration /none.toml: no such file"),
     ],
 )
@@ -103,9 +116,21 @@ def test_malformed_configuration(tmp_path: Path) -> None:
 
 
 def test_no_function_on_this_machine() -> None:
-    line = refused(1, "run", "--bar", "2", "--vf", "loop")
-    assert "no vhost-pci function" in line
-    assert "--device sim" in line
+    """It waits for one, and ends as it is told to."""
+    with pmd("run", "--bar", "2", "--vf", "tap:vp{n}", "--duration", "0.5", "--json") as process:
+        assert process.wait() == 0
+        waits = "pmd: auto: no vhost-pci function here yet; waiting for one\n"
+        assert process.stderr() == waits
+        (channel,) = process.json()["channels"]
+        assert (channel["device"], channel["vf"], channel["state"]) == ("auto", "tap:vp0", "down")
+        assert channel["vm1_to_vf"]["packets"] == 0
+
+
+@pytest.mark.parametrize("command", ["bind", "unbind"])
+@pytest.mark.parametrize("flags", [(), ("--dry-run",), ("--force",)])
+def test_binding_a_function_that_is_not_there(command: str, flags: tuple[str, ...]) -> None:
+    line = refused(1, command, "fe:1f.7", *flags)
+    assert line.startswith("cannot find 0000:fe:1f.7: ")
 
 
 def test_nobody_has_made_the_socket(tmp_path: Path) -> None:

@@ -1,0 +1,181 @@
+"""Which channel serves which PCI function, as functions come and go.
+
+A channel with a PCI source serves one function at a time: the one at its address, or, where the
+source is `auto`, whichever comes. A function that comes while no channel is free waits; where the
+VF's spec can be had several times, another channel is made for it.
+"""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+from driver.software_vf import parse_vf
+from pmd.channel import Channel
+from pmd.source import AUTO, PciSource
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from types import TracebackType
+
+    from guest.hotplug import Hotplug
+
+_log = logging.getLogger("pmd")
+
+NUMBER = "{n}"
+# VFs that keep nothing which a second one would want: each channel can have one.
+_PLENTIFUL = ("null", "loop", "gen")
+
+
+@dataclass(frozen=True, slots=True)
+class VfTemplate:
+    """A `--vf` of `auto`: `{n}` in it stands for 0, 1, 2 ... of the channels made from it."""
+
+    spec: str
+
+    @property
+    def repeats(self) -> bool:
+        """Whether it can serve two functions at once."""
+        return NUMBER in self.spec or self.spec.partition(":")[0] in _PLENTIFUL
+
+    def numbered(self, number: int) -> str:
+        """The spec of one channel."""
+        return self.spec.replace(NUMBER, str(number))
+
+
+@dataclass(frozen=True, slots=True)
+class _Slot:
+    source: PciSource
+    channel: Channel
+
+
+class Slots:
+    """The channels of PCI functions, which it owns.
+
+    Thread rule: one thread.
+
+    Args:
+        hotplug: Watching vhost-pci functions; stays the caller's.
+        bar: The window's BAR.
+    """
+
+    def __init__(self, hotplug: Hotplug, bar: int) -> None:
+        self._hotplug = hotplug
+        self._bar = bar
+        self._slots: list[_Slot] = []
+        self._template: VfTemplate | None = None
+        self._waiting: dict[str, None] = {}
+        self._told: set[str] = set()
+
+    def fileno(self) -> int:
+        """Readable when `changes` may have something."""
+        return self._hotplug.fileno()
+
+    def add(self, source: PciSource, template: VfTemplate) -> Channel:
+        """A channel, not attached, for the function of a source.
+
+        Raises:
+            UsageError: The VF's spec names none.
+        """
+        number = sum(slot.source.follows for slot in self._slots)
+        channel = Channel(source, parse_vf(template.numbered(number)), self._bar)
+        self._slots.append(_Slot(source, channel))
+        if source.follows:
+            self._template = template
+        return channel
+
+    def __contains__(self, channel: Channel) -> bool:
+        return any(slot.channel is channel for slot in self._slots)
+
+    @property
+    def attached(self) -> list[Channel]:
+        """The channels that have a function."""
+        return [slot.channel for slot in self._slots if slot.channel.attached]
+
+    def begin(self) -> Iterator[Channel]:
+        """The channels to attach first: those of addresses, here or not, then those of auto.
+
+        Raises:
+            VhostPciError: The functions cannot be listed.
+        """
+        here = self._hotplug.present()
+        for slot in self._slots:
+            if not slot.source.follows:
+                yield slot.channel
+        self._waiting = dict.fromkeys(here)
+        yield from self.assign()
+        if self._template is not None and not here:
+            _log.info("%s: no vhost-pci function here yet; waiting for one", AUTO)
+
+    def changes(self) -> list[Channel]:
+        """Take note of what came and went; the channels whose function has gone.
+
+        Raises:
+            VhostPciError: The functions cannot be listed.
+        """
+        lost: list[Channel] = []
+        for change in self._hotplug.changes():
+            served = [s.channel for s in self._slots if s.source.name == change.address]
+            serving = [c for c in served if c.attached and c not in lost]
+            if not change.present:
+                self._waiting.pop(change.address, None)
+                self._told.discard(change.address)
+                lost += serving
+            elif not serving:
+                self._waiting[change.address] = None
+        return lost
+
+    def assign(self) -> Iterator[Channel]:
+        """The channels to attach now, each with a function that waited for one."""
+        for address in tuple(self._waiting):
+            fixed = [s for s in self._slots if s.source.name == address and not s.source.follows]
+            slot = fixed[0] if fixed else self._free(address)
+            if slot is None:
+                self._tell_waiting(address)
+                continue
+            del self._waiting[address]
+            if slot.channel.attached:
+                continue
+            if slot.source.follows:
+                slot.source.name = address
+            yield slot.channel
+
+    def _free(self, address: str) -> _Slot | None:
+        """A channel of auto for a function: the one it had before, any other, or a new one."""
+        free = [s for s in self._slots if s.source.follows and not s.channel.attached]
+        for slot in free:
+            if slot.source.name == address:
+                return slot
+        if free:
+            return free[0]
+        template = self._template
+        if template is None or not template.repeats:
+            return None
+        first = next(slot.source for slot in self._slots if slot.source.follows)
+        self.add(first.another(), template)
+        return self._slots[-1]
+
+    def _tell_waiting(self, address: str) -> None:
+        if address in self._told or self._template is None:
+            return
+        self._told.add(address)
+        spec = self._template.spec
+        _log.warning("%s: waits: --vf %s serves one function at a time", address, spec)
+        _log.info("%s in it makes one for each function: 0, 1, 2 ...", NUMBER)
+
+    def close(self) -> None:
+        """Close the channels; no loop has their works any more. Twice is fine."""
+        for slot in reversed(self._slots):
+            slot.channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
