@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -88,6 +89,23 @@ def test_unaligned_neighbours_become_one_area(vm1: Vm1) -> None:
     file = vm1.file(2 * MIB)
     layout = dynamic(region(file, 0, 0x1800), region(file, MIB, 0x800, 0x1800))
     assert layout.areas(layout.windows[0]) == (Area(0, 0x2000),)
+
+
+def test_parts_of_huge_pages_are_not_mapped(vm1: Vm1) -> None:
+    """A mapping of hugetlbfs is of whole pages: it would show what was not granted.
+
+    It could not be unmapped by its length, nor be replaced when the file shrinks.
+    """
+    file = replace(vm1.file(8 * MIB), page_bytes=2 * MIB)
+    layout = dynamic(
+        region(file, 0, 4096),
+        region(file, 4 * MIB, 2 * MIB, 4 * MIB),
+        region(file, 8 * MIB, MIB, 7 * MIB),
+    )
+    assert layout.areas(layout.windows[0]) == (Area(4 * MIB, 2 * MIB),)
+    moved = dynamic(region(file, 0, 4 * MIB, 3 * MIB))
+    assert moved.windows[0].base == 3 * MIB
+    assert moved.areas(moved.windows[0]) == ()
 
 
 def test_smallest_window_is_a_page(vm1: Vm1) -> None:

@@ -285,7 +285,7 @@ def test_u06_ten_thousand_times() -> None:
 @contextlib.contextmanager
 def odd_descriptor(kind: str) -> Iterator[int]:
     with contextlib.ExitStack() as stack:
-        directory = stack.enter_context(tempfile.TemporaryDirectory())
+        directory = stack.enter_context(tempfile.TemporaryDirectory(dir="/dev/shm"))
         path = f"{directory}/file"
         if kind == "socket":
             yield stack.enter_context(socket.socket()).fileno()
@@ -298,6 +298,8 @@ def odd_descriptor(kind: str) -> Iterator[int]:
             fds = (os.open(directory, os.O_RDONLY),) * 2
         elif kind == "zero":
             fds = (os.open("/dev/zero", os.O_RDWR),) * 2
+        elif kind == "neither_tmpfs_nor_hugetlbfs":
+            fds = (os.open("/proc/self/coredump_filter", os.O_RDWR),) * 2
         elif kind == "write_sealed":
             fds = (os.memfd_create("vm1", os.MFD_ALLOW_SEALING),) * 2
             os.ftruncate(fds[0], 4 * MIB)
@@ -318,7 +320,7 @@ def odd_descriptor(kind: str) -> Iterator[int]:
     "kind",
     [
         "socket", "pipe", "eventfd", "directory", "zero",
-        "write_sealed", "read_only", "write_only", "path",
+        "neither_tmpfs_nor_hugetlbfs", "write_sealed", "read_only", "write_only", "path",
     ],
 )  # fmt: skip
 def test_u07_memory_of_a_wrong_kind(kind: str) -> None:
@@ -329,7 +331,7 @@ def test_u07_memory_of_a_wrong_kind(kind: str) -> None:
         assert server.backend._counters["file"] == 2
 
 
-def test_u07_a_plain_file_is_memory() -> None:
+def test_u07_a_plain_file_of_tmpfs_is_memory() -> None:
     with running() as (server, front_end, _), odd_descriptor("file") as file:
         assert front_end.set_memory([WHOLE], [file])
         assert server.backend.describe()["memory"][0]["sealed"] is False  # type: ignore[index]

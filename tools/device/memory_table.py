@@ -114,39 +114,46 @@ def examine_file(fd: int, known: Iterable[MemoryFile]) -> MemoryFile:
     Seals it against shrinking where it allows that, before its size is looked at: memory that is
     cut off under a mapping kills who touches it.
 
+    Only tmpfs (memfd) and hugetlbfs have seals to tell of, and only their pages come without
+    waiting for anybody: of a FUSE file VM1 could withhold a page from the thread that touches it,
+    for ever. Asked first, because already fstat of such a file could wait.
+
     Raises:
-        RefusalError: It is no regular file open for reading and writing.
+        RefusalError: It is no regular file of shared memory open for reading and writing.
     """
     try:
+        if _seals(fd) is None:
+            raise RefusalError(Reason.FILE, "names memory that is neither tmpfs nor hugetlbfs")
         if not stat.S_ISREG(os.fstat(fd).st_mode):
             raise RefusalError(Reason.FILE, "names memory that is no regular file")
         if fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE != os.O_RDWR:
             raise RefusalError(Reason.FILE, "names memory that is not open for reading and writing")
         with contextlib.suppress(OSError):
             fcntl.fcntl(fd, fcntl.F_ADD_SEALS, fcntl.F_SEAL_SHRINK)
-        if _seals(fd) & (fcntl.F_SEAL_WRITE | SEAL_FUTURE_WRITE):
+        if (_seals(fd) or 0) & (fcntl.F_SEAL_WRITE | SEAL_FUTURE_WRITE):
             raise RefusalError(Reason.FILE, "names memory that is sealed against writing")
         facts = os.fstat(fd)
+        page_bytes = os.fstatvfs(fd).f_bsize
     except OSError as error:
         raise RefusalError(
             Reason.FILE, f"names memory that cannot be examined ({error})"
         ) from error
     for file in known:
         if (file.device, file.inode) == (facts.st_dev, facts.st_ino):
-            return MemoryFile(file.fd, file.device, file.inode, facts.st_size, writable=True)
-    return MemoryFile(fd, facts.st_dev, facts.st_ino, facts.st_size, writable=True)
+            fd = file.fd
+    return MemoryFile(fd, facts.st_dev, facts.st_ino, facts.st_size, True, page_bytes)
 
 
 def is_sealed(fd: int) -> bool:
     """Whether the file can no longer shrink."""
-    return bool(_seals(fd) & fcntl.F_SEAL_SHRINK)
+    return bool((_seals(fd) or 0) & fcntl.F_SEAL_SHRINK)
 
 
-def _seals(fd: int) -> int:
+def _seals(fd: int) -> int | None:
     try:
         return fcntl.fcntl(fd, fcntl.F_GET_SEALS)
     except OSError:
-        return 0  # no file of shared memory (EINVAL)
+        return None  # no file of shared memory (EINVAL)
 
 
 def _region(description: RegionDescription, file: MemoryFile) -> MemoryRegion:

@@ -10,6 +10,7 @@ class MemoryFile:
     """An open file of VM1's memory. Who made the Vm1State owns fd until the next is published.
 
     Two files are the same memory if (device, inode) are equal, whatever their descriptors.
+    page_bytes: what it can be mapped by; more than 4096 where it consists of huge pages.
     """
 
     fd: int
@@ -17,6 +18,7 @@ class MemoryFile:
     inode: int
     size: int
     writable: bool
+    page_bytes: int = 4096
 
 
 @dataclass(frozen=True, slots=True)

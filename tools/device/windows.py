@@ -90,10 +90,15 @@ class Layout:
         return next((entry.file for entry in self.entries if entry.window == window), None)
 
     def areas(self, window: Window) -> tuple[Area, ...]:
-        """What may be mapped: granted now, and aligned, so that no neighbour's bytes are seen."""
+        """What may be mapped: granted now, and aligned, so that no neighbour's bytes are seen.
+
+        A mapping of huge pages always is of whole ones, whatever its length was to be.
+        """
+        file = self.file_of(window)
+        page = max(PAGE_SIZE, file.page_bytes if file else 0)
         spans = [(e.offset, e.offset + e.length) for e in self.entries if e.window == window]
         joined = (Area(start, end - start) for start, end in _join(spans))
-        return tuple(area for area in joined if not (area.offset | area.size) % PAGE_SIZE)
+        return tuple(a for a in joined if not (window.base + a.offset | a.size) % page)
 
     def memory_table(self) -> npt.NDArray[np.void]:
         """The entries as items of dtype MEMORY."""
