@@ -92,6 +92,16 @@ class Program:
         line, _, self._output = self._output.partition(b"\n")
         return str(line.decode())
 
+    def forget_lines(self, seconds: float = 0.0) -> None:
+        """Reads on for so long, and drops every whole line printed until then."""
+        assert self._process.stdout is not None
+        deadline = time.monotonic() + seconds
+        while select.select([self._process.stdout], [], [], max(deadline - time.monotonic(), 0))[0]:
+            piece = self._process.stdout.read1()  # type: ignore[attr-defined]
+            if not piece:
+                raise RuntimeError(self._explain("closed its output"))
+            self._output = (self._output + piece).rpartition(b"\n")[2]
+
     def wait(self, timeout_s: float = END_TIMEOUT_S) -> str:
         """Its remaining output, once it has ended with status 0."""
         try:
@@ -183,15 +193,19 @@ class Pmd(Program):
         """Returns once every channel has VM1's rings."""
         states: list[str] = [""]
         while set(states) != {"forwarding"}:
-            states = [self.line().rpartition(", ")[2] for _ in range(self._channel_count)]
+            states = [line.rpartition(", ")[2] for line in self._lines_of_a_period()]
 
     def wait_until_quiet(self, quiet_periods: int = 5) -> None:
-        """Returns once so many periods of 100 ms went by in which no frame moved."""
+        """Returns once so many periods of 100 ms went by, from now on, in which no frame moved."""
+        self.forget_lines()
+        self._lines_of_a_period()  # it may have begun before
         periods = 0
         while periods < quiet_periods:
-            lines = [self.line() for _ in range(self._channel_count)]
-            moving = [line for line in lines if len(_IDLE.findall(line)) != 2]
+            moving = [line for line in self._lines_of_a_period() if len(_IDLE.findall(line)) != 2]
             periods = 0 if moving else periods + 1
+
+    def _lines_of_a_period(self) -> list[str]:
+        return [self.line() for _ in range(self._channel_count)]
 
     def summaries(self) -> list[Summary]:
         """Ends it, and returns what each channel did, in the order of the command line."""

@@ -141,16 +141,21 @@ def test_sustained_transmission(tmp_path: Path, rings: Rings) -> None:
 
 @pytest.mark.parametrize("rings", PAIRWISE, ids=str)
 def test_frames_from_the_vf(tmp_path: Path, rings: Rings) -> None:
-    """gen fills VM1's receive rings as fast as testpmd empties them; both count the same."""
-    with Device(tmp_path) as device, Pmd([(device.function, "gen:256")]) as pmd:
-        with start_testpmd(device, rings) as testpmd:
+    """gen fills VM1's receive rings as fast as testpmd empties them; both count the same.
+
+    gen begins when testpmd is up: until then testpmd sets its rings up more than once, and frames
+    in them are forgotten.
+    """
+    with Device(tmp_path) as device, start_testpmd(device, rings) as testpmd:
+        testpmd.wait_for_link()
+        with Pmd([(device.function, "gen:256")]) as pmd:
             pmd.wait_until_forwarding()
             testpmd.start("rxonly")
             time.sleep(1)
             testpmd.stop_forwarding()
             pmd.wait_until_quiet()  # the rings are full now
             received = testpmd.port_stats()
-        summary = pmd.summary()
+            summary = pmd.summary()
     held = summary.vf_to_vm1.packets - received.rx_packets
     assert received.rx_packets > 10 * rings.queue_size
     assert received.rx_bytes == 256 * received.rx_packets
@@ -192,7 +197,7 @@ def test_frames_circulate(tmp_path: Path) -> None:
         with start_testpmd(device, rings) as testpmd:
             pmd.wait_until_forwarding()
             testpmd.start("io", bursts_first=32)
-            time.sleep(LOOP_S)
+            pmd.forget_lines(LOOP_S)
             counts = testpmd.stop_forwarding()
             pmd.wait_until_quiet()
         summary = pmd.summary()
