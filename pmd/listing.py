@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from rich.table import Table
 
 from driver.state_area import DEVICE_ID, VENDOR_ID
-from guest.discovery import pci_functions
+from guest.binding import is_vfio, obstructing
+from guest.discovery import SYSFS, group_members, pci_functions
+from guest.modules import VFIO_MODULES, loaded
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -25,38 +27,50 @@ def found() -> list[dict[str, Any]]:
     return [describe(function) for function in pci_functions(VENDOR_ID, DEVICE_ID)]
 
 
-def describe(function: PciFunction) -> dict[str, Any]:
-    """One function as a JSON object."""
+def describe(function: PciFunction, root: Path = SYSFS) -> dict[str, Any]:
+    """One function as a JSON object; root is where sysfs is mounted."""
+    members = group_members(function)
     return {
         "address": function.address,
         "driver": function.driver,
         "iommu_group": function.iommu_group,
+        "members": [{"address": m.address, "driver": m.driver} for m in members],
         "numa_node": function.numa_node,
-        "obstacle": _obstacle(function),
+        "obstacle": _obstacle(function, members, root),
     }
 
 
-def _obstacle(function: PciFunction) -> str:
+def _obstacle(function: PciFunction, members: list[PciFunction], root: Path) -> str:
     """The first thing that keeps the function from being attached, and what to do about it."""
-    if function.iommu_group is None:
+    group = function.iommu_group
+    if group is None:
         return "no IOMMU group: give this machine an IOMMU (intel_iommu=on, or a virtual one)"
-    if "vfio" not in (function.driver or ""):
+    others = [m for m in obstructing(members) if m.address != function.address]
+    if others:
+        names = ", ".join(f"{other.address} ({other.driver})" for other in others)
+        return f"IOMMU group {group} is not viable: pmd bind {names}"
+    if not is_vfio(function.driver):
         state = f"bound to {function.driver}" if function.driver else "not bound"
-        return f"{state}: driverctl set-override {function.address} vfio-pci"
-    if not Path(f"/dev/vfio/{function.iommu_group}").exists():
-        return f"no /dev/vfio/{function.iommu_group}: modprobe vfio-pci"
+        return f"{state}: pmd run binds it, or: pmd bind {function.address}"
+    if not Path(f"/dev/vfio/{group}").exists():
+        return f"no /dev/vfio/{group}: modprobe vfio-pci"
+    missing = [module for module in VFIO_MODULES if not loaded(module, root)]
+    if missing:
+        return f"not loaded: pmd run loads it, or: modprobe {missing[0]}"
     return ""
 
 
 def table(functions: Sequence[dict[str, Any]]) -> Table:
     """The functions as a table."""
-    shown = Table("address", "driver", "IOMMU group", "usable")
+    shown = Table("address", "driver", "IOMMU group", "in the group", "usable")
     for function in functions:
         group = function["iommu_group"]
+        others = [m for m in function["members"] if m["address"] != function["address"]]
         shown.add_row(
             function["address"],
             function["driver"] or "-",
             "-" if group is None else str(group),
+            "\n".join(f"{m['address']} {m['driver'] or '-'}" for m in others) or "alone",
             function["obstacle"] or "yes",
         )
     return shown
