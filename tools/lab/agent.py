@@ -27,7 +27,7 @@ class Job:
     """
 
     def __init__(self, agent: Agent, number: int, words: Sequence[str]) -> None:
-        self._agent = agent
+        self.agent = agent
         self.number = number
         self.words = tuple(words)
         self.output = b""
@@ -43,13 +43,13 @@ class Job:
     def feed(self, data: bytes) -> None:
         """Give it input, then its end."""
         for at in range(0, len(data), _PIECE):
-            self._agent.send(id=self.number, input=_encoded(data[at : at + _PIECE]))
-        self._agent.send(id=self.number, input="")
+            self.agent.send(id=self.number, input=_encoded(data[at : at + _PIECE]))
+        self.agent.send(id=self.number, input="")
 
     def signal(self, number: int = signal.SIGTERM) -> None:
         """Signal it and its children; one that has ended does not mind."""
         if self.status is None:
-            self._agent.send(id=self.number, signal=int(number))
+            self.agent.send(id=self.number, signal=int(number))
 
     def wait(self, timeout_s: float) -> int:
         """Its exit status; as in a shell, 128 and the signal's number if one ended it.
@@ -77,14 +77,14 @@ class Job:
         while not condition():
             if time.monotonic() > deadline:
                 raise self.failure(f"{otherwise} within {timeout_s:g} s")
-            self._agent.receive(min(_SECOND_S, max(0.0, deadline - time.monotonic())))
+            self.agent.receive(min(_SECOND_S, max(0.0, deadline - time.monotonic())))
 
     def failure(self, what: str) -> VhostPciError:
         """An error that names the command, and the end of what it said."""
         said = " / ".join(self.text.split("\n")[-6:]).strip(" /")[-600:]
         cause = f"it {what}" + (f"; it said: {said}" if said else "")
         command = shlex.join(self.words)[:120]
-        return VhostPciError("run", f"{command!r} in {self._agent.name}", cause)
+        return VhostPciError("run", f"{command!r} in {self.agent.name}", cause)
 
 
 class Agent:

@@ -2,48 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import time
 from typing import TYPE_CHECKING
 
 from tools.lab.picture import VM1_MEMORY_MIB
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
-
     from tools.lab.picture import Picture
+    from tools.lab.prepare import Steps
 
 _MIB = 1 << 20
 NEXT_MEMORY_MIB = VM1_MEMORY_MIB + 128  # of the VM1 that takes the first one's place
-
-
-class Steps:
-    """Says what is being done, and how long it took.
-
-    Args:
-        tell: Called with each line as it is known.
-        begin: Called with what is about to be done, where somebody watches.
-    """
-
-    def __init__(self, tell: Callable[[str], None], begin: Callable[[str], None]) -> None:
-        self._tell = tell
-        self._begin = begin
-        self._count = 0
-
-    @contextlib.contextmanager
-    def step(self, what: str) -> Iterator[list[str]]:
-        """One step: yields a list for what is worth saying about it; what it raises fails it."""
-        self._count += 1
-        facts: list[str] = []
-        began = time.monotonic()
-        self._begin(f"{self._count:2} {what} ...")
-        verdict = "FAILED"
-        try:
-            yield facts
-            verdict = "ok"
-        finally:
-            words = ", ".join([f"{verdict}, {time.monotonic() - began:.1f} s", *facts])
-            self._tell(f"{self._count:2} {what}: {words}")
 
 
 def check(picture: Picture, steps: Steps, kind: str, size_mib: int) -> None:
@@ -79,10 +48,8 @@ def check(picture: Picture, steps: Steps, kind: str, size_mib: int) -> None:
     with steps.step(f"another VM1, {NEXT_MEMORY_MIB} MiB"):
         picture.start_vm1(NEXT_MEMORY_MIB)
     with steps.step("plug the function again") as facts:
-        address = picture.plug()
-        facts.append(address)
-    with steps.step("the same pmd serves it"):
-        picture.bind(address)
+        facts.append(picture.plug())
+    with steps.step("the same pmd binds and serves it"):
         picture.wait_until_served()
     _prove(picture, steps, size_mib)
     with steps.step("end pmd"):

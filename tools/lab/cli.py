@@ -3,28 +3,28 @@
 from __future__ import annotations
 
 import contextlib
+import json as json_format
 import shutil
 import sys
 import tempfile
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, TextIO
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 
 from guest.errors import UsageError, VhostPciError
-from tools.lab import own
-from tools.lab.cache import Cache, cache_directory
-from tools.lab.check import Steps, check
-from tools.lab.image import make_image
+from tools.lab import client
+from tools.lab.check import check
 from tools.lab.picture import VF_KINDS, Picture
-from tools.lab.qemu import find_qemu
-from tools.lab.template import Templates
+from tools.lab.prepare import Steps, prepare
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _NAME = "vhost-pci-lab"
+_FOLLOW_S = 0.2
 _LOG_LINES = 20  # of each file, when something went wrong
 
 app = App(
@@ -56,7 +56,7 @@ def check_command(
         kinds = ", ".join(VF_KINDS)
         raise UsageError("use", f"--vf {vf}", "there is no such kind", f"use {kinds}")
     steps = Steps(_tell, _begin)
-    templates, package = _prepare(steps, qemu)
+    templates, package = prepare(steps, qemu)
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(work_directory(keep_logs))
         picture = stack.enter_context(Picture(templates, package, directory))
@@ -64,9 +64,93 @@ def check_command(
             check(picture, steps, vf, megabytes)
         except VhostPciError:
             if keep_logs is None:
-                _show_logs(directory)
+                _show_logs(directory, sys.stderr)
             raise
     _tell("all of it held")
+
+
+@app.command
+def up(*, qemu: Path | None = None) -> None:
+    """Start VM1, the device server, VM2 and a machine outside, and leave them running.
+
+    The function is plugged into VM2 while VM1's driver runs. `pmd` is a command in VM2:
+    vhost-pci-lab exec vm2 pmd run --bar 2 --vf packet:eth0
+
+    Args:
+        qemu: A QEMU of yours, 10.1 or newer, instead of Debian's.
+    """
+    client.up(qemu, _tell)
+
+
+@app.command
+def down() -> None:
+    """End what `up` started."""
+    client.down()
+
+
+@app.command
+def status(*, json: Annotated[bool, Parameter(negative=())] = False) -> int:
+    """Show what runs. Exit status 1 if no lab is up.
+
+    Args:
+        json: Print one JSON object with all that is known.
+    """
+    state = client.status()
+    if json:
+        print(json_format.dumps(state), flush=True)
+        return 0
+    for name, facts in state["machines"].items():
+        print(f"{name}: {facts['memory_mib']} MiB, {state['accelerator']}, process {facts['pid']}")
+    plugged = "plugged into VM2" if state["plugged"] else "not plugged"
+    driver = state["device"]["function"]["driver_status"] if state["device"] else "its server ended"
+    print(f"function: {plugged}, driver {driver}")
+    print(f"logs: {state['directory']}")
+    return 0
+
+
+@app.command(name="exec")
+def execute(
+    vm: str,
+    *words: Annotated[str, Parameter(allow_leading_hyphen=True)],
+) -> int:
+    """Run a command in a machine, its streams ours; exits with its status.
+
+    Args:
+        vm: vm1, vm2 or outside.
+        words: The command. `sh` reads a script from standard input.
+    """
+    return client.execute(vm, words or ("sh",))
+
+
+@app.command
+def console(
+    vm: str, *, follow: Annotated[bool, Parameter(name=["-f", "--follow"], negative=())] = False
+) -> None:
+    """Show what a machine's kernel wrote to its console.
+
+    Args:
+        vm: vm1, vm2 or outside.
+        follow: Go on showing what comes, until interrupted.
+    """
+    path = client.lab_directory() / f"{vm}.console"
+    if not path.exists():
+        raise UsageError("show the console of", vm, f"there is no {path}")
+    with path.open("rb") as file:
+        while True:
+            shutil.copyfileobj(file, sys.stdout.buffer)
+            sys.stdout.flush()
+            if not follow:
+                return
+            time.sleep(_FOLLOW_S)
+
+
+@app.command
+def logs() -> None:
+    """Show the end of every log of the lab that is up, or of the one that did not come up."""
+    directory = client.lab_directory()
+    if not directory.is_dir():
+        raise VhostPciError("show", "the lab's logs", f"there is no {directory}")
+    _show_logs(directory, sys.stdout)
 
 
 @contextlib.contextmanager
@@ -83,31 +167,15 @@ def work_directory(keep: Path | None) -> Iterator[Path]:
                     shutil.copy(file, keep)
 
 
-def _prepare(steps: Steps, qemu: Path | None) -> tuple[Templates, Path]:
-    """All that comes from the cache, fetched or made now if need be."""
-    cache = Cache(cache_directory())
-    with steps.step("hypervisor") as facts:
-        hypervisor = find_qemu(cache, qemu)
-        facts.append(f"QEMU {hypervisor.version}")
-    with steps.step("kernel and initramfs"):
-        image = make_image(cache)
-    with steps.step("our package"):
-        package = own.package(cache)
-    templates = Templates(cache, hypervisor, image, lambda line: _begin(f"   {line} ..."))
-    with steps.step("accelerator") as facts:
-        facts.append(templates.accelerator)
-    return templates, package
-
-
 def _logs(directory: Path) -> list[Path]:
     return sorted(path for path in directory.iterdir() if path.is_file())
 
 
-def _show_logs(directory: Path) -> None:
+def _show_logs(directory: Path, to: TextIO) -> None:
     for file in _logs(directory):
         lines = file.read_text(errors="replace").splitlines()[-_LOG_LINES:]
         if lines:
-            print(f"--- {file.name}", *lines, sep="\n", file=sys.stderr)
+            print(f"--- {file.name}", *lines, sep="\n", file=to)
 
 
 def _begin(line: str) -> None:
