@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import itertools
 import logging
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from driver.ring import Feature, header_bytes
 from driver.state_area import RingFlag, Status
 from driver.vhost_pci import VhostPci
 from guest.errors import DeviceGoneError, VhostPciError
+from guest.log_limit import LogLimit
 from pmd import stats
 from pmd.kernel import (
     DirectionStats,
@@ -39,12 +41,12 @@ if TYPE_CHECKING:
     from guest.function import Doorbell
     from pmd.source import Source
 
-_log = logging.getLogger("pmd")
 
 # QUEUE_ERROR reasons are ringk.h's enum rk_fault; 0 stands for a ring that could not be set up.
 _NOT_SET_UP = 0
 _INDEX_JUMP = 1
 _WINDOW = 3
+_numbers = itertools.count()
 _REASONS = {errno.ERANGE: _INDEX_JUMP, errno.EFAULT: _WINDOW}
 
 
@@ -77,6 +79,9 @@ class Channel:
         self._quarantine = Quarantine()
         self._configurations = 0
         self._said = ""
+        # Each its own: what VM1 makes one channel say keeps no other from being heard.
+        self._log = logging.getLogger(f"pmd.channel{next(_numbers)}")
+        self._log.addFilter(LogLimit())
 
     @property
     def name(self) -> str:
@@ -160,7 +165,7 @@ class Channel:
         except DeviceGoneError:
             raise
         except VhostPciError as error:
-            _log.error("%s: %s; waiting for its next state", self.name, error)
+            self._log.error("%s: %s; waiting for its next state", self.name, error)
             self._generation, self._status = device.generation(), Status(0)
             device.acknowledge(self._generation)
             return
@@ -176,7 +181,7 @@ class Channel:
             raise
         except VhostPciError as error:
             self.tear_down()
-            _log.error("%s: %s; waiting for its next state", self.name, error)
+            self._log.error("%s: %s; waiting for its next state", self.name, error)
         device.acknowledge(state.generation)
         self._configurations += 1
         if Status.CONNECTED in state.status:
@@ -193,7 +198,7 @@ class Channel:
             line = "waiting for VM1"
         if line != self._said:
             self._said = line
-            _log.info("%s: %s", self.name, line)
+            self._log.info("%s: %s", self.name, line)
 
     def _serve(self, device: VhostPci, state: DeviceState, rings: list[Ring]) -> None:
         if not rings:
@@ -253,7 +258,7 @@ class Channel:
         """Quarantine a ring and say so: to the device, and in the log."""
         lasting = reason not in (_WINDOW, _NOT_SET_UP)
         self._quarantine.add(ring, self._generation or 0, lasting=lasting)
-        _log.warning("%s", text)
+        self._log.warning("%s", text)
         device.report_queue_error(ring.index, reason)
 
     def _quarantine_faulted(self, device: VhostPci) -> None:

@@ -16,6 +16,7 @@ from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 
 from guest.errors import UsageError, VhostPciError, errno_text
+from guest.log_limit import LogLimit
 from tools.device.backend import Backend, Endpoint
 from tools.device.control import serve_control
 from tools.device.function import VhostPciDevice
@@ -52,7 +53,9 @@ def run(
     paths = [path.absolute() for path in (endpoint.path, vfio_user, control) if path]
     if len(set(paths)) < len(paths):
         raise UsageError("use", str(paths[-1]), "one path for two sockets")
-    logging.basicConfig(format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler()
+    handler.addFilter(LogLimit())
+    logging.basicConfig(format="%(message)s", handlers=[handler])
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
     os.umask(SOCKET_UMASK)
     asyncio.run(_serve(endpoint, vfio_user, control, queue_pairs))
