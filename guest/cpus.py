@@ -74,6 +74,15 @@ def pin_current_thread(cpu: int) -> None:
         raise VhostPciError("pin a thread to", f"CPU {cpu}", cause) from error
 
 
+def parse_cpu_list(text: str) -> set[int]:
+    """A list as the kernel writes it, not empty: `0-3,5`."""
+    cpus: set[int] = set()
+    for item in text.split(","):
+        first, _, last = item.partition("-")
+        cpus |= set(range(int(first), int(last or first) + 1))
+    return cpus
+
+
 def _online() -> set[int]:
     """The kernel's list; where sysfs is not mounted, what this process may use is online."""
     try:
@@ -81,11 +90,7 @@ def _online() -> set[int]:
             text = file.read().strip()
     except OSError:
         return os.sched_getaffinity(0)
-    cpus: set[int] = set()
-    for item in text.split(","):
-        first, _, last = item.partition("-")
-        cpus |= set(range(int(first), int(last or first) + 1))
-    return cpus
+    return parse_cpu_list(text)
 
 
 def _join(cpus: set[int]) -> str:

@@ -120,6 +120,34 @@ def list_functions(*, json: Annotated[bool, _FLAG] = False) -> None:
 
 
 @app.command
+def doctor(
+    *,
+    device: Annotated[list[str] | None, Parameter(negative=())] = None,
+    lcores: Annotated[str | None, Parameter(name=["--lcores", "-l"])] = None,
+    json: Annotated[bool, _FLAG] = False,
+) -> int:
+    """Check what keeps `run` from running, or from running well; each line has its remedy.
+
+    Functions that nobody uses are opened, and the speed of reading VM1's memory is measured. The
+    exit status is 1 if there is a problem.
+
+    Args:
+        device: As of run. May be repeated.
+        lcores: As of run.
+        json: Print one JSON object instead of lines.
+    """
+    from pmd import finding  # noqa: PLC0415 - only this command needs these
+    from pmd.doctor import examine  # noqa: PLC0415
+
+    findings = examine(device or (), lcores or "")
+    if json:
+        print(json_format.dumps(finding.json_object(findings)), flush=True)
+    else:
+        print(finding.lines(findings), flush=True)
+    return VhostPciError.exit_status if finding.has_problem(findings) else 0
+
+
+@app.command
 def bind(
     address: str,
     *,
@@ -180,7 +208,7 @@ def main() -> None:
 
 def _status(arguments: list[str]) -> int:
     try:
-        app(arguments, exit_on_error=False, print_error=False)
+        status = app(arguments, exit_on_error=False, print_error=False)
         sys.stdout.flush()
     except CycloptsError as error:
         print(f"pmd: {_usage_line(error)}; see pmd --help", file=sys.stderr)
@@ -197,7 +225,7 @@ def _status(arguments: list[str]) -> int:
         _forget_stdout()
         print(f"pmd: cannot go on: {errno_text(error)}", file=sys.stderr)
         return VhostPciError.exit_status
-    return 0
+    return status if isinstance(status, int) else 0
 
 
 def _forget_stdout() -> None:

@@ -1,0 +1,93 @@
+"""A PCI function's BARs and configuration space, as sysfs shows them to who has not opened it."""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from guest.pci_config import COMMAND, COMMAND_MEMORY, HEADER_SIZE
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from guest.discovery import PciFunction
+
+# linux/ioport.h
+_IORESOURCE_PREFETCH = 0x2000
+_IORESOURCE_UNSET = 0x20000000
+# Type 0 header (PCI Local Bus Specification 3.0, sections 6.1, 6.2.5.1, 6.7)
+_VENDOR_GONE = 0xFFFF
+_STATUS = 0x06
+_STATUS_CAPABILITIES = 1 << 4
+_BAR0 = 0x10
+_CAPABILITIES = 0x34
+_CAPABILITY_MSI = 0x05
+
+
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """One BAR. A size of 0 with `implemented` means that it was given no addresses."""
+
+    size: int
+    prefetchable: bool
+    implemented: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PciFacts:
+    """One function at the moment of asking.
+
+    Attributes:
+        present: False where configuration space reads all ones: nothing else is true then.
+        memory_enabled: Its BARs answer (the command register); off until a driver opens it.
+        msi: It can signal MSI; None where only root may see that.
+        bars: BAR 0 to 5.
+    """
+
+    present: bool
+    memory_enabled: bool
+    msi: bool | None
+    bars: tuple[Bar, ...]
+
+
+def read_pci(pci: PciFunction) -> PciFacts | None:
+    """The facts; None where the function has gone meanwhile."""
+    path = Path(pci.sys_path)
+    try:
+        config = (path / "config").read_bytes()
+        resources = [
+            tuple(int(word, 16) for word in line.split())
+            for line in (path / "resource").read_text(encoding="ascii").splitlines()[:6]
+        ]
+    except OSError:
+        return None
+    if len(config) < HEADER_SIZE or len(resources) < 6:
+        return None
+    vendor = struct.unpack_from("<H", config, 0)[0]
+    command = struct.unpack_from("<H", config, COMMAND)[0]
+    registers = struct.unpack_from("<6I", config, _BAR0)
+    return PciFacts(
+        present=vendor != _VENDOR_GONE,
+        memory_enabled=bool(command & COMMAND_MEMORY),
+        msi=_CAPABILITY_MSI in _capabilities(config) if len(config) > HEADER_SIZE else None,
+        bars=tuple(
+            Bar(_size(begin, end, flags), bool(flags & _IORESOURCE_PREFETCH), register != 0)
+            for (begin, end, flags), register in zip(resources, registers, strict=True)
+        ),
+    )
+
+
+def _size(begin: int, end: int, flags: int) -> int:
+    return end - begin + 1 if end > begin and not flags & _IORESOURCE_UNSET else 0
+
+
+def _capabilities(config: bytes) -> Iterator[int]:
+    """The ids of the capability list, which a broken function might close to a ring."""
+    if not struct.unpack_from("<H", config, _STATUS)[0] & _STATUS_CAPABILITIES:
+        return
+    offset, left = config[_CAPABILITIES] & ~3, 48
+    while HEADER_SIZE <= offset < min(len(config), 256) and left:
+        yield config[offset]
+        offset, left = config[offset + 1] & ~3, left - 1
