@@ -120,6 +120,10 @@ def test_driver_cannot_scribble_on_the_state(host: DeviceHost, vm1: Vm1) -> None
         host.publish(state(region(vm1.file(MIB), 0, MIB)))
         assert header(client)["generation"] == shown["generation"] + 2
         assert len(table(client, "memory", MEMORY)) == 1
+        os.pwrite(fd, b"\xff" * 0x3E000, STATE)
+    with host.attached() as successor:
+        assert header(successor)["magic"] == MAGIC
+        assert len(table(successor, "memory", MEMORY)) == 1
 
 
 def test_generation_protocol_under_a_concurrent_reader() -> None:
@@ -166,8 +170,8 @@ def test_generation_protocol_under_a_concurrent_reader() -> None:
 
 def test_generation_wraps(host: DeviceHost) -> None:
     writer = host.device._writer
-    host.call(lambda: setattr(writer, "generation", 0xFFFFFFFE))
-    with host.attached() as client:
+    host.call(lambda: setattr(writer, "generation", 0xFFFFFFFC))
+    with host.attached() as client:  # which makes a generation of its own
         host.publish(state())
         assert generation(client) == 0
 

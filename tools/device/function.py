@@ -150,9 +150,13 @@ class VhostPciDevice:
     # The client's side
 
     def attach(self, disconnect: Callable[[str], None], *, dynamic: bool) -> None:
-        """A client is there; disconnect(reason) is how to get rid of it."""
+        """A client is there; disconnect(reason) is how to get rid of it.
+
+        It finds a state area written anew, whatever the one before it left there.
+        """
         self._disconnect = disconnect
-        self._set_dynamic(dynamic)
+        self._dynamic = dynamic
+        self._show()
 
     def detach(self) -> None:
         """The client is gone: what it mapped, armed and assigned goes; the device's state stays."""
@@ -163,10 +167,7 @@ class VhostPciDevice:
         self._driver.acknowledged = None
         self._writer.clear_driver_area()
         self._frozen = None
-        self._set_dynamic(True)
-
-    def _set_dynamic(self, dynamic: bool) -> None:
-        self._dynamic = dynamic
+        self._dynamic = True
         windows = choose_windows(self._vm1.memory, self.region_count)
         if windows != self._layout.windows or self._layout.left_out:
             self._show()
