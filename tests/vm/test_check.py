@@ -2,54 +2,67 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-import re
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(1800)]
 
-_RESTORED_FROM = re.compile(r"-incoming\0file:")
 
-
-def _machines() -> set[str]:
-    """Process ids of machines that were restored from a template, whoever started them."""
-    found = set()
+def _processes_of(directory: str) -> list[str]:
+    """Command lines that name the directory, whoever started them: QEMUs, device servers."""
+    found = []
     for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
+        if entry.name.isdigit() and int(entry.name) != os.getpid():
+            with contextlib.suppress(OSError):
                 words = (entry / "cmdline").read_text(errors="replace")
-            except OSError:
-                continue
-            if _RESTORED_FROM.search(words) and str(os.getpid()) in words:
-                found.add(entry.name)
+                if directory in words:
+                    found.append(words)
     return found
 
 
 @pytest.mark.usefixtures("ingredients")
-@pytest.mark.parametrize("kind", ["packet"])
+@pytest.mark.parametrize("kind", ["packet", "tap"])
 def test_the_whole_picture_holds(kind: str, tmp_path: Path) -> None:
     logs = tmp_path / "logs"
-    scratch = tmp_path / f"t{os.getpid()}"
-    scratch.mkdir()
     command = [sys.executable, "-m", "tools.lab.cli", "check", "--vf", kind]
-    done = subprocess.run(
-        [*command, "--megabytes", "8", "--keep-logs", str(logs)],
-        env={**os.environ, "TMPDIR": str(scratch)},
-        capture_output=True,
-        text=True,
-        timeout=1500,
-        check=False,
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    with tempfile.TemporaryDirectory(prefix="vpci-check-") as scratch:
+        done = subprocess.run(
+            [*command, "--megabytes", "4", "--keep-logs", str(logs)],
+            env={**os.environ, "TMPDIR": scratch},
+            capture_output=True,
+            text=True,
+            timeout=1500,
+            check=False,
+        )
+        assert done.returncode == 0, done.stdout + done.stderr
+        assert list(Path(scratch).iterdir()) == []
+        assert _processes_of(scratch) == []
     lines = done.stdout.splitlines()
     assert lines[-1] == "all of it held"
     assert len([line for line in lines if "SHA-256 equal at both ends" in line]) == 4
     assert len([line for line in lines if "ping both ways: ok" in line]) == 2
     assert not [line for line in lines if "FAILED" in line]
-    assert {file.name for file in logs.glob("*.log")} == {"device.log"}
-    assert list(scratch.iterdir()) == []
-    assert _machines() == set()
+    assert (logs / "device.log").read_text().count("VM1's front-end is connected") == 2
+
+
+def test_a_check_that_is_ended_leaves_nothing() -> None:
+    command = [sys.executable, "-m", "tools.lab.cli", "check"]
+    with tempfile.TemporaryDirectory(prefix="vpci-check-") as scratch:
+        with subprocess.Popen(
+            command, env={**os.environ, "TMPDIR": scratch}, stdout=subprocess.PIPE, text=True
+        ) as check:
+            assert check.stdout is not None
+            for line in check.stdout:
+                if "VM1" in line:
+                    break
+            assert len(_processes_of(scratch)) >= 2  # the device server and VM1 at least
+            check.terminate()
+            assert check.wait(300) == 143
+        assert list(Path(scratch).iterdir()) == []
+        assert _processes_of(scratch) == []

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json as json_format
 import shutil
+import signal
 import sys
 import tempfile
 import time
@@ -55,6 +56,7 @@ def check_command(
     if vf not in VF_KINDS:
         kinds = ", ".join(VF_KINDS)
         raise UsageError("use", f"--vf {vf}", "there is no such kind", f"use {kinds}")
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     steps = Steps(_tell, _begin)
     templates, package = prepare(steps, qemu)
     with contextlib.ExitStack() as stack:

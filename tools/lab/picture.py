@@ -157,8 +157,8 @@ class Picture:
             times.append(f"{average[1]} ms" if average else "answered")
         return " there, ".join(times) + " back"
 
-    def transfer(self, source: Vm, target: Vm, size_bytes: int) -> str:
-        """Send random bytes by TCP; the SHA-256 that both ends found."""
+    def transfer(self, source: Vm, target: Vm, size_bytes: int) -> tuple[str, float]:
+        """Send random bytes by TCP; the SHA-256 that both ends found, and how long it took in s."""
         address = VM1_ADDRESS if target is self.vm1 else OUTSIDE_ADDRESS
         program = ["python3", "/usr/lib/vhost-pci-lab/transfer.py"]
         receive = target.agent.start(*program, "receive", address, str(_PORT))
@@ -167,11 +167,11 @@ class Picture:
         sent = source.agent.run(*words, timeout_s=_TRANSFER_TIMEOUT_S).strip()
         if receive.wait(STEP_TIMEOUT_S) != 0:
             raise receive.failure(f"ended with status {receive.status}")
-        received = receive.output.decode().split()[-1]
+        received, duration_s = receive.output.decode().split()[-2:]
         if sent != received or len(sent) != 64:
             cause = f"{source.name} sent {sent}, {target.name} received {received}"
             raise VhostPciError("compare", "what went over by TCP", cause)
-        return sent
+        return sent, float(duration_s)
 
     def unplug(self) -> None:
         """Take the function out of VM2."""

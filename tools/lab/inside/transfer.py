@@ -1,6 +1,7 @@
 """One end of a TCP transfer inside a machine: prints what went over, as SHA-256.
 
-    transfer.py receive ADDRESS PORT        prints "ready", takes one connection, prints the digest
+    transfer.py receive ADDRESS PORT        prints "ready", takes one connection, prints
+                                            the digest and the seconds it took
     transfer.py send ADDRESS PORT BYTES     sends so many random bytes, prints the digest
 
 Standard library only.
@@ -12,23 +13,26 @@ import hashlib
 import os
 import socket
 import sys
+import time
 
 _TIMEOUT_S = 120.0
 _CHUNK = 1 << 16
 
 
 def receive(address: str, port: int) -> str:
-    """Digest of all bytes of one connection."""
+    """Digest of all bytes of one connection, and its duration in seconds."""
     digest = hashlib.sha256()
     with socket.create_server((address, port)) as server:
         print("ready", flush=True)
         server.settimeout(_TIMEOUT_S)
         connection, _ = server.accept()
+        began = time.monotonic()
         with connection:
             connection.settimeout(_TIMEOUT_S)
             while data := connection.recv(_CHUNK):
                 digest.update(data)
-    return digest.hexdigest()
+        duration_s = time.monotonic() - began
+    return f"{digest.hexdigest()} {duration_s:.6f}"
 
 
 def send(address: str, port: int, size: int) -> str:
