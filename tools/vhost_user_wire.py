@@ -146,6 +146,9 @@ class Assembler:
                 for fd in fds:
                     self._descriptors.add(fd)
         self._truncated |= bool(flags & socket.MSG_CTRUNC)
+        # What one recvmsg can bring is bounded, but a message may come in thousands of pieces.
+        if len(self._descriptors) > abi.DESCRIPTORS_MAX:
+            raise WireError(f"sent more than {abi.DESCRIPTORS_MAX} descriptors with a message")
         if not data:
             if self.started:
                 raise WireError(f"closed {self.missing} bytes before a message's end")

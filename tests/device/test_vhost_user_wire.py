@@ -76,6 +76,18 @@ def test_byte_by_byte() -> None:
         thread.join()
 
 
+def test_descriptors_with_every_byte_end_at_the_limit_of_one_message() -> None:
+    before = open_fds()
+    ours, theirs = socket.socketpair()
+    with ours, theirs, open(os.devnull, "rb") as null:  # noqa: PTH123 - one line
+        for byte in Message(5, payload=bytes(100)).pack():
+            rights = struct.pack("64i", *(null.fileno(),) * 64)
+            ours.sendmsg([bytes([byte])], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, rights)])
+        with pytest.raises(WireError, match="more than 253 descriptors with a message"):
+            receive(theirs)
+    assert open_fds() == before
+
+
 @pytest.mark.parametrize(
     ("data", "text"),
     [
