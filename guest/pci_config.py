@@ -11,6 +11,7 @@ HEADER_SIZE = 64
 COMMAND = 0x04
 COMMAND_MEMORY = 1 << 1
 COMMAND_BUS_MASTER = 1 << 2
+REVISION = 0x08  # one byte, and the class code in the three above it
 
 
 def parse_identity(header: bytes) -> Identity:

@@ -6,6 +6,7 @@ the unplug request's eventfd. Down in reverse.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
@@ -22,6 +23,7 @@ from guest.pci_config import (
     COMMAND_BUS_MASTER,
     COMMAND_MEMORY,
     HEADER_SIZE,
+    REVISION,
     parse_identity,
 )
 from guest.syscalls import KERNEL
@@ -282,9 +284,24 @@ class VfioFunction:
             return DeviceGoneError(operation, self.name, "the function was unplugged or unbound")
         return VhostPciError(operation, self.name, errno_text(error))
 
+    def _spare_reset(self) -> None:
+        """Have the kernel close a function that does not answer without a reset.
+
+        It would wait a minute for the function to come out of that (drivers/pci/pci.c,
+        pci_dev_wait), and nobody could unplug it meanwhile. The choice goes with the function.
+        """
+        try:
+            answers = self.read(Region.CONFIG, REVISION, 4) != b"\xff\xff\xff\xff"
+        except VhostPciError:
+            answers = False
+        if not answers:
+            with contextlib.suppress(OSError):
+                self._syscalls.write_attribute(f"{self._pci.sys_path}/reset_method", "\n")
+
     def close(self) -> None:
         """Let go: the device, which disables its interrupts, then the group. Twice is fine."""
         if self._fd >= 0:
+            self._spare_reset()
             self._syscalls.close(self._fd)
         self._fd = -1
         if self._request_fd >= 0:

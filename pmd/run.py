@@ -55,6 +55,8 @@ def run(options: Options, view: View) -> tuple[stats.Snapshot, stats.Snapshot]:
                 channel.attach()
         for channel in slots.begin() if slots is not None else ():
             channel.attach()
+            if channel not in channels:  # one more than auto's first
+                channels.append(channel)
         daemon = stack.enter_context(Daemon(channels, cpus, options.burst, signals, slots))
         return daemon.run(view, options.stats_period_s, options.duration_s)
 

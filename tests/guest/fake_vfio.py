@@ -12,6 +12,7 @@ import errno
 import os
 import struct
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from guest import vfio_abi as abi
 from guest.function import Irq, Region
@@ -32,6 +33,9 @@ class FakeDevice:
     vectors: dict[int, int] = field(default_factory=lambda: {Irq.MSI: 8, Irq.ERR: 1, Irq.REQ: 1})
     flags: int = abi.VFIO_DEVICE_FLAGS_PCI | abi.VFIO_DEVICE_FLAGS_RESET
     gone: bool = False
+    answers: bool = True
+    resettable: bool = True
+    stalls: int = 0  # minutes spent on resetting a function that does not answer
     resets: int = 0
     armed: dict[int, list[int]] = field(default_factory=dict)
 
@@ -97,6 +101,7 @@ class FakeVfio(Syscalls):
         elif fd in self._device_fds:
             self.log.append("close device")
             device = self._device_fds.pop(fd)
+            device.stalls += device.resettable and not device.answers
             for index in list(device.armed):
                 _disarm(device, index)
         super().close(fd)
@@ -228,7 +233,16 @@ class FakeVfio(Syscalls):
 
     def pread(self, fd: int, size: int, offset: int) -> bytes:
         self._check_access(fd, size, offset)
-        return super().pread(fd, size, offset)
+        data = super().pread(fd, size, offset)
+        at = offset & ((1 << 40) - 1)
+        if self._device(fd).answers or (offset >> 40 == Region.CONFIG and at + size <= 4):
+            return data  # the ids are the kernel's own copy
+        return b"\xff" * len(data)
+
+    def write_attribute(self, path: str, value: str) -> None:
+        assert (Path(path).name, value) == ("reset_method", "\n")
+        group = next(g for g in self.groups.values() if Path(path).parent.name in g.devices)
+        group.devices[Path(path).parent.name].resettable = False
 
     def pwrite(self, fd: int, data: bytes, offset: int) -> int:
         self._check_access(fd, len(data), offset)

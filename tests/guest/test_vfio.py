@@ -302,3 +302,15 @@ def test_iommu_info(kernel: FakeVfio) -> None:
 def test_iommu_info_needs_a_group(kernel: FakeVfio) -> None:
     with Container(kernel) as container, pytest.raises(VhostPciError, match="invalid argument"):
         container.iommu_info()
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_closing_what_does_not_answer_takes_no_reset(kernel: FakeVfio, *, answers: bool) -> None:
+    """The kernel would wait a minute for it; one that answers keeps its reset."""
+    function = VfioFunction.attach(PCI, kernel)
+    kernel.device.answers = answers
+    assert function.identity().vendor == (0x1AF4 if answers else 0xFFFF)
+    assert function.read(Region.CONFIG, 0, 2) == b"\xf4\x1a"
+    function.close()
+    assert (kernel.device.resettable, kernel.device.stalls) == (answers, 0)
+    assert kernel.log[-3:] == ["close device", "close group", "close container"]
