@@ -1,0 +1,208 @@
+"""The daemon follows functions: uevents from a udevd played here, functions served by devices."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import threading
+from typing import TYPE_CHECKING
+
+import pytest
+
+from guest.cpus import default_lcores
+from guest.hotplug import Hotplug
+from guest.vfio_user import VfioUserFunction
+from pmd.daemon import Daemon
+from pmd.report import Silent
+from pmd.slots import Slots, VfTemplate
+from pmd.source import PciSource
+from pmd.window_map import WindowMap
+from tests.guest.fake_udevd import FakeUdevd, in_new_namespace, must_be_root
+from tests.pmd.processes import Device
+from tests.pmd.wait import DEADLINE_S, wait_for
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pmd import stats
+
+A, B = "0000:fe:00.0", "0000:fe:01.0"
+
+pytestmark = pytest.mark.skipif(bool(must_be_root()), reason=must_be_root())
+
+
+class SocketSlotSource(PciSource):
+    """A PCI function that a device server stands in for: one socket for each address."""
+
+    def __init__(self, sockets: dict[str, Path]) -> None:
+        super().__init__(None, WindowMap.AUTO)
+        self._sockets = sockets
+
+    def another(self) -> PciSource:
+        return SocketSlotSource(self._sockets)
+
+    def open(self) -> VfioUserFunction:
+        return VfioUserFunction(str(self._sockets[self.name]), DEADLINE_S)
+
+
+class Stop:
+    """What ends a run here, in place of a signal."""
+
+    def __init__(self) -> None:
+        self._fd = os.eventfd(0, os.EFD_CLOEXEC)
+        self.received = False
+
+    def fileno(self) -> int:
+        return self._fd
+
+    def serve(self) -> None:
+        pass
+
+    def give(self) -> None:
+        self.received = True
+        os.eventfd_write(self._fd, 1)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+
+class Run:
+    """A daemon on a thread, with auto's slots for a VF."""
+
+    def __init__(self, stack: contextlib.ExitStack, vf: str, devices: dict[str, Device]) -> None:
+        # Sockets stay in the namespace where they were made.
+        self.udevd, hotplug = in_new_namespace(
+            lambda: (FakeUdevd(), Hotplug(0x1AF4, 0x10F0, source="udev"))
+        )
+        stack.callback(self.udevd.close)
+        self.slots = stack.enter_context(Slots(stack.enter_context(hotplug), 2))
+        sockets = {address: device.vfio_user for address, device in devices.items()}
+        channels = [self.slots.add(SocketSlotSource(sockets), VfTemplate(vf))]
+        for channel in self.slots.begin():
+            channel.attach()
+        self._stop = stack.enter_context(contextlib.closing(Stop()))
+        self._daemon = stack.enter_context(
+            Daemon(channels, default_lcores(1), 32, self._stop, self.slots)  # type: ignore[arg-type]
+        )
+        self._last: list[stats.Snapshot] = []
+        self._thread = threading.Thread(target=self._run)
+        self._thread.start()
+        stack.callback(self.end)
+
+    def _run(self) -> None:
+        self._last.append(self._daemon.run(Silent(), 1.0, DEADLINE_S)[1])
+
+    def end(self) -> list[tuple[str, str, str]]:
+        """Device, VF and state of all channels, at the end."""
+        self._stop.give()
+        self._thread.join(DEADLINE_S)
+        assert not self._thread.is_alive()
+        return [(c.device, c.vf, c.state) for c in self._last[0].channels]
+
+    def serves(self, *addresses: str) -> bool:
+        """Whether these functions are attached now, and no other."""
+        return sorted(channel.name for channel in self.slots.attached) == sorted(addresses)
+
+
+@pytest.fixture
+def stack() -> Iterator[contextlib.ExitStack]:
+    with contextlib.ExitStack() as stack:
+        yield stack
+
+
+@pytest.fixture
+def devices(stack: contextlib.ExitStack, tmp_path: Path) -> dict[str, Device]:
+    return {
+        address: stack.enter_context(Device(tmp_path, name))
+        for address, name in ((A, "a"), (B, "b"))
+    }
+
+
+def test_functions_come_and_go(stack: contextlib.ExitStack, devices: dict[str, Device]) -> None:
+    run = Run(stack, "null", devices)
+    assert run.serves()
+    run.udevd.say("add", A)
+    wait_for(lambda: run.serves(A), "the first function")
+    run.udevd.say("bind", A)
+    run.udevd.say("add", B)
+    wait_for(lambda: run.serves(A, B), "the second function")
+    for _ in range(3):
+        run.udevd.say("remove", A)
+        wait_for(lambda: run.serves(B), "the first function to be let go")
+        run.udevd.say("add", A)
+        wait_for(lambda: run.serves(A, B), "the first function again")
+    run.udevd.say("remove", B)
+    wait_for(lambda: run.serves(A), "the second function to be let go")
+    assert run.end() == [(A, "null", "waiting"), (B, "null", "down")]
+
+
+def test_removed_and_added_before_anybody_looked(
+    stack: contextlib.ExitStack, devices: dict[str, Device]
+) -> None:
+    run = Run(stack, "null", devices)
+    run.udevd.say("add", A)
+    wait_for(lambda: run.serves(A), "the function")
+    for action in ("remove", "add") * 5:
+        run.udevd.say(action, A)
+    run.udevd.say("add", B)
+    wait_for(lambda: run.serves(A, B), "both functions")
+    assert devices[A].describe()["vfio_user"]["clients"] >= 2  # it was let go in between
+    assert run.end() == [(A, "null", "waiting"), (B, "null", "waiting")]
+
+
+def test_one_vf_serves_each_function_in_turn(
+    stack: contextlib.ExitStack, devices: dict[str, Device], tmp_path: Path
+) -> None:
+    spec = f"pcap:,{tmp_path}/out"
+    run = Run(stack, spec, devices)
+    run.udevd.say("add", A)
+    run.udevd.say("add", B)
+    wait_for(lambda: run.serves(A), "the first function")
+    run.udevd.say("remove", A)
+    wait_for(lambda: run.serves(B), "the other's turn")
+    run.udevd.say("add", A)
+    run.udevd.say("remove", B)
+    wait_for(lambda: run.serves(A), "the first one's second turn")
+    assert run.end() == [(A, spec, "waiting")]
+
+
+def test_numbered_vfs(
+    stack: contextlib.ExitStack, devices: dict[str, Device], tmp_path: Path
+) -> None:
+    run = Run(stack, f"pcap:,{tmp_path}/out{{n}}", devices)
+    run.udevd.say("add", B)
+    wait_for(lambda: run.serves(B), "the first function")
+    run.udevd.say("add", A)
+    wait_for(lambda: run.serves(A, B), "the second function")
+    specs = [f"pcap:,{tmp_path}/out{number}" for number in (0, 1)]
+    assert run.end() == [(B, specs[0], "waiting"), (A, specs[1], "waiting")]
+
+
+def test_a_function_that_cannot_be_attached_and_one_that_can(
+    stack: contextlib.ExitStack, devices: dict[str, Device]
+) -> None:
+    devices[A].kill()
+    assert devices[A].wait() != 0
+    run = Run(stack, "null", devices)
+    run.udevd.say("add", A)
+    run.udevd.say("add", B)
+    wait_for(lambda: run.serves(B), "the function that can")
+    assert (B, "null", "waiting") in run.end()
+
+
+def test_a_server_that_dies(
+    stack: contextlib.ExitStack, devices: dict[str, Device], tmp_path: Path
+) -> None:
+    run = Run(stack, "null", devices)
+    run.udevd.say("add", A)
+    wait_for(lambda: run.serves(A), "the function")
+    devices[A].kill()
+    wait_for(run.serves, "the loss")
+    for path in (devices[A].vhost_user, devices[A].vfio_user):
+        path.unlink()
+    stack.enter_context(Device(tmp_path, "a"))
+    run.udevd.say("remove", A)
+    run.udevd.say("add", A)
+    wait_for(lambda: run.serves(A), "the function plugged in anew")
+    assert run.end() == [(A, "null", "waiting")]
