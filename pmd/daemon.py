@@ -230,18 +230,22 @@ class Daemon:
             self._retry_at[channel] = time.monotonic() + _RETRY_S
 
     def _retry(self) -> None:
-        """Attach again what is due, for as long as it takes and without a word about failures."""
-        for channel, due in tuple(self._retry_at.items()):
-            if time.monotonic() < due:
-                continue
-            try:
-                channel.attach()
-            except VhostPciError as error:
-                _log.debug("%s", error)
-                self._retry_at[channel] = time.monotonic() + _RETRY_S
-                continue
-            del self._retry_at[channel]
-            self._join(channel)
+        """Attach again what is due, for as long as it takes and without a word about failures.
+
+        One channel at a time: a device that does not answer takes as long as it may, and between
+        two of them the other channels' devices are to have their acknowledgements.
+        """
+        channel, due = min(self._retry_at.items(), key=lambda each: each[1], default=(None, 0.0))
+        if channel is None or time.monotonic() < due:
+            return
+        try:
+            channel.attach()
+        except VhostPciError as error:
+            _log.debug("%s", error)
+            self._retry_at[channel] = time.monotonic() + _RETRY_S
+            return
+        del self._retry_at[channel]
+        self._join(channel)
 
     def _join(self, channel: Channel) -> None:
         """Serve a channel that has just been attached."""

@@ -20,9 +20,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger("pmd")
 
 AUTO = "auto"
-# Half of what a device waits for an acknowledgement while the heartbeat moves (docs/device.md
-# 5.2), so that one stuck server does not make other devices give us up.
-_TIMEOUT_S = 2.0
+# Less than the two seconds that a device waits for the acknowledgement of a driver whose heartbeat
+# stands still, as that of a channel without rings does (docs/device.md 5.2): one stuck server must
+# not make other devices give us up.
+_TIMEOUT_S = 1.5
 
 
 class Source(Protocol):
