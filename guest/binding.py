@@ -49,7 +49,7 @@ class Step:
     def __str__(self) -> str:
         if self.path is None:
             return f"modprobe {self.value}"
-        return f"echo {self.value} > {self.path}"
+        return " ".join(filter(None, ("echo", self.value, ">", str(self.path))))
 
 
 class Binding:

@@ -27,6 +27,7 @@ def bind(address: str, *, force: bool, dry_run: bool) -> Iterator[str]:
     """
     binding = Binding(full_address(address))
     yield from _group(binding)
+    yield from _viability(binding)
     if dry_run:
         yield from _dry(binding.bind_steps(), f"{binding.driver} has it already")
         binding.check_bind(force=force)
@@ -59,7 +60,7 @@ def unbind(address: str, *, force: bool, dry_run: bool) -> Iterator[str]:
 
 
 def _group(binding: Binding) -> Iterator[str]:
-    """The function's IOMMU group, and whether VFIO can use it."""
+    """The function's IOMMU group, and who has its members."""
     number = binding.function.iommu_group
     if number is None:
         return
@@ -67,6 +68,10 @@ def _group(binding: Binding) -> Iterator[str]:
     for member in binding.members:
         ids = f"{member.vendor:04x}:{member.device:04x}"
         yield f"  {member.address} {ids} {member.driver or 'no driver'}"
+
+
+def _viability(binding: Binding) -> Iterator[str]:
+    """What else has to be bound before VFIO can use the group."""
     others = [m for m in obstructing(binding.members) if m.address != binding.function.address]
     if others:
         names = ", ".join(f"{member.address} ({member.driver})" for member in others)
