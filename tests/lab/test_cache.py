@@ -77,6 +77,17 @@ def test_what_was_not_used_for_longest_goes(tmp_path: Path) -> None:
     assert other.is_dir()
 
 
+def test_a_new_layer_stays_whatever_time_its_files_are_of(tmp_path: Path) -> None:
+    cache = Cache(tmp_path)
+
+    def of_old(path: Path) -> None:
+        _fill(path)
+        os.utime(path, (0, 0))
+
+    for part in "abcdef":
+        assert (cache.layer("thing", recipe_key(part), of_old) / "file").exists()
+
+
 def test_keys_keep_parts_apart() -> None:
     assert recipe_key("ab", "c") != recipe_key("a", "bc")
     assert recipe_key("a") == recipe_key(b"a")

@@ -76,6 +76,7 @@ class Cache:
             try:
                 make(part)
                 part.rename(path)
+                os.utime(path)  # unpacking a package may have set the time to the package's
             finally:
                 shutil.rmtree(part, ignore_errors=True)
             self._prune(name)
