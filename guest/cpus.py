@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import os
 import re
+from typing import TYPE_CHECKING
 
+from guest.discovery import SYSFS
 from guest.errors import UsageError, VhostPciError, errno_text
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _ITEM = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?", re.ASCII)
 # cpu_set_t's size (sched.h CPU_SETSIZE): more cannot be pinned to.
 _CPUS_MAX = 1024
 
 
-def parse_lcores(text: str) -> tuple[int, ...]:
-    """A list such as `1`, `1-3` or `1,3-4`, in the order typed.
+def parse_lcores(text: str, root: Path = SYSFS) -> tuple[int, ...]:
+    """A list such as `1`, `1-3` or `1,3-4`, in the order typed. root is where sysfs is mounted.
 
     Raises:
         UsageError: Malformed, a CPU twice, not there, offline, or not this process's to use.
@@ -30,8 +35,8 @@ def parse_lcores(text: str) -> tuple[int, ...]:
         if last >= _CPUS_MAX:
             raise _error(text, f"CPU {last} is not there")
         cpus += range(first, last + 1)
-    online = _online()
-    allowed = os.sched_getaffinity(0)
+    online = _online(root)
+    allowed = usable_cpus(root)
     for position, cpu in enumerate(cpus):
         if cpu in cpus[:position]:
             raise _error(text, f"CPU {cpu} is in it twice")
@@ -44,13 +49,25 @@ def parse_lcores(text: str) -> tuple[int, ...]:
     return tuple(cpus)
 
 
-def default_lcores(count: int) -> tuple[int, ...]:
-    """The count highest CPUs of the affinity mask, ascending: the lowest are the busiest.
+def usable_cpus(root: Path = SYSFS) -> set[int]:
+    """The CPUs this process may run threads on: its affinity mask, and isolated ones.
+
+    With isolcpus, the kernel starts every process with a mask that leaves the isolated CPUs out,
+    and lets it ask for them. Only a mask that somebody has narrowed further is to be respected.
+    """
+    mask = os.sched_getaffinity(0)
+    isolated = _isolated(root)
+    return mask | isolated if mask == _online(root) - isolated else mask
+
+
+def default_lcores(count: int, root: Path = SYSFS) -> tuple[int, ...]:
+    """The count highest usable CPUs, ascending: isolated ones first, and the lowest are busiest.
 
     Raises:
         VhostPciError: The process may use fewer.
     """
-    allowed = sorted(os.sched_getaffinity(0))
+    isolated = _isolated(root)
+    allowed = sorted(usable_cpus(root), key=lambda cpu: (cpu in isolated, cpu))
     if count > len(allowed):
         raise VhostPciError(
             "choose",
@@ -58,7 +75,7 @@ def default_lcores(count: int) -> tuple[int, ...]:
             f"this process may use {len(allowed)} CPUs",
             "ask for fewer, or widen its affinity mask (taskset)",
         )
-    return tuple(allowed[len(allowed) - count :])
+    return tuple(sorted(allowed[len(allowed) - count :]))
 
 
 def pin_current_thread(cpu: int) -> None:
@@ -83,14 +100,21 @@ def parse_cpu_list(text: str) -> set[int]:
     return cpus
 
 
-def _online() -> set[int]:
+def _online(root: Path) -> set[int]:
     """The kernel's list; where sysfs is not mounted, what this process may use is online."""
+    return _read_list(root, "online") or os.sched_getaffinity(0)
+
+
+def _isolated(root: Path) -> set[int]:
+    return _read_list(root, "isolated") & _online(root)
+
+
+def _read_list(root: Path, name: str) -> set[int]:
     try:
-        with open("/sys/devices/system/cpu/online", encoding="ascii") as file:  # noqa: PTH123
-            text = file.read().strip()
+        text = (root / "devices/system/cpu" / name).read_text(encoding="ascii").strip()
     except OSError:
-        return os.sched_getaffinity(0)
-    return parse_cpu_list(text)
+        return set()
+    return parse_cpu_list(text) if text else set()
 
 
 def _join(cpus: set[int]) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from driver.state_area import DEVICE_ID, VENDOR_ID
 from guest.binding import VFIO_DRIVER, is_vfio
 from guest.cpu_facts import read_cpu
-from guest.cpus import default_lcores, parse_lcores
+from guest.cpus import default_lcores, parse_lcores, usable_cpus
 from guest.discovery import pci_function, pci_functions
 from guest.iommu import read_iommu
 from guest.kernel_facts import (
@@ -72,7 +72,7 @@ def examine_machine(cpus: Sequence[int], root: Path = ROOT) -> list[Finding]:
     """What counts for every device."""
     kernel = read_kernel(root)
     return [
-        machine.check_cpu_count(),
+        machine.check_cpu_count(len(usable_cpus(root / "sys"))),
         *machine.check_lcores([read_cpu(cpu, root / "sys") for cpu in cpus]),
         machine.check_clock(kernel),
         machine.check_huge_pages(kernel),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from typing import TYPE_CHECKING
 
 from guest.kernel_facts import Access, ModuleState
@@ -101,9 +100,8 @@ def check_datagrams(kernel: KernelFacts) -> Finding:
     return warning("datagram queue", f"{queue} datagrams, less than a burst or two", remedy)
 
 
-def check_cpu_count() -> Finding:
+def check_cpu_count(count: int) -> Finding:
     """An lcore polls all the time; what else runs needs a CPU too."""
-    count = len(os.sched_getaffinity(0))
     if count > 1:
         return ok("CPUs", f"{count} for this process")
     remedy = "give the VM another, or widen the affinity mask (taskset)"

@@ -10,11 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guest.cpus import default_lcores, parse_lcores, pin_current_thread
+from guest.cpus import default_lcores, parse_lcores, pin_current_thread, usable_cpus
 from guest.errors import UsageError, VhostPciError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
 ALLOWED = sorted(os.sched_getaffinity(0))
 FIRST = ALLOWED[0]
@@ -107,3 +108,37 @@ def test_pinning_refused(cpu: int) -> None:
     with pytest.raises(VhostPciError, match=f"cannot pin a thread to CPU {cpu}: "):
         pin_current_thread(cpu)
     assert sorted(os.sched_getaffinity(0)) == ALLOWED
+
+
+def cpus(root: Path, online: str, isolated: str) -> Path:
+    """sysfs at root, with these lists."""
+    folder = root / "devices/system/cpu"
+    folder.mkdir(parents=True)
+    (folder / "online").write_text(f"{online}\n")
+    (folder / "isolated").write_text(f"{isolated}\n")
+    return root
+
+
+@pytest.mark.usefixtures("only_first")
+def test_isolated_cpus_are_out_of_the_mask_and_usable(tmp_path: Path) -> None:
+    last = FIRST + 3
+    root = cpus(tmp_path, f"{FIRST}-{last}", f"{FIRST + 1}-{last}")
+    assert usable_cpus(root) == set(range(FIRST, last + 1))
+    assert parse_lcores(f"{FIRST + 1},{last}", root) == (FIRST + 1, last)
+    assert default_lcores(2, root) == (last - 1, last)
+
+
+@pytest.mark.usefixtures("only_first")
+def test_isolated_cpus_come_before_others(tmp_path: Path) -> None:
+    root = cpus(tmp_path, f"{FIRST},{FIRST + 700}", f"{FIRST + 700}")
+    assert default_lcores(1, root) == (FIRST + 700,)
+    assert default_lcores(2, root) == (FIRST, FIRST + 700)
+
+
+@pytest.mark.usefixtures("only_first")
+def test_a_mask_that_was_narrowed_is_respected(tmp_path: Path) -> None:
+    root = cpus(tmp_path, f"{FIRST}-{FIRST + 2}", f"{FIRST + 2}")
+    assert usable_cpus(root) == {FIRST}
+    assert default_lcores(1, root) == (FIRST,)
+    with pytest.raises(UsageError, match=rf"CPU {FIRST + 2} is not this process's"):
+        parse_lcores(str(FIRST + 2), root)
