@@ -99,9 +99,14 @@ class Lcore:
             pin_current_thread(self.cpu)
         except VhostPciError as error:
             self._pin_error = error
-        while self._park_unless_wanted():
-            if self._loop.run(_BUDGET_NS) & (Event.GENERATION | Event.FAULT):
-                self._wake(self)
+        try:
+            while self._park_unless_wanted():
+                if self._loop.run(_BUDGET_NS) & (Event.GENERATION | Event.FAULT):
+                    self._wake(self)
+        finally:
+            with self._condition:  # a thread that failed touches nothing either: nobody waits
+                self._parked = True
+                self._condition.notify_all()
 
     def _may_run(self) -> bool:
         return self._wanted and bool(self._loop.works)
