@@ -56,10 +56,10 @@ def picture(ingredients: Ingredients) -> Iterator[Picture]:
 
 @pytest.fixture
 def served(picture: Picture) -> Picture:
-    """All of it up, and `pmd` serving."""
+    """All of it up, and `pmd` serving by a TAP device that VM2 bridges to its wire."""
     picture.start_device()
     picture.start_vm1()
     picture.start_vm2()
     picture.bind(picture.plug())
-    picture.start_pmd("packet")
+    picture.start_pmd("tap")
     return picture

@@ -23,7 +23,7 @@ def test_a_killed_pmd_is_succeeded(served: Picture) -> None:
     assert served.pmd.wait(STEP_TIMEOUT_S) == 128 + signal.SIGKILL
     device = served.device
     device.wait_until(lambda: not device.is_served(), STEP_TIMEOUT_S, "see pmd go")
-    served.start_pmd("packet")
+    served.start_pmd("tap")
     served.ping()
     served.transfer(served.vm1, served.outside, SIZE_BYTES)
     served.transfer(served.outside, served.vm1, SIZE_BYTES)

@@ -7,13 +7,13 @@ import json
 import select
 import shlex
 import signal
+import socket
 import time
 from typing import TYPE_CHECKING, Any
 
 from guest.errors import VhostPciError, errno_text
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Callable, Sequence
 
 _PIECE = 1 << 15  # of input; a message is as long again by a third
@@ -99,6 +99,7 @@ class Agent:
         self.name = name
         self._socket = connected
         self._received = b""
+        self._outgoing = bytearray()
         self._jobs: dict[int, Job] = {}
         self._next = 1
         self._hello = 0
@@ -152,15 +153,34 @@ class Agent:
         return self.run("sh", "-ec", script, timeout_s=timeout_s)
 
     def send(self, **message: object) -> None:
-        """One message to the agent."""
+        """One message to the agent: now as much as it takes, the rest while we `receive`.
+
+        Waiting here for an agent that waits for us to take its output would never end.
+        """
+        self._outgoing += json.dumps(message).encode() + b"\n"
+        self._flush()
+
+    @property
+    def sending(self) -> bool:
+        """Whether there is more to send, once the connection is writable."""
+        return bool(self._outgoing)
+
+    def _flush(self) -> None:
         try:
-            self._socket.sendall(json.dumps(message).encode() + b"\n")
+            while self._outgoing:
+                del self._outgoing[: self._socket.send(self._outgoing, socket.MSG_DONTWAIT)]
+        except BlockingIOError:
+            return
         except OSError as error:
             raise self._gone(errno_text(error)) from error
 
     def receive(self, timeout_s: float) -> None:
-        """Wait for news of the jobs, and tell them."""
-        if not select.select([self._socket], [], [], timeout_s)[0]:
+        """Wait for news of the jobs, and tell them; go on sending."""
+        writers = [self._socket] if self._outgoing else []
+        readable, writable, _ = select.select([self._socket], writers, [], timeout_s)
+        if writable:
+            self._flush()
+        if not readable:
             return
         try:
             data = self._socket.recv(1 << 18)

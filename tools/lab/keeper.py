@@ -39,6 +39,7 @@ SOCKET = "keeper.sock"
 LOG = "keeper.log"
 READY = "the lab is up"
 _LOOK_S = 0.5
+_LISTEN_TIMEOUT_S = 5.0  # all others wait meanwhile
 _MESSAGE_MAX = 1 << 20
 
 
@@ -48,6 +49,7 @@ class Session:
     def __init__(self, connected: socket.socket) -> None:
         self.socket = connected
         self.job: Job | None = None
+        self.lost = False
         self._received = b""
 
     def messages(self) -> list[dict[str, Any]] | None:
@@ -66,9 +68,12 @@ class Session:
         return found if all(isinstance(each, dict) for each in found) else None
 
     def say(self, **message: object) -> None:
-        """One object to the command; one that has gone does not hear it."""
-        with contextlib.suppress(OSError):
-            self.socket.sendall(json.dumps(message).encode() + b"\n")
+        """One object to the command; one that has gone, or does not listen for long, is lost."""
+        try:
+            if not self.lost:
+                self.socket.sendall(json.dumps(message).encode() + b"\n")
+        except OSError:
+            self.lost = True
 
     def watch(self, job: Job) -> None:
         """Pass on what the job says, from now on."""
@@ -116,6 +121,9 @@ class Keeper:
                 if time.monotonic() >= look_at:
                     self._follow_vm1()
                     look_at = time.monotonic() + _LOOK_S
+                for vm in self._machines.values():
+                    more = selectors.EVENT_WRITE if vm.agent.sending else 0
+                    self._selector.modify(vm.agent, selectors.EVENT_READ | more, vm)
                 for key, _ in self._selector.select(_LOOK_S):
                     self._handle(key.fileobj, key.data)
                 self._tell_ends()
@@ -128,14 +136,13 @@ class Keeper:
     def _handle(self, source: object, data: object) -> None:
         if source is self._listener:
             connected, _ = self._listener.accept()
-            connected.settimeout(_LOOK_S)
+            connected.settimeout(_LISTEN_TIMEOUT_S)
             session = Session(connected)
             self._selector.register(connected, selectors.EVENT_READ, session)
         elif isinstance(data, Session):
             messages = data.messages()
             if messages is None:
-                self._selector.unregister(data.socket)
-                data.close()
+                data.lost = True
             for message in messages or ():
                 self._obey(data, message)
         else:
@@ -163,6 +170,10 @@ class Keeper:
 
     def _tell_ends(self) -> None:
         for session in self._sessions():
+            if session.lost:
+                self._selector.unregister(session.socket)
+                session.close()
+                continue
             if session.job is not None and session.job.status is not None:
                 session.say(exit=session.job.status)
                 session.job = None

@@ -70,6 +70,7 @@ class Picture:
         self.directory = directory
         self._stack = contextlib.ExitStack()
         self._starts: dict[str, int] = {}
+        self._prepared: set[str] = set()  # kinds of VF that VM2 is prepared for
 
     def start_device(self) -> None:
         """Start the device server, or one that replaces it."""
@@ -93,6 +94,7 @@ class Picture:
         """Start VM2 and what lies outside, with the wire between them."""
         vm2 = self._restore("vm2", memory_mib)
         self.vm2 = vm2
+        self._prepared.clear()
         own.install(vm2, self._package)
         outside = self._restore("outside", memory_mib)
         self.outside = outside
@@ -122,8 +124,9 @@ class Picture:
     def start_pmd(self, kind: str) -> Job:
         """Run `pmd` in VM2 between the function and a VF of that kind, and wait until it serves."""
         prepare, spec = VF_KINDS[kind]
-        if prepare:
+        if prepare and kind not in self._prepared:
             self.vm2.agent.shell(prepare)
+        self._prepared.add(kind)
         self.pmd = self.vm2.agent.start("pmd", "run", "--bar", "2", "--vf", spec)
         self.wait_until_served()
         return self.pmd

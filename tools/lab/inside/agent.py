@@ -43,18 +43,25 @@ class Command:
             bufsize=0,
         )
         self.pidfd = os.pidfd_open(self.process.pid)
+        self.pending = bytearray()  # input it has not taken yet
+        self.input_ended = False
 
-    def feed(self, data: bytes) -> None:
-        """Give it input; nothing stands for the end. One that does not listen gets none."""
+    def feed(self) -> bool:
+        """Give it what input it takes now; whether there is more. One that has closed it gets none.
+
+        A command that does not read must not keep the agent from the others.
+        """
         stdin = self.process.stdin
         if stdin is None or stdin.closed:
-            return
-        with contextlib.suppress(BrokenPipeError):
-            view = memoryview(data)
-            while view:
-                view = view[os.write(stdin.fileno(), view) :]
-        if not data:
-            stdin.close()
+            return False
+        try:
+            while self.pending:
+                del self.pending[: os.write(stdin.fileno(), self.pending)]
+        except BlockingIOError:
+            return True
+        except BrokenPipeError:
+            self.pending.clear()
+        return False
 
     def signal(self, number: int) -> None:
         """Signal it and its children."""
@@ -89,7 +96,9 @@ class Agent:
                 command, stream = key.data
                 if command.number not in self._commands:
                     continue
-                if stream:
+                if key.fileobj is command.process.stdin:
+                    self._feed(command)
+                elif stream:
                     self._pass_output(key.fd, command, stream)
                 else:
                     self._end(command)
@@ -116,9 +125,27 @@ class Agent:
             self._start(message["id"], message["run"])
         elif command := self._commands.get(message["id"]):
             if "input" in message:
-                command.feed(base64.b64decode(message["input"]))
+                data = base64.b64decode(message["input"])
+                command.pending += data
+                command.input_ended |= not data
+                self._feed(command)
             else:
                 command.signal(message["signal"])
+
+    def _feed(self, command: Command) -> None:
+        """Pass on its input, and come back when it takes more."""
+        stdin = command.process.stdin
+        if stdin is None or stdin.closed:
+            return
+        more = command.feed()
+        watched = stdin.fileno() in self._selector.get_map()
+        if more and not watched:
+            self._selector.register(stdin, selectors.EVENT_WRITE, (command, 0))
+        elif not more:
+            if watched:
+                self._selector.unregister(stdin)
+            if command.input_ended:
+                stdin.close()
 
     def _start(self, number: int, words: list[str]) -> None:
         try:
@@ -129,6 +156,8 @@ class Agent:
             self._say(id=number, exit=127)
             return
         self._commands[number] = command
+        if command.process.stdin is not None:
+            os.set_blocking(command.process.stdin.fileno(), False)
         self._selector.register(command.pidfd, selectors.EVENT_READ, (command, 0))
         for stream, pipe in ((1, command.process.stdout), (2, command.process.stderr)):
             if pipe is not None:
@@ -158,6 +187,9 @@ class Agent:
             if pipe.fileno() in self._selector.get_map():
                 self._selector.unregister(pipe)
         self._selector.unregister(command.pidfd)
+        stdin = command.process.stdin
+        if stdin is not None and not stdin.closed and stdin.fileno() in self._selector.get_map():
+            self._selector.unregister(stdin)
         command.close()
         del self._commands[command.number]
         self._say(id=command.number, exit=128 - status if status < 0 else status)
