@@ -10,7 +10,7 @@ import os
 import sys
 import tomllib
 from dataclasses import dataclass
-from importlib import metadata, resources
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,7 +97,7 @@ def make_image(cache: Cache) -> Image:
 
 
 def _inside(name: str) -> bytes:
-    return (resources.files("tools.lab") / "inside" / name).read_bytes()
+    return (Path(__file__).parent / "inside" / name).read_bytes()
 
 
 def _requirements() -> list[str]:
