@@ -119,6 +119,15 @@ class Channel:
         return self._device is not None and self._device.generation() != self._generation
 
     @property
+    def look_period_s(self) -> float | None:
+        """How often `vf_spoilt` is to be asked; None: never."""
+        return self._ports.look_period_s
+
+    def vf_spoilt(self) -> bool:
+        """Whether the VF has to be opened anew: `configure` is due. At any time."""
+        return self._device is not None and self._ports.look()
+
+    @property
     def state(self) -> str:
         """down, replug, forwarding or waiting."""
         if self._device is None:

@@ -66,6 +66,8 @@ class Daemon:
         self._slots = slots
         self._verify_at = 0.0
         self._retry_at: dict[Channel, float] = {}
+        # Hardware VFs are looked at; the others have nothing to tell.
+        self._look_at = {c: 0.0 for c in channels if c.look_period_s is not None}
         self._eventful: set[Lcore] = set()
         self._lcores: list[Lcore] = []
         self._lcore_of: dict[tuple[Channel, int], Lcore] = {}
@@ -126,7 +128,7 @@ class Daemon:
     def _wait(self, deadline: float) -> None:
         """Sleep until deadline or until something is to be done, and do it."""
         now = time.monotonic()
-        wakes = [deadline, *self._retry_at.values()]
+        wakes = [deadline, *self._retry_at.values(), *self._look_at.values()]
         if any(channel.idle for channel in self._channels):
             wakes.append(now + _IDLE_LOOK_S)
         if self._slots is not None and self._slots.attached:
@@ -143,9 +145,19 @@ class Daemon:
         for channel in self._channels:
             if channel.idle and channel.changed:
                 self._settle(channel)
+        self._look()
         self._retry()
         if self._slots is not None:
             self._follow(self._slots)
+
+    def _look(self) -> None:
+        """See that the VFs are well, and settle the channels of those that are not."""
+        for channel, due in tuple(self._look_at.items()):
+            if time.monotonic() < due:
+                continue
+            if channel.vf_spoilt():
+                self._settle(channel)
+            self._look_at[channel] = time.monotonic() + (channel.look_period_s or _RETRY_S)
 
     def _wake(self, lcore: Lcore) -> None:
         """On the lcore's thread."""

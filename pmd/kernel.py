@@ -36,6 +36,7 @@ from pmd.kernel_abi import (
     WorkStructure,
     drop_names,
     fault_names,
+    igbvf_config,
     library,
     tsc_hz,
 )
@@ -44,6 +45,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
+
+    from driver.igbvf.queue import QueuePair
 
 __all__ = [
     "BURST_MAX",
@@ -189,7 +192,7 @@ class PortSpec(Protocol):
 
     @property
     def kind(self) -> str:
-        """One of "null", "loop", "gen", "tap", "packet", "dgram", "pcap"."""
+        """One of "null", "loop", "gen", "tap", "packet", "dgram", "pcap", "igbvf"."""
         ...
 
     @property
@@ -217,6 +220,11 @@ class PortSpec(Protocol):
         """False for a further queue pair on a socket without queues: it only sends."""
         ...
 
+    @property
+    def igbvf(self) -> QueuePair | None:
+        """The VF's queue pair of igbvf, whose memory must outlive the port."""
+        ...
+
 
 class Port(Handle):
     """One queue pair's end at the VF.
@@ -237,8 +245,15 @@ class Port(Handle):
         self._paths = tuple(
             None if path is None else os.fsencode(path) for path in (spec.input, spec.output)
         )
+        queue_pair = None if spec.igbvf is None else ctypes.pointer(igbvf_config(spec.igbvf))
         structure = PortConfigStructure(
-            spec.kind.encode(), spec.fd, spec.frame_bytes, *self._paths, spec.receives, 0
+            spec.kind.encode(),
+            spec.fd,
+            spec.frame_bytes,
+            *self._paths,
+            spec.receives,
+            0,
+            queue_pair,
         )
         error = ctypes.create_string_buffer(_ERROR_BYTES)
         handle = library().rk_port_open(ctypes.byref(structure), error, _ERROR_BYTES)

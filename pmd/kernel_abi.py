@@ -22,12 +22,15 @@ from ctypes import (
     c_uint64,
     c_void_p,
 )
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from driver.memory_map import REGION
 from guest.errors import VhostPciError
 
-ABI = 1  # RK_ABI
+if TYPE_CHECKING:
+    from driver.igbvf.queue import QueuePair
+
+ABI = 2  # RK_ABI
 BURST_MAX = 256  # RK_BURST_MAX
 FRAME_MAX = 65562  # RK_FRAME_MAX
 DROP_SLOTS = 16
@@ -107,6 +110,46 @@ class Frame(Structure):
     ]
 
 
+class IgbvfConfigStructure(Structure):
+    """struct rk_igbvf_config."""
+
+    _fields_ = [
+        ("rx_tail", c_uint64),
+        ("tx_tail", c_uint64),
+        ("rx_ring", c_uint64),
+        ("tx_ring", c_uint64),
+        ("rx_buffers", c_uint64),
+        ("tx_buffers", c_uint64),
+        ("rx_buffers_iova", c_uint64),
+        ("tx_buffers_iova", c_uint64),
+        ("rx_count", c_uint32),
+        ("tx_count", c_uint32),
+        ("buffer_bytes", c_uint32),
+        ("frame_bytes_max", c_uint32),
+        ("link_up", c_uint64),
+    ]
+
+
+def igbvf_config(pair: QueuePair) -> IgbvfConfigStructure:
+    """A VF's queue pair as struct rk_igbvf_config."""
+    rx, tx = pair.rx, pair.tx
+    return IgbvfConfigStructure(
+        rx_tail=pair.rx_tail,
+        tx_tail=pair.tx_tail,
+        rx_ring=rx.address,
+        tx_ring=tx.address,
+        rx_buffers=rx.buffers,
+        tx_buffers=tx.buffers,
+        rx_buffers_iova=rx.buffers_iova,
+        tx_buffers_iova=tx.buffers_iova,
+        rx_count=rx.count,
+        tx_count=tx.count,
+        buffer_bytes=pair.buffer_bytes,
+        frame_bytes_max=pair.frame_bytes_max,
+        link_up=pair.link_up,
+    )
+
+
 class PortConfigStructure(Structure):
     """struct rk_port_config."""
 
@@ -118,6 +161,7 @@ class PortConfigStructure(Structure):
         ("output", c_char_p),
         ("receives", c_uint32),
         ("reserved", c_uint32),
+        ("igbvf", POINTER(IgbvfConfigStructure)),
     ]
 
 
@@ -156,6 +200,7 @@ SIZES = {
     "rk_ring_config": ctypes.sizeof(RingConfigStructure),
     "rk_direction_stats": ctypes.sizeof(DirectionStats),
     "rk_frame": ctypes.sizeof(Frame),
+    "rk_igbvf_config": ctypes.sizeof(IgbvfConfigStructure),
     "rk_port_config": ctypes.sizeof(PortConfigStructure),
     "rk_work": ctypes.sizeof(WorkStructure),
     "rk_loop_stats": ctypes.sizeof(LoopStats),

@@ -1,7 +1,7 @@
 """The ports of a VF: one a queue pair, opened for as many pairs as VM1 has started.
 
-They stay open while VM1 comes and goes. Where VM1 later starts more pairs, all are closed and
-opened anew for the larger count; frames that a port held are lost then.
+They stay open while VM1 comes and goes. Where VM1 later starts more pairs, or the VF has to be set
+up anew (its PF was reset, say), all are closed and opened again; frames that a port held are lost.
 """
 
 from __future__ import annotations
@@ -30,6 +30,12 @@ class Ports:
         self._ports: list[Port] = []
         self._missed_before: list[int] = []
         self._refused = 0
+        self._spoilt = False
+
+    @property
+    def look_period_s(self) -> float | None:
+        """How often `look` is to be asked; None: never."""
+        return self._vf.look_period_s
 
     @property
     def name(self) -> str:
@@ -55,20 +61,33 @@ class Ports:
         before = self._missed_before[pair] if pair < len(self._missed_before) else 0
         return before + (self._ports[pair].rx_missed if pair < len(self._ports) else 0)
 
+    def look(self) -> bool:
+        """Whether the VF must be opened anew, as the next `ensure` does. Also while loops run."""
+        trouble = self._vf.look() if self._ports and not self._spoilt else ""
+        if trouble:
+            _log.warning("VF %s: %s; opening it anew", self.name, trouble)
+            self._spoilt = True
+        return self._spoilt
+
     def ensure(self, pairs: int) -> None:
         """Have ports for pairs queue pairs, or, where the VF refuses, for as many as before.
+
+        A VF that has fewer queue pairs gets ports for those.
 
         Raises:
             VhostPciError: Not even those can be opened. None is open then.
         """
         former = len(self._ports)
-        if pairs <= former or 0 < self._refused <= pairs:
+        pairs = min(pairs, self._vf.queue_pairs_max or pairs)
+        if self._spoilt:
+            pairs = max(pairs, former)
+        elif former and (pairs <= former or 0 < self._refused <= pairs):
             return
         self._close_ports()
         try:
             self._open(pairs)
         except VhostPciError as error:
-            if not former:
+            if former in (0, pairs):
                 raise
             _log.warning("%s; going on with %d queue pairs", error, former)
             self._refused = pairs
@@ -92,6 +111,7 @@ class Ports:
             self._missed_before[pair] += port.rx_missed
             port.close()
         self._ports.clear()
+        self._spoilt = False
         self._vf.close()
 
     def close(self) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import TYPE_CHECKING
 
+from driver.igbvf.device import address_error
 from driver.software_vf.abi import IFNAME_BYTES, UNIX_PATH_BYTES
 from driver.software_vf.dgram import DgramVf
 from driver.software_vf.packet import PacketVf
 from driver.software_vf.tap import TapVf
 from driver.software_vf.vf import FRAME_BYTES_MAX, FRAME_BYTES_MIN, PcapVf, PlainVf
+from guest.discovery import is_pci_address
 from guest.errors import UsageError
 
 if TYPE_CHECKING:
@@ -25,6 +28,7 @@ KINDS: dict[str, str] = {
     "packet": "packet:NAME: an existing network interface, by a packet socket",
     "dgram": "dgram:LOCAL,REMOTE: a unix datagram socket, as of QEMU's -netdev dgram",
     "pcap": "pcap:IN,OUT: replays file IN once, writes what VM1 sends to OUT; either may be empty",
+    "igbvf": "igbvf:ADDRESS[,MAC]: an Intel 82576 or I350 VF's PCI address, and VM1's MAC",
 }
 
 
@@ -98,6 +102,25 @@ def _parse_dgram(spec: str, parameters: str) -> Vf:
     return DgramVf(spec, local, remote)
 
 
+def _parse_igbvf(spec: str, parameters: str) -> Vf:
+    # Here, since it builds on this package.
+    from driver.igbvf.vf import IgbVf  # noqa: PLC0415
+
+    address, comma, mac = parameters.lower().partition(",")
+    if is_pci_address(f"0000:{address}"):
+        address = f"0000:{address}"
+    if not is_pci_address(address):
+        raise _misuse(spec, f"{address or 'nothing'} is no PCI address")
+    if not comma:
+        return IgbVf(spec, address)
+    if not re.fullmatch("[0-9a-f]{2}(:[0-9a-f]{2}){5}", mac):
+        raise _misuse(spec, f"{mac or 'nothing'} is no MAC address")
+    octets = bytes.fromhex(mac.replace(":", ""))
+    if wrong := address_error(octets):
+        raise _misuse(spec, f"{mac} cannot be VM1's: {wrong}")
+    return IgbVf(spec, address, octets)
+
+
 def _parse_pcap(spec: str, parameters: str) -> Vf:
     input_path, output_path = _pair(spec, parameters)
     if not input_path and not output_path:
@@ -113,4 +136,5 @@ _PARSERS: dict[str, Callable[[str, str], Vf]] = {
     "packet": lambda spec, parameters: PacketVf(spec, _interface(spec, parameters)),
     "dgram": _parse_dgram,
     "pcap": _parse_pcap,
+    "igbvf": _parse_igbvf,
 }

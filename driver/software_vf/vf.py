@@ -14,6 +14,8 @@ from guest.errors import VhostPciError, errno_text
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
+    from driver.igbvf.queue import QueuePair
+
 FRAME_BYTES_MIN = 60  # Ethernet's minimum, without FCS
 FRAME_BYTES_MAX = 65562  # RK_FRAME_MAX of pmd/csrc/ringk.h
 
@@ -23,7 +25,7 @@ class PortSpec:
     """What one queue pair's port is opened with: struct rk_port_config of pmd/csrc/ringk.h.
 
     fd belongs to whoever holds the PortSpec, until a port was opened with it: then to the port.
-    -1: this kind has none.
+    -1: this kind has none. igbvf is a queue pair of that kind, whose memory stays the VF's.
     """
 
     kind: str
@@ -32,6 +34,7 @@ class PortSpec:
     input: str | None = None
     output: str | None = None
     receives: bool = True
+    igbvf: QueuePair | None = None
 
 
 class Vf(ABC):
@@ -41,9 +44,15 @@ class Vf(ABC):
 
     Args:
         spec: The user's words, for messages.
+
+    Attributes:
+        queue_pairs_max: How many it can have; None: any number.
+        look_period_s: How often `look` is to be asked; None: never.
     """
 
     kind: str
+    queue_pairs_max: int | None = None
+    look_period_s: float | None = None
 
     def __init__(self, spec: str) -> None:
         self.spec = spec
@@ -58,6 +67,10 @@ class Vf(ABC):
         Raises:
             VhostPciError: It cannot be opened; then nothing is open, and nothing was left behind.
         """
+
+    def look(self) -> str:
+        """Why it must be closed and opened anew, or "". Also while its ports are in use."""
+        return ""
 
     def close(self) -> None:
         """Remove what `open` made beside descriptors. The ports are closed. Twice is fine."""

@@ -16,7 +16,7 @@
 #define RK_API __attribute__((visibility("default")))
 
 /* Changes with any structure or signature here; pmd/kernel.py refuses another. */
-#define RK_ABI 1u
+#define RK_ABI 2u
 
 #define RK_BURST_MAX 256u
 /* A frame's longest payload: a 16-bit IP length and room for the Ethernet header and tags. */
@@ -144,14 +144,31 @@ struct rk_port {
 	uint64_t rx_missed; /* frames the VF's side lost before we saw them, as far as it tells */
 };
 
+/*
+ * One queue pair of an Intel 82576 or I350 VF, set up and enabled with empty rings: head and tail 0. All
+ * memory stays its owner's, mapped and reachable by the VF's DMA, until the port is closed. "iova" is
+ * an address as the VF uses it, the others are addresses in this process.
+ */
+struct rk_igbvf_config {
+	uint64_t rx_tail, tx_tail;       /* the 32-bit tail registers, mapped */
+	uint64_t rx_ring, tx_ring;       /* 16 bytes a descriptor */
+	uint64_t rx_buffers, tx_buffers; /* buffer_bytes for each descriptor of the ring */
+	uint64_t rx_buffers_iova, tx_buffers_iova;
+	uint32_t rx_count, tx_count;     /* descriptors: powers of two, 8..4096 */
+	uint32_t buffer_bytes;
+	uint32_t frame_bytes_max;        /* what the VF sends, without FCS */
+	uint64_t link_up;                /* uint32_t, 0 while the link is down; may change at any time */
+};
+
 struct rk_port_config {
-	const char *kind;   /* "null", "loop", "gen", "tap", "packet", "dgram", "pcap" */
+	const char *kind;   /* "null", "loop", "gen", "tap", "packet", "dgram", "pcap", "igbvf" */
 	int32_t fd;         /* tap, packet, dgram: the open device or socket, which the port now owns */
 	uint32_t frame_bytes; /* gen: size of the synthetic frames without FCS */
 	const char *input;  /* pcap: file to replay once, or NULL */
 	const char *output; /* pcap: file to write, or NULL; dgram: the peer's path, or NULL where connected */
 	uint32_t receives;  /* 0: this queue pair only sends (a further pair on a socket without queues) */
 	uint32_t reserved;
+	const struct rk_igbvf_config *igbvf; /* igbvf: its queue pair; else NULL */
 };
 
 /* NULL, with a sentence in error (cause only, no newline), if the port cannot be opened. */

@@ -75,6 +75,7 @@ class LoopSpec:
     input: str | None = None
     output: str | None = None
     receives: bool = True
+    igbvf: None = None
 
 
 def frames_of(port: Port, limit: int = 256) -> list[bytes]:

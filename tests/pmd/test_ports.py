@@ -7,9 +7,12 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from driver.igbvf import mailbox
+from driver.igbvf.vf import IgbVf, OpenFunction
 from driver.software_vf import parse_vf
 from guest.errors import VhostPciError
 from pmd.ports import Ports
+from tests.driver.igb_model import IgbModel
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -56,3 +59,33 @@ def test_a_vf_that_cannot_be_opened_again(tmp_path: Path) -> None:
         ports.ensure(2)
     assert len(ports) == 0
     ports.close()
+
+
+def test_a_vf_that_must_be_opened_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its PF is reset, and for a while cannot answer."""
+    monkeypatch.setattr(mailbox, "_ANSWER_S", 0.02)
+    model = IgbModel()
+    ports = Ports(IgbVf("igbvf:01:10.0", model.name, None, lambda _: OpenFunction(model, ())))
+    assert not ports.look()
+    ports.ensure(2)
+    assert len(ports) == 1
+    first = ports[0]
+    assert not ports.look()
+    ports.ensure(1)
+    assert ports[0] is first
+    model.ping(clear_to_send=False)
+    assert ports.look()
+    assert ports.look()
+    model.pf_up = False
+    for _ in range(2):
+        with pytest.raises(VhostPciError, match="does not take its messages"):
+            ports.ensure(1)
+        assert len(ports) == 0
+        assert model.dma == {}
+    model.pf_up = True
+    ports.ensure(1)
+    assert ports[0] is not first
+    assert not ports.look()
+    ports.close()
+    assert (model.faults, model.dma) == ([], {})
+    model.dispose()

@@ -1,0 +1,193 @@
+"""One VF by its registers: reset, addresses, queues, link and counters.
+
+Source: Intel 82576EB datasheet, 4.5 (initialization) and 8.26.
+"""
+
+from __future__ import annotations
+
+import struct
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from driver.igbvf import registers as reg
+from driver.igbvf.mailbox import PROMISCUOUS_MULTICAST, Mailbox, Message, Verdict
+from driver.igbvf.queue import BUFFER_BYTES
+from guest.errors import DeviceGoneError, VhostPciError
+
+if TYPE_CHECKING:
+    from driver.igbvf.queue import Ring
+    from guest.function import Function
+
+FRAME_BYTES_MAX = 9216 + 22  # of a jumbo frame with two VLAN tags, without FCS
+_FCS_BYTES = 4
+_ENABLE_S = 1.0
+_PAUSE_S = 0.0005
+_NO_ADDRESS = bytes(6)
+_MULTICAST = 1  # in an address's first byte
+
+
+@dataclass(frozen=True, slots=True)
+class Counters:
+    """What the VF counted since it was opened."""
+
+    packets_received: int = 0
+    packets_sent: int = 0
+    bytes_received: int = 0
+    bytes_sent: int = 0
+    multicasts_received: int = 0
+
+
+_COUNTERS = (reg.VFGPRC, reg.VFGPTC, reg.VFGORC, reg.VFGOTC, reg.VFMPRC)
+
+
+class Device:
+    """An open VF. Thread rule: one thread at a time.
+
+    Args:
+        function: Open, with memory decode and bus mastering on.
+    """
+
+    def __init__(self, function: Function) -> None:
+        self.name = function.name
+        self._registers = reg.Registers(function)
+        self._mailbox = Mailbox(self._registers, self.name)
+        self._last = (0,) * len(_COUNTERS)
+        self._totals = (0,) * len(_COUNTERS)
+        self._sent = (0, 0)
+        self._troubled = False
+
+    def reset(self) -> bytes:
+        """Reset queues and filters and make the PF serve us; the address the PF chose, or zeros.
+
+        Raises:
+            VhostPciError: The PF does not answer.
+        """
+        self._registers.write(reg.CTRL, self._registers.read(reg.CTRL) | reg.Ctrl.RESET)
+        self._mailbox.wait_for_pf()
+        verdict, low, high = self._mailbox.request([Message.RESET], reply_words=3)
+        self._last = self._read_counters()
+        # A PF that has no address for us refuses the message's sense, and serves us all the same.
+        return struct.pack("<II", low, high)[:6] if verdict & Verdict.ACCEPTED else _NO_ADDRESS
+
+    def set_address(self, address: bytes) -> None:
+        """Receive what is sent to this address, and be allowed to send from it.
+
+        Raises:
+            VhostPciError: The PF refuses.
+        """
+        words = struct.unpack("<II", address + bytes(2))
+        if not self._asked(Message.SET_MAC_ADDRESS, *words):
+            text = address.hex(":")
+            remedy = f"on its host: ip link set PF vf NUMBER mac {text}"
+            raise VhostPciError("use", self.name, f"its PF does not let it have {text}", remedy)
+
+    def set_filters(self) -> bool:
+        """Receive long frames, and all multicast; whether the PF lets us have the latter.
+
+        Raises:
+            VhostPciError: The PF refuses the frame size.
+        """
+        if not self._asked(Message.SET_FRAME_SIZE, FRAME_BYTES_MAX + _FCS_BYTES):
+            cause = f"its PF refuses frames of {FRAME_BYTES_MAX} bytes"
+            raise VhostPciError("use", self.name, cause)
+        return self._asked(Message.SET_PROMISCUOUS | PROMISCUOUS_MULTICAST)
+
+    def _asked(self, message: int, *words: int) -> bool:
+        return bool(self._mailbox.request([message, *words])[0] & Verdict.ACCEPTED)
+
+    def start_queue(self, index: int, rx: Ring, tx: Ring) -> None:
+        """Enable a queue pair with both rings empty: head and tail 0.
+
+        Raises:
+            VhostPciError: A queue does not come up.
+        """
+        self.stop_queue(index)
+        write = self._registers.write
+        for ring, low, high, length, head, tail in (
+            (rx, reg.RDBAL, reg.RDBAH, reg.RDLEN, reg.RDH, reg.RDT),
+            (tx, reg.TDBAL, reg.TDBAH, reg.TDLEN, reg.TDH, reg.TDT),
+        ):
+            write(low, ring.iova & 0xFFFFFFFF, index)
+            write(high, ring.iova >> 32, index)
+            write(length, ring.size, index)
+            write(head, 0, index)
+            write(tail, 0, index)
+        # A full queue must not hold up those of the other VFs: drop.
+        flags = reg.Srrctl.ADVANCED_ONE_BUFFER | reg.Srrctl.DROP_ENABLE
+        write(reg.SRRCTL, flags | BUFFER_BYTES >> 10, index)
+        for control in (reg.RXDCTL, reg.TXDCTL):
+            write(control, reg.QueueControl.ENABLE, index)
+            self._wait_control(control, index, reg.QueueControl.ENABLE)
+
+    def stop_queue(self, index: int) -> None:
+        """Disable a queue pair; when it returns, the VF touches neither ring any more.
+
+        Raises:
+            VhostPciError: A queue does not stop.
+        """
+        for control in (reg.RXDCTL, reg.TXDCTL):
+            self._registers.write(control, 0, index)
+            self._wait_control(control, index, reg.QueueControl(0))
+
+    def _wait_control(self, control: reg.Register, index: int, wanted: reg.QueueControl) -> None:
+        deadline = time.monotonic() + _ENABLE_S
+        while self._registers.read(control, index) & reg.QueueControl.ENABLE != wanted:
+            if time.monotonic() > deadline:
+                does = "come up" if wanted else "stop"
+                raise VhostPciError("use", self.name, f"its {control.name} does not {does}")
+            time.sleep(_PAUSE_S)
+
+    def link_up(self) -> bool:
+        """Whether the VF's port has a link."""
+        return bool(self._registers.read(reg.STATUS) & reg.DeviceStatus.LINK_UP)
+
+    def trouble(self, index: int) -> str:
+        """Why the VF must be set up anew, or "". To be asked once in a while.
+
+        A transmit ring that moved nothing between two calls, with frames in it and the link up,
+        counts as one that never will.
+        """
+        trouble = self._find_trouble(index)
+        self._troubled = bool(trouble)
+        return trouble
+
+    def _find_trouble(self, index: int) -> str:
+        try:
+            trouble = self._mailbox.trouble()
+            if trouble:
+                return trouble
+            for control in (reg.RXDCTL, reg.TXDCTL):
+                if not self._registers.read(control, index) & reg.QueueControl.ENABLE:
+                    return "it was reset"
+            ends = self._registers.read(reg.TDH, index), self._registers.read(reg.TDT, index)
+        except DeviceGoneError as error:
+            return error.cause
+        stalled = ends == self._sent and ends[0] != ends[1] and self.link_up()
+        self._sent = ends
+        return "it stopped sending" if stalled else ""
+
+    def _read_counters(self) -> tuple[int, ...]:
+        return tuple(self._registers.read(counter) for counter in _COUNTERS)
+
+    def counters(self) -> Counters:
+        """Counts since `reset`, if it is asked more often than they go round.
+
+        Those of before its trouble, if it has any: a PF's reset sets the registers to 0.
+        """
+        if self._troubled:
+            return Counters(*self._totals)
+        now = self._read_counters()
+        self._totals = tuple(
+            total + (new - last) % (1 << 32)
+            for total, new, last in zip(self._totals, now, self._last, strict=True)
+        )
+        self._last = now
+        return Counters(*self._totals)
+
+
+def address_error(address: bytes) -> str:
+    """Why no VF can have this address, or ""."""
+    if address == _NO_ADDRESS:
+        return "it is all zeros"
+    return "it is a multicast address" if address[0] & _MULTICAST else ""

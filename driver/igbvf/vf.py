@@ -1,0 +1,170 @@
+"""`IgbVf`: the VF behind `--vf igbvf:ADDRESS[,MAC]`.
+
+The ladder of `open`: container and function (guest/) -> BAR 0 mapped -> reset and addresses by the
+mailbox -> DMA memory -> queue pair enabled. `close` takes it back in reverse.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from driver.igbvf.device import FRAME_BYTES_MAX, Device, address_error
+from driver.igbvf.queue import BUFFER_BYTES, MEMORY_BYTES, QueuePair, lay_out
+from driver.igbvf.registers import BAR_SIZE, RDT, TDT
+from driver.software_vf.vf import PortSpec, Vf
+from guest.discovery import pci_function
+from guest.dma import DmaMemory, IovaSpace
+from guest.errors import VhostPciError
+from guest.function import Area, Region
+from guest.vfio import VfioFunction
+from guest.vfio_container import Container
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from driver.igbvf.device import Counters
+    from guest.function import Function
+
+_log = logging.getLogger("pmd")
+
+_INTEL = 0x8086
+_DEVICES = {0x10CA: "82576 VF", 0x152D: "82576 VF", 0x1520: "I350 VF", 0x152F: "I350 VF"}
+
+
+@dataclass(frozen=True, slots=True)
+class OpenFunction:
+    """A function and the I/O addresses its container's IOMMU translates; closing it closes both."""
+
+    function: Function
+    iova_ranges: tuple[tuple[int, int], ...]
+
+
+def open_by_vfio(address: str) -> OpenFunction:
+    """The function at a PCI address, in a container of its own."""
+    container = Container()
+    function = VfioFunction(container, pci_function(address), owns_container=True)
+    try:
+        return OpenFunction(function, container.iommu_info().iova_ranges)
+    except BaseException:
+        function.close()
+        raise
+
+
+class IgbVf(Vf):
+    """An SR-IOV VF of an Intel 82576 or I350, with one queue pair.
+
+    Args:
+        spec: The user's words.
+        address: Its PCI address in full.
+        mac: VM1's MAC address, 6 bytes; None: the one that the PF gave the VF, which VM1 must use.
+        open_function: Opens it.
+    """
+
+    kind = "igbvf"
+    queue_pairs_max = 1  # an I350's VF has no more; an 82576's second one receives nothing
+    look_period_s = 0.5
+
+    def __init__(
+        self,
+        spec: str,
+        address: str,
+        mac: bytes | None = None,
+        open_function: Callable[[str], OpenFunction] = open_by_vfio,
+    ) -> None:
+        super().__init__(spec)
+        self._address = address
+        self._mac = mac
+        self._open_function = open_function
+        self._device: Device | None = None
+        self._link_up = ctypes.c_uint32()
+
+    def open(self, queue_pairs: int) -> list[PortSpec]:
+        """See `Vf.open`; the VF is reset first, whatever state it was left in."""
+        if queue_pairs > self.queue_pairs_max:
+            raise self._error(f"it has {self.queue_pairs_max} queue pair, not {queue_pairs}")
+        with contextlib.ExitStack() as undo:
+            opened = self._open_function(self._address)
+            undo.callback(opened.function.close)
+            self._check_identity(opened.function)
+            area = Area(0, BAR_SIZE)
+            bar = opened.function.map_area(Region.BAR0, area, writable=True)
+            undo.callback(bar.close)
+            device = Device(opened.function)
+            self._set_addresses(device)
+            space = IovaSpace(opened.iova_ranges)
+            memory = undo.enter_context(DmaMemory(opened.function, space, MEMORY_BYTES))
+            rx, tx = lay_out(memory)
+            undo.callback(_stop, device)
+            device.start_queue(0, rx, tx)
+            self._device = device
+            undo.callback(self._forget)
+            self._see_link(device, first=True)
+            self._left = undo.pop_all()
+        pair = QueuePair(
+            rx=rx,
+            tx=tx,
+            rx_tail=bar.address + RDT.at(0),
+            tx_tail=bar.address + TDT.at(0),
+            buffer_bytes=BUFFER_BYTES,
+            frame_bytes_max=FRAME_BYTES_MAX,
+            link_up=ctypes.addressof(self._link_up),
+        )
+        return [PortSpec(self.kind, igbvf=pair)]
+
+    def _check_identity(self, function: Function) -> None:
+        found = function.identity()
+        if found.vendor != _INTEL or found.device not in _DEVICES:
+            cause = f"it is {found.vendor:04x}:{found.device:04x}, no VF of an 82576 or I350"
+            raise self._error(cause)
+
+    def _set_addresses(self, device: Device) -> None:
+        given = device.reset()
+        mac = self._mac or given
+        wrong = address_error(mac)
+        if wrong and self._mac is None:
+            remedy = f"name VM1's: {self.kind}:{self._address},MAC; or: ip link set PF vf N mac MAC"
+            raise self._error(f"its PF gave it no MAC address ({wrong})", remedy)
+        if mac != given:
+            device.set_address(mac)
+        if not device.set_filters():
+            _log.warning("VF %s: its PF does not let it have all multicast", self.spec)
+        _log.info("VF %s: receives for %s, which must be VM1's address", self.spec, mac.hex(":"))
+
+    def _see_link(self, device: Device, *, first: bool = False) -> None:
+        up = device.link_up()
+        if first or up != bool(self._link_up.value):
+            _log.info("VF %s: link %s", self.spec, "up" if up else "down")
+        self._link_up.value = up
+
+    def look(self) -> str:
+        """See `Vf.look`."""
+        device = self._device
+        if device is None:
+            return ""
+        try:
+            trouble = device.trouble(0)
+            if not trouble:
+                self._see_link(device)
+                device.counters()
+        except VhostPciError as error:
+            return error.cause
+        return trouble
+
+    def counters(self) -> Counters | None:
+        """What the VF itself counted since it was opened; None while it is not."""
+        return None if self._device is None else self._device.counters()
+
+    def _forget(self) -> None:
+        with contextlib.suppress(VhostPciError):
+            _log.info("VF %s: %s", self.spec, self.counters())
+        self._device = None
+
+
+def _stop(device: Device) -> None:
+    """Before the memory goes. A VF that is gone or in reset touches none."""
+    with contextlib.suppress(VhostPciError):
+        device.stop_queue(0)

@@ -1,0 +1,310 @@
+"""An 82576's VF and its PF in memory, which bite: they do what datasheet and Linux's driver do.
+
+The VF's registers lie in a file, so that the driver's mapping of BAR 0 is the model's memory: what
+the port writes to a tail is seen at the next `run` or `receive`. DMA goes through the mappings made
+by dma_map and nowhere else; what breaks a rule of the hardware is noted in `faults`.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import mmap
+import os
+import struct
+from typing import TYPE_CHECKING, Self
+
+from guest.errors import VhostPciError
+from guest.function import Area, Identity, Region, RegionInfo
+from guest.mapping import Mapping
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from types import TracebackType
+
+    from guest.function import Doorbell
+
+BAR_SIZE = 0x4000
+CTRL, STATUS, MEMORY, MAILBOX = 0x0000, 0x0008, 0x0800, 0x0C40
+RX, TX = 0x2800, 0x3800  # then: low, high, length, (receive: SRRCTL,) head, tail, control
+LOW, HIGH, LENGTH, SRRCTL, HEAD, TAIL, CONTROL = 0x00, 0x04, 0x08, 0x0C, 0x10, 0x18, 0x28
+ENABLE = 1 << 25
+COUNTERS = {"rx": 0x0F10, "tx": 0x0F14, "rx_bytes": 0x0F18, "tx_bytes": 0x0F34}
+REQUEST, ACKNOWLEDGE, VFU, PFU, PFSTS, PFACK, RSTI, RSTD = (1 << bit for bit in range(8))
+READ_CLEARS = PFSTS | PFACK | RSTD
+ACK, NACK, CTS = 1 << 31, 1 << 30, 1 << 29
+
+
+class IgbModel:
+    """One VF with one queue pair, as an open function, and its PF.
+
+    Attributes:
+        pf_up: Whether the PF answers. pf_mac: What it gives the VF, or zeros.
+        pf_refuses: Messages it answers with a refusal.
+        messages: What the VF sent, by first word.
+        completes: Whether transmitted frames are reported as done.
+        wire: Frames sent. faults: Broken rules. gone: All reads are ones.
+    """
+
+    name = "0000:01:10.0"
+
+    def __init__(self) -> None:
+        self.pf_up = True
+        self.pf_mac = bytes.fromhex("525400123456")
+        self.pf_refuses: set[int] = set()
+        self.messages: list[int] = []
+        self.mac = b""
+        self.frame_limit = 1518
+        self.completes = True
+        self.wire: list[bytes] = []
+        self.faults: list[str] = []
+        self.gone = False
+        self.closed = False
+        self.identity_now = Identity(0x8086, 0x10CA, 0x020000, 1, 0x8086, 0)
+        self.iova_ranges: tuple[tuple[int, int], ...] = ((0, (1 << 39) - 1),)
+        self.dma: dict[int, tuple[int, int]] = {}
+        self._clear_to_send = False
+        self._gathered = b""
+        self._file = os.memfd_create("bar0", os.MFD_CLOEXEC)
+        os.ftruncate(self._file, BAR_SIZE)
+        self._bar = mmap.mmap(self._file, BAR_SIZE)
+        self.mappings: list[Mapping] = []
+        self.link(up=True)
+
+    # ---- registers, as the model sees them
+
+    def get(self, offset: int) -> int:
+        return int(struct.unpack_from("<I", self._bar, offset)[0])
+
+    def put(self, offset: int, value: int) -> None:
+        struct.pack_into("<I", self._bar, offset, value & 0xFFFFFFFF)
+
+    def link(self, *, up: bool) -> None:
+        self.put(STATUS, 0x80 | (2 if up else 0))
+
+    def ping(self, *, clear_to_send: bool) -> None:
+        """The PF says something: its link changed, or it is going to be reset."""
+        self._clear_to_send = clear_to_send
+        self.put(MEMORY, 0x0100 | (CTS if clear_to_send else 0))
+        self.put(MAILBOX, self.get(MAILBOX) | PFSTS)
+
+    def reset_vf(self) -> None:
+        """A function-level reset, whoever asked for it."""
+        for ring in (RX, TX):
+            self.put(ring + CONTROL, 0)
+            for register in (LOW, HIGH, LENGTH, HEAD, TAIL):
+                self.put(ring + register, 0)
+        self._clear_to_send = False
+        self._gathered = b""
+
+    # ---- guest.function.Function
+
+    def fileno(self) -> int:
+        return self._file
+
+    def identity(self) -> Identity:
+        return self.identity_now
+
+    def region_count(self) -> int:
+        return 9
+
+    def region(self, index: int) -> RegionInfo:
+        size = BAR_SIZE if index == Region.BAR0 else 0
+        return RegionInfo(index, size, True, True, (Area(0, size),) if size else ())
+
+    def read(self, index: int, offset: int, size: int) -> bytes:
+        assert (index, size, offset % 4) == (Region.BAR0, 4, 0)
+        if self.gone:
+            return b"\xff" * 4
+        value = self.get(offset)
+        if offset == MAILBOX:
+            self.put(MAILBOX, value & ~READ_CLEARS)
+            value &= ~(REQUEST | ACKNOWLEDGE)
+        return struct.pack("<I", value)
+
+    def write(self, index: int, offset: int, data: bytes) -> None:
+        assert (index, len(data), offset % 4) == (Region.BAR0, 4, 0)
+        value = int(struct.unpack("<I", data)[0])
+        if offset == CTRL:
+            if value & 1 << 26:
+                self.reset_vf()
+        elif offset == MAILBOX:
+            self._write_mailbox(value)
+        elif MEMORY <= offset < MEMORY + 64:
+            if not self.get(MAILBOX) & VFU:
+                self.faults.append("the mailbox is written without being owned")
+            self.put(offset, value)
+        elif offset in (RX + CONTROL, TX + CONTROL):
+            self._write_control(offset - CONTROL, value)
+        elif offset == STATUS or offset in COUNTERS.values():
+            self.faults.append(f"a write to the read-only register {offset:#x}")
+        else:
+            self.put(offset, value)
+
+    def _write_control(self, ring: int, value: int) -> None:
+        if value & ENABLE:
+            if self.get(ring + LOW) % 128 or self.get(ring + LENGTH) % 128:
+                self.faults.append("a ring is enabled that is not aligned to 128 bytes")
+            if not self.get(ring + LENGTH) or self.get(ring + HEAD) != self.get(ring + TAIL):
+                self.faults.append("a ring is enabled that is not an empty ring")
+            if not self._clear_to_send:
+                self.faults.append("a ring is enabled before the PF serves the VF")
+        self.put(ring + CONTROL, value)
+
+    # ---- the PF
+
+    def _write_mailbox(self, value: int) -> None:
+        status = self.get(MAILBOX) & ~VFU
+        if value & VFU and not status & PFU:
+            status |= VFU
+        self.put(MAILBOX, status)
+        if value & REQUEST and self.pf_up:
+            self._answer()
+
+    def _answer(self) -> None:
+        words = struct.unpack_from("<3I", self._bar, MEMORY)
+        message = words[0] & 0xFFFF
+        self.messages.append(words[0])
+        reply = [words[0] & 0xFFFF]
+        if message == 1:
+            self._clear_to_send = True
+            self.mac = self.pf_mac
+            accepted = any(self.pf_mac)
+            reply += struct.unpack("<II", self.pf_mac + bytes(2))
+        else:
+            accepted = self._clear_to_send and message not in self.pf_refuses
+            reply[0] |= CTS if self._clear_to_send else 0
+            if accepted and message == 2:
+                self.mac = struct.pack("<II", words[1], words[2])[:6]
+            if accepted and message == 5:
+                self.frame_limit = words[1]
+        reply[0] |= ACK if accepted else NACK
+        struct.pack_into(f"<{len(reply)}I", self._bar, MEMORY, *reply)
+        self.put(MAILBOX, self.get(MAILBOX) | PFSTS | PFACK)
+
+    # ---- rings
+
+    def _memory(self, iova: int, size: int) -> memoryview:
+        """What the VF reaches at iova; an address outside all mappings is a fault, and zeros."""
+        for base, (address, length) in self.dma.items():
+            if base <= iova and iova + size <= base + length:
+                array = (ctypes.c_char * size).from_address(address + iova - base)
+                return memoryview(array).cast("B")
+        self.faults.append(f"DMA to {size} bytes at {iova:#x}")
+        return memoryview(bytearray(size))
+
+    def _descriptor(self, ring: int) -> memoryview | None:
+        """The descriptor at the head, or None: the VF owns none."""
+        head, tail, count = (
+            self.get(ring + HEAD),
+            self.get(ring + TAIL),
+            self.get(ring + LENGTH) // 16,
+        )
+        if not self.get(ring + CONTROL) & ENABLE or head == tail:
+            return None
+        if tail >= count:
+            self.faults.append(f"a tail of {tail} in a ring of {count}")
+            return None
+        base = self.get(ring + HIGH) << 32 | self.get(ring + LOW)
+        return self._memory(base + 16 * head, 16)
+
+    def _advance(self, ring: int) -> None:
+        self.put(ring + HEAD, (self.get(ring + HEAD) + 1) % (self.get(ring + LENGTH) // 16))
+
+    def _count(self, direction: str, size: int) -> None:
+        for name, more in ((direction, 1), (f"{direction}_bytes", size + 4)):
+            self.put(COUNTERS[name], self.get(COUNTERS[name]) + more)
+
+    def run(self, limit: int = 1 << 30) -> None:
+        """Send what the transmit ring holds, at most limit descriptors."""
+        while limit and (descriptor := self._descriptor(TX)) is not None:
+            limit -= 1
+            address, command, status = struct.unpack("<QII", descriptor)
+            if command >> 20 & 0xF != 3 or not command & 1 << 29 or not command & 1 << 25:
+                self.faults.append(f"a descriptor that is no advanced data: {command:#x}")
+            self._gathered += self._memory(address, command & 0xFFFF)
+            if command & 1 << 24:
+                if status >> 14 != len(self._gathered) or status & 1 or len(self._gathered) < 17:
+                    self.faults.append(f"{len(self._gathered)} bytes with status {status:#x}")
+                self.wire.append(self._gathered)
+                self._count("tx", len(self._gathered))
+                self._gathered = b""
+            if command & 1 << 27 and self.completes:
+                descriptor[12:] = struct.pack("<I", status | 1)
+            self._advance(TX)
+
+    def receive(self, frame: bytes, tag: int | None = None) -> bool:
+        """A frame from the wire; False if it was dropped: too long, or no descriptors."""
+        limit = (self.get(RX + SRRCTL) & 0x7F) << 10
+        free = (self.get(RX + TAIL) - self.get(RX + HEAD)) % max(1, self.get(RX + LENGTH) // 16)
+        if len(frame) + 4 > self.frame_limit or len(frame) > free * limit:
+            return False
+        for at in range(0, len(frame), limit):
+            part = frame[at : at + limit]
+            last = at + limit >= len(frame)
+            status = 1 | (2 if last else 0) | (8 if last and tag is not None else 0)
+            self.report(part, status, len(part), tag or 0 if last else 0)
+        self._count("rx", len(frame))
+        return True
+
+    def report(self, data: bytes, status: int, length: int, tag: int = 0) -> None:
+        """Fill one receive descriptor's buffer and write it back, true or not."""
+        descriptor = self._descriptor(RX)
+        assert descriptor is not None
+        address, header = struct.unpack("<QQ", descriptor)
+        if header:
+            self.faults.append("a receive descriptor with a header address, or still written back")
+        self._memory(address, len(data))[:] = data
+        descriptor[:] = struct.pack("<QIHH", 0x1234, status, length, tag)
+        self._advance(RX)
+
+    # ---- the rest of guest.function.Function
+
+    def map_area(self, index: int, area: Area, *, writable: bool) -> Mapping:
+        assert index == Region.BAR0
+        mapping = Mapping(self._file, area.size, area.offset, writable=writable, name="bar0")
+        self.mappings.append(mapping)
+        return mapping
+
+    def doorbells(self, index: int, offsets: Sequence[int]) -> dict[int, Doorbell]:
+        raise VhostPciError("ring", self.name, f"region {index} has no doorbells at {offsets}")
+
+    def irq_count(self, index: int) -> int:
+        return 3 if index == 2 else 0
+
+    def set_irqs(self, index: int, eventfds: Sequence[int]) -> None:
+        raise VhostPciError("arm", self.name, f"interrupt {index}, {eventfds}")
+
+    def reset(self) -> None:
+        self.reset_vf()
+
+    def dma_map(self, address: int, size: int, iova: int, *, writable: bool) -> None:
+        assert writable
+        assert not (address | size | iova) % 4096
+        for base, (_, length) in self.dma.items():
+            assert iova + size <= base or base + length <= iova
+        self.dma[iova] = (address, size)
+
+    def dma_unmap(self, iova: int, size: int) -> None:
+        assert self.dma.pop(iova)[1] == size
+        for ring in (RX, TX):
+            if self.get(ring + CONTROL) & ENABLE:
+                self.faults.append("memory is taken away from an enabled queue")
+
+    def close(self) -> None:
+        self.closed = True
+
+    def dispose(self) -> None:
+        """The machine is gone."""
+        self._bar.close()
+        os.close(self._file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
