@@ -25,7 +25,7 @@ _LEAST_RANGE = (0, 0xFEDFFFFF)
 
 
 class IovaSpace:
-    """I/O addresses of one container, given out upwards and never taken back.
+    """I/O addresses of one container, given out upwards.
 
     0 is not given out: devices take it for none.
 
@@ -51,6 +51,14 @@ class IovaSpace:
                 return begin
         cause = "the IOMMU has no room of that size left"
         raise VhostPciError("map for DMA", f"{size} bytes", cause)
+
+    def mark(self) -> int:
+        """Where it stands, for `rewind`."""
+        return self._next
+
+    def rewind(self, mark: int) -> None:
+        """Take back all that was given out since the mark; nothing is mapped there any more."""
+        self._next = mark
 
 
 class DmaMemory:

@@ -12,6 +12,7 @@ import contextlib
 import errno
 import itertools
 import logging
+import time
 from typing import TYPE_CHECKING
 
 from driver.ring import Feature, header_bytes
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
 _NOT_SET_UP = 0
 _INDEX_JUMP = 1
 _WINDOW = 3
+# What a VF may take to send what it has: much less than a device waits (docs/device.md 5.2).
+_DRAIN_S = 0.5
+_DRAIN_LOOK_S = 0.0002
 _numbers = itertools.count()
 _REASONS = {errno.ERANGE: _INDEX_JUMP, errno.EFAULT: _WINDOW}
 
@@ -216,6 +220,8 @@ class Channel:
         for mapping in device.mappings:
             self._guard.add(mapping.address, mapping.size)
         map_ = self._served.enter_context(Map(state.regions))
+        self._ports.share(device.mappings)
+        self._served.callback(self._ports.unshare)
         doorbells = device.doorbells(r.index for r in rings if RingFlag.CALLABLE in r.flags)
         for ring in rings:
             queue = self._open_queue(device, state, ring, map_, doorbells.get(ring.index))
@@ -281,10 +287,23 @@ class Channel:
 
     def tear_down(self) -> None:
         """Close what `configure` made, but the ports. No loop may hold a work any more."""
+        self._drain()
         self._works = {}
         self._queues = {}
         self._guard = None
         self._served.close()
+
+    def _drain(self) -> None:
+        """Have all that VM1 sent returned to it; a VF that does not finish is closed first."""
+        deadline = time.monotonic() + (0 if self._ports.spoilt else _DRAIN_S)
+        while sum(work.drain() for work in self._works.values()):
+            if time.monotonic() > deadline:
+                self._log.warning("%s: the VF does not finish sending; closing it", self.name)
+                self._ports.close()
+                for _, queue in self._queues.values():
+                    queue.abandon()
+                return
+            time.sleep(_DRAIN_LOOK_S)
 
     def detach(self) -> None:
         """Tear down and close the function, as well as a lost one lets itself be. Twice is fine."""

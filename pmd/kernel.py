@@ -16,7 +16,7 @@ import ctypes
 import errno
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -30,23 +30,20 @@ from pmd.kernel_abi import (
     DirectionStats,
     Event,
     LoopStats,
-    PortConfigStructure,
     RingConfigStructure,
     RingFlags,
     WorkStructure,
     drop_names,
     fault_names,
-    igbvf_config,
     library,
     tsc_hz,
 )
+from pmd.port import Port, PortSpec
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import numpy.typing as npt
-
-    from driver.igbvf.queue import QueuePair
 
 __all__ = [
     "BURST_MAX",
@@ -68,8 +65,6 @@ __all__ = [
     "fault_names",
     "tsc_hz",
 ]
-
-_ERROR_BYTES = 256
 
 
 class Map(Handle):
@@ -179,94 +174,18 @@ class Queue(Handle):
         """An enum rk_fault (`fault_names`); not 0: quarantined, no longer touched."""
         return int(library().rk_queue_fault(self.handle))
 
+    @property
+    def in_flight(self) -> int:
+        """Chains taken from the ring and not returned: the VF still reads them, or older ones."""
+        return int(library().rk_queue_in_flight(self.handle))
+
+    def abandon(self) -> None:
+        """Return those, counted as vf_error. Only once the VF can no longer read them."""
+        library().rk_queue_abandon(self.handle)
+
     def call(self) -> None:
         """Call VM1 whatever its suppression says: once after each start (docs/device.md 5.3)."""
         library().rk_queue_call(self.handle)
-
-
-class PortSpec(Protocol):
-    """What `Port` opens: struct rk_port_config. driver.software_vf.PortSpec is one.
-
-    A frozen dataclass of these names will do.
-    """
-
-    @property
-    def kind(self) -> str:
-        """One of "null", "loop", "gen", "tap", "packet", "dgram", "pcap", "igbvf"."""
-        ...
-
-    @property
-    def fd(self) -> int:
-        """The open tap or socket of tap, packet and dgram; else -1."""
-        ...
-
-    @property
-    def frame_bytes(self) -> int:
-        """Of the frames gen makes, without FCS; else 0."""
-        ...
-
-    @property
-    def input(self) -> str | os.PathLike[str] | None:
-        """The file pcap replays once."""
-        ...
-
-    @property
-    def output(self) -> str | os.PathLike[str] | None:
-        """The file pcap writes; dgram's peer, None where it is connected."""
-        ...
-
-    @property
-    def receives(self) -> bool:
-        """False for a further queue pair on a socket without queues: it only sends."""
-        ...
-
-    @property
-    def igbvf(self) -> QueuePair | None:
-        """The VF's queue pair of igbvf, whose memory must outlive the port."""
-        ...
-
-
-class Port(Handle):
-    """One queue pair's end at the VF.
-
-    Args:
-        spec: Its fd belongs to the port once the constructor has returned, to the caller if it
-            raised.
-        name: For messages.
-
-    Raises:
-        VhostPciError: It cannot be opened.
-    """
-
-    _free = "rk_port_close"
-
-    def __init__(self, spec: PortSpec, name: str = "port") -> None:
-        self.name = name
-        self._paths = tuple(
-            None if path is None else os.fsencode(path) for path in (spec.input, spec.output)
-        )
-        queue_pair = None if spec.igbvf is None else ctypes.pointer(igbvf_config(spec.igbvf))
-        structure = PortConfigStructure(
-            spec.kind.encode(),
-            spec.fd,
-            spec.frame_bytes,
-            *self._paths,
-            spec.receives,
-            0,
-            queue_pair,
-        )
-        error = ctypes.create_string_buffer(_ERROR_BYTES)
-        handle = library().rk_port_open(ctypes.byref(structure), error, _ERROR_BYTES)
-        if not handle:
-            raise VhostPciError(
-                "open", f"{name} ({spec.kind})", error.value.decode("utf-8", "replace")
-            )
-        super().__init__(handle)
-
-    @property
-    def rx_missed(self) -> int:
-        """Frames the VF's side lost before the port saw them, as far as it tells."""
-        return int(library().rk_port_rx_missed(self.handle))
 
 
 class Work:
@@ -319,6 +238,13 @@ class Work:
     def turn(self, burst: int) -> int:
         """One turn outside any loop, for tests and stage benchmarks: the chains completed."""
         return int(library().rk_work_turn(ctypes.byref(self.structure), burst))
+
+    def drain(self) -> int:
+        """Return to VM1 what the VF is done with, take nothing new; the chains still in flight.
+
+        Not while a loop runs it.
+        """
+        return int(library().rk_work_drain(ctypes.byref(self.structure)))
 
 
 class Loop(Handle):

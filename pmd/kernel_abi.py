@@ -30,7 +30,7 @@ from guest.errors import VhostPciError
 if TYPE_CHECKING:
     from driver.igbvf.queue import QueuePair
 
-ABI = 2  # RK_ABI
+ABI = 3  # RK_ABI
 BURST_MAX = 256  # RK_BURST_MAX
 FRAME_MAX = 65562  # RK_FRAME_MAX
 DROP_SLOTS = 16
@@ -110,6 +110,10 @@ class Frame(Structure):
     ]
 
 
+IGBVF_WINDOWS = 16  # RK_IGBVF_WINDOWS
+IGBVF_WINDOW_BYTES = 24  # struct rk_igbvf_window: address, length, iova
+
+
 class IgbvfConfigStructure(Structure):
     """struct rk_igbvf_config."""
 
@@ -127,6 +131,7 @@ class IgbvfConfigStructure(Structure):
         ("buffer_bytes", c_uint32),
         ("frame_bytes_max", c_uint32),
         ("link_up", c_uint64),
+        ("windows", c_uint64),
     ]
 
 
@@ -147,6 +152,7 @@ def igbvf_config(pair: QueuePair) -> IgbvfConfigStructure:
         buffer_bytes=pair.buffer_bytes,
         frame_bytes_max=pair.frame_bytes_max,
         link_up=pair.link_up,
+        windows=pair.windows,
     )
 
 
@@ -200,6 +206,7 @@ SIZES = {
     "rk_ring_config": ctypes.sizeof(RingConfigStructure),
     "rk_direction_stats": ctypes.sizeof(DirectionStats),
     "rk_frame": ctypes.sizeof(Frame),
+    "rk_igbvf_window": IGBVF_WINDOW_BYTES,
     "rk_igbvf_config": ctypes.sizeof(IgbvfConfigStructure),
     "rk_port_config": ctypes.sizeof(PortConfigStructure),
     "rk_work": ctypes.sizeof(WorkStructure),
@@ -218,9 +225,12 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "rk_queue_free": (None, [c_void_p]),
     "rk_queue_fault": (c_uint32, [c_void_p]),
     "rk_queue_call": (None, [c_void_p]),
+    "rk_queue_in_flight": (c_uint32, [c_void_p]),
+    "rk_queue_abandon": (None, [c_void_p]),
     "rk_port_open": (c_void_p, [POINTER(PortConfigStructure), c_char_p, c_size_t]),
     "rk_port_close": (None, [c_void_p]),
     "rk_port_rx_missed": (c_uint64, [c_void_p]),
+    "rk_port_tx_held": (c_uint64, [c_void_p]),
     "rk_port_tx": (c_uint32, [c_void_p, POINTER(Frame), c_uint32]),
     "rk_port_rx": (c_uint32, [c_void_p, POINTER(Frame), c_uint32]),
     "rk_port_rx_done": (None, [c_void_p, c_uint32]),
@@ -230,6 +240,7 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "rk_loop_run": (c_uint32, [c_void_p, c_uint64]),
     "rk_loop_stop": (None, [c_void_p]),
     "rk_work_turn": (c_uint32, [POINTER(WorkStructure), c_uint32]),
+    "rk_work_drain": (c_uint32, [POINTER(WorkStructure)]),
     "rk_guard_install": (c_int, []),
     "rk_guard_add": (c_int, [c_void_p, c_uint64, POINTER(c_uint32)]),
     "rk_guard_remove": (None, [c_void_p]),

@@ -14,7 +14,10 @@ from guest.errors import VhostPciError
 from pmd.kernel import Port
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from driver.software_vf import Vf
+    from guest.mapping import Mapping
 
 _log = logging.getLogger("pmd")
 
@@ -69,6 +72,19 @@ class Ports:
             self._spoilt = True
         return self._spoilt
 
+    def share(self, mappings: Sequence[Mapping]) -> None:
+        """Let the VF read VM1's memory, if it can: `driver.software_vf.vf.Vf.share`."""
+        self._vf.share(mappings)
+
+    def unshare(self) -> None:
+        """Undo that; nothing is in flight any more."""
+        self._vf.unshare()
+
+    @property
+    def spoilt(self) -> bool:
+        """Whether `look` found trouble since the ports were opened."""
+        return self._spoilt
+
     def ensure(self, pairs: int) -> None:
         """Have ports for pairs queue pairs, or, where the VF refuses, for as many as before.
 
@@ -109,6 +125,8 @@ class Ports:
     def _close_ports(self) -> None:
         for pair, port in enumerate(self._ports):
             self._missed_before[pair] += port.rx_missed
+            if port.tx_held:
+                _log.info("VF %s: read %d frames from VM1's memory", self.name, port.tx_held)
             port.close()
         self._ports.clear()
         self._spoilt = False

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from driver.igbvf.device import FRAME_BYTES_MAX, Device, address_error
-from driver.igbvf.queue import BUFFER_BYTES, MEMORY_BYTES, QueuePair, lay_out
+from driver.igbvf.queue import BUFFER_BYTES, MEMORY_BYTES, QueuePair, WindowTable, lay_out
 from driver.igbvf.registers import BAR_SIZE, RDT, TDT
 from driver.software_vf.vf import PortSpec, Vf
 from guest.discovery import pci_function
@@ -24,10 +24,11 @@ from guest.vfio import VfioFunction
 from guest.vfio_container import Container
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from driver.igbvf.device import Counters
     from guest.function import Function
+    from guest.mapping import Mapping
 
 _log = logging.getLogger("pmd")
 
@@ -81,6 +82,9 @@ class IgbVf(Vf):
         self._open_function = open_function
         self._device: Device | None = None
         self._link_up = ctypes.c_uint32()
+        self._windows = WindowTable()
+        self._shared = contextlib.ExitStack()
+        self._opened: tuple[Function, IovaSpace] | None = None
 
     def open(self, queue_pairs: int) -> list[PortSpec]:
         """See `Vf.open`; the VF is reset first, whatever state it was left in."""
@@ -98,9 +102,11 @@ class IgbVf(Vf):
             space = IovaSpace(opened.iova_ranges)
             memory = undo.enter_context(DmaMemory(opened.function, space, MEMORY_BYTES))
             rx, tx = lay_out(memory)
+            undo.callback(self.unshare)
             undo.callback(_stop, device)
             device.start_queue(0, rx, tx)
             self._device = device
+            self._opened = opened.function, space
             undo.callback(self._forget)
             self._see_link(device, first=True)
             self._left = undo.pop_all()
@@ -112,6 +118,7 @@ class IgbVf(Vf):
             buffer_bytes=BUFFER_BYTES,
             frame_bytes_max=FRAME_BYTES_MAX,
             link_up=ctypes.addressof(self._link_up),
+            windows=self._windows.address,
         )
         return [PortSpec(self.kind, igbvf=pair)]
 
@@ -154,6 +161,27 @@ class IgbVf(Vf):
             return error.cause
         return trouble
 
+    def share(self, mappings: Sequence[Mapping]) -> None:
+        """See `Vf.share`: the VF may read all of them, and write none."""
+        if self._opened is None:
+            return
+        function, space = self._opened
+        self._shared.callback(space.rewind, space.mark())
+        for mapping in mappings[: self._windows.capacity]:
+            try:
+                iova = space.take(mapping.size)
+                function.dma_map(mapping.address, mapping.size, iova, writable=False)
+            except VhostPciError as error:
+                _log.warning("VF %s: %s; frames there are copied", self.spec, error)
+                continue
+            self._shared.callback(function.dma_unmap, iova, mapping.size)
+            self._windows.append(mapping.address, mapping.size, iova)
+
+    def unshare(self) -> None:
+        """See `Vf.unshare`."""
+        self._windows.clear()
+        self._shared.close()
+
     def counters(self) -> Counters | None:
         """What the VF itself counted since it was opened; None while it is not."""
         return None if self._device is None else self._device.counters()
@@ -162,6 +190,7 @@ class IgbVf(Vf):
         with contextlib.suppress(VhostPciError):
             _log.info("VF %s: %s", self.spec, self.counters())
         self._device = None
+        self._opened = None
 
 
 def _stop(device: Device) -> None:

@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING
 from guest.errors import VhostPciError, errno_text
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Sequence
+    from collections.abc import Mapping as ReadOnlyDict
 
     from driver.igbvf.queue import QueuePair
+    from guest.mapping import Mapping
 
 FRAME_BYTES_MIN = 60  # Ethernet's minimum, without FCS
 FRAME_BYTES_MAX = 65562  # RK_FRAME_MAX of pmd/csrc/ringk.h
@@ -72,12 +74,24 @@ class Vf(ABC):
         """Why it must be closed and opened anew, or "". Also while its ports are in use."""
         return ""
 
+    def share(self, mappings: Sequence[Mapping]) -> None:  # noqa: B027 - most VFs copy
+        """VM1's memory is mapped: a VF that can, may read frames from there from now on.
+
+        What it cannot reach is copied. The ports are open, and no loop runs them. The mappings stay
+        until `unshare`.
+        """
+
+    def unshare(self) -> None:  # noqa: B027 - most VFs copy
+        """The mappings go; the VF no longer reads any frame there, as its ports have told."""
+
     def close(self) -> None:
         """Remove what `open` made beside descriptors. The ports are closed. Twice is fine."""
         self._left.close()
 
     @contextlib.contextmanager
-    def _refusal(self, explained: Mapping[int, tuple[str, str]] | None = None) -> Iterator[None]:
+    def _refusal(
+        self, explained: ReadOnlyDict[int, tuple[str, str]] | None = None
+    ) -> Iterator[None]:
         """Turn an OSError into a VhostPciError; explained gives cause and remedy by errno."""
         try:
             yield

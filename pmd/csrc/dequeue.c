@@ -120,14 +120,131 @@ static uint32_t complete(struct rk_queue *queue, const struct burst *burst, uint
 	return i;
 }
 
+/* ---- ports that hold frames ------------------------------------------------------------------- */
+
+/* Takes the chains of the frames the port took, and of what was dropped between them, off the ring. */
+static uint32_t take(struct rk_queue *queue, const struct burst *burst, uint32_t taken)
+{
+	uint32_t frame = 0, i;
+
+	for (i = 0; i < burst->chains; i++) {
+		const struct slot *slot = &burst->slots[i];
+		struct in_flight *chain = &queue->in_flight[queue->next & queue->mask];
+
+		*chain = (struct in_flight){.head = slot->head, .verdict = slot->verdict};
+		if (slot->has_frame) {
+			if (frame == taken)
+				break;
+			chain->verdict = burst->frames[frame].verdict;
+			chain->bytes = burst->frames[frame].bytes;
+			chain->held = chain->verdict == RK_HELD;
+			if (chain->held)
+				chain->verdict = RK_SENT;
+			frame++;
+		}
+		queue->next++;
+	}
+	return i;
+}
+
+/* Returns chains in order, up to the first that is held beyond the next `done` held ones. */
+static uint32_t release(struct rk_queue *queue, uint32_t done)
+{
+	struct rk_direction_stats *stats = queue->stats;
+	uint32_t released = 0;
+
+	while (queue_in_flight(queue)) {
+		const struct in_flight *chain = &queue->in_flight[queue->used_next & queue->mask];
+
+		if (chain->held && done-- == 0)
+			break;
+		if (chain->verdict == RK_SENT) {
+			stats->packets++;
+			stats->bytes += chain->bytes;
+		} else {
+			stats->drops[chain->verdict]++;
+		}
+		if (queue->fault == RK_FAULT_NONE)
+			queue_return(queue, chain->head, 0);
+		else
+			queue->used_next++; /* a quarantined ring is not written */
+		released++;
+	}
+	return released;
+}
+
+static uint32_t dequeue_held_turn(struct rk_queue *queue, struct rk_port *port, uint32_t limit)
+{
+	const uint64_t start = cycles_now();
+	const uint16_t before = queue->used_next;
+	uint32_t done = release(queue, port->ops->reclaim(port));
+	uint32_t count, took = 0;
+
+	/* Before the ring can turn out to be broken: these are VM1's. */
+	if (done)
+		queue_publish(queue, before);
+	count = queue_available(queue);
+	if (count) {
+		const uint16_t then = queue->used_next;
+		struct burst burst;
+		uint32_t taken = 0, at_once;
+
+		queue->walked = 0;
+		parse(queue, count < limit ? count : limit, &burst);
+		if (burst.frame_count)
+			taken = port->ops->tx(port, burst.frames, burst.frame_count);
+		took = take(queue, &burst, taken);
+		at_once = release(queue, 0);
+		if (at_once)
+			queue_publish(queue, then);
+		done += at_once;
+		/* Quarantined, a ring is not written any more: first let those before it go back. */
+		if (burst.bad_head && took == burst.chains && !queue_in_flight(queue))
+			queue->fault = RK_FAULT_BAD_HEAD;
+	}
+	if (done || took) {
+		queue->stats->bursts++;
+		queue->stats->cycles += cycles_now() - start;
+	}
+	return done > took ? done : took;
+}
+
+uint32_t dequeue_drain(struct rk_queue *queue, struct rk_port *port)
+{
+	const uint16_t before = queue->used_next;
+
+	if (release(queue, port->ops->reclaim(port)) && queue->fault == RK_FAULT_NONE)
+		queue_publish(queue, before);
+	return queue_in_flight(queue);
+}
+
+void rk_queue_abandon(struct rk_queue *queue)
+{
+	const uint16_t before = queue->used_next;
+
+	for (uint16_t at = queue->used_next; at != queue->next; at++) {
+		struct in_flight *chain = &queue->in_flight[at & queue->mask];
+
+		if (chain->held)
+			chain->verdict = RK_DROP_VF_ERROR;
+		chain->held = false;
+	}
+	if (release(queue, 0) && queue->fault == RK_FAULT_NONE)
+		queue_publish(queue, before);
+}
+
+/* ---- one turn --------------------------------------------------------------------------------- */
+
 uint32_t dequeue_turn(struct rk_queue *queue, struct rk_port *port, uint32_t limit)
 {
-	uint32_t count = queue_available(queue);
+	uint32_t count, done, taken = 0;
 	uint16_t before = queue->used_next;
 	struct burst burst;
-	uint32_t done, taken = 0;
 	uint64_t start;
 
+	if (port->ops->reclaim)
+		return dequeue_held_turn(queue, port, limit);
+	count = queue_available(queue);
 	if (count == 0)
 		return 0;
 	start = cycles_now();

@@ -34,6 +34,7 @@ static const struct {
 	{"rk_ring_config", sizeof(struct rk_ring_config)},
 	{"rk_direction_stats", sizeof(struct rk_direction_stats)},
 	{"rk_frame", sizeof(struct rk_frame)},
+	{"rk_igbvf_window", sizeof(struct rk_igbvf_window)},
 	{"rk_igbvf_config", sizeof(struct rk_igbvf_config)},
 	{"rk_port_config", sizeof(struct rk_port_config)},
 	{"rk_work", sizeof(struct rk_work)},

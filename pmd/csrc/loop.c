@@ -99,6 +99,13 @@ uint32_t rk_work_turn(struct rk_work *work, uint32_t burst)
 	return poll_work(work, burst > RK_BURST_MAX ? RK_BURST_MAX : burst);
 }
 
+uint32_t rk_work_drain(struct rk_work *work)
+{
+	if (!work->tx || !work->port->ops->reclaim)
+		return 0;
+	return dequeue_drain(work->tx, work->port);
+}
+
 static void beat(struct rk_loop *loop)
 {
 	for (uint32_t i = 0; i < loop->count; i++) {

@@ -38,6 +38,11 @@ uint64_t rk_port_rx_missed(const struct rk_port *port)
 	return __atomic_load_n(&port->rx_missed, __ATOMIC_RELAXED);
 }
 
+uint64_t rk_port_tx_held(const struct rk_port *port)
+{
+	return __atomic_load_n(&port->tx_held, __ATOMIC_RELAXED);
+}
+
 uint32_t rk_port_tx(struct rk_port *port, struct rk_frame *frames, uint32_t n)
 {
 	return port->ops->tx(port, frames, n);

@@ -3,34 +3,21 @@
  * The igbvf port: one queue pair of an Intel 82576 or I350 VF, by its descriptor rings.
  *
  * Advanced descriptors (Intel 82576EB datasheet, 7.1 receive, 7.2.2 transmit), each with a buffer of
- * its own that never moves: a frame is copied between it and VM1's memory. Head and tail are equal
- * when the VF owns nothing, so one descriptor of a ring stays free. Completion is seen in memory (DD);
- * registers are written only: the tails, once a burst. What the VF reports is bounded by what we
- * gave it: a length past its buffer or a frame without end is dropped.
+ * its own that never moves. Head and tail are equal when the VF owns nothing, so one descriptor of a
+ * ring stays free. Completion is seen in memory (DD); registers are written only: the tails, once a
+ * burst. Here is receive; port_igbvf_tx.c has transmit. What the VF reports is bounded by what we gave
+ * it: a length past its buffer or a frame without end is dropped.
  */
 #define _GNU_SOURCE
-#include "mmio.h"
-#include "port.h"
+#include "igbvf.h"
 
-#include <stdbool.h>
 #include <stdlib.h>
 
 #define COUNT_MIN 8u /* a ring is a multiple of 128 bytes: 8.10, 8.12 */
 #define COUNT_MAX 4096u
-#define FRAME_BYTES_MIN 60u /* Ethernet's minimum without FCS; shorter ones are padded with zeros */
 #define ETHERNET_HEADER_BYTES 14u
 #define MAC_BYTES 12u /* both addresses: a VLAN tag follows them */
-#define TAG_BYTES 4u
 #define SPAN_MAX (RK_SEGMENTS_MAX - 2) /* descriptors of a received frame; a tag is two segments more */
-
-/* Transmit: bits of the command word, and of the status word after write-back. */
-#define TX_DATA (3u << 20)       /* DTYP: data */
-#define TX_END (1u << 24)        /* EOP */
-#define TX_FCS (1u << 25)        /* IFCS: the VF appends the FCS */
-#define TX_REPORT (1u << 27)     /* RS: write DD back */
-#define TX_ADVANCED (1u << 29)   /* DEXT */
-#define TX_PAYLOAD_SHIFT 14      /* PAYLEN in the status word: bytes of the whole frame */
-#define TX_DONE (1u << 0)        /* DD */
 
 /* Receive: bits of the status word after write-back. */
 #define RX_DONE (1u << 0)        /* DD */
@@ -38,143 +25,18 @@
 #define RX_TAG (1u << 3)         /* VP: the VLAN tag was taken out */
 #define RX_ERROR (1u << 31)      /* RXE: what passed the filters all the same */
 
-/* 16 bytes, as written for the VF; the VF writes its report over the second half. */
-struct descriptor {
-	uint64_t address;
-	uint32_t word2; /* transmit: command and length. receive: 0, then status */
-	uint32_t word3; /* transmit: PAYLEN, then status. receive: 0, then length and VLAN tag */
-};
-
-_Static_assert(sizeof(struct descriptor) == 16, "7.1, 7.2.2");
-
-struct ring {
-	struct descriptor *descriptors;
-	uint8_t *buffers;
-	uint64_t buffers_iova;
-	uint64_t tail; /* the register's address */
-	uint32_t count, mask;
-	uint32_t first; /* oldest not given back: receive, not taken off; transmit, not known to be sent */
-	uint32_t next;  /* transmit: the next one to fill. Both run on; masked they are indices */
-};
-
-struct igbvf_port {
-	struct rk_port port;
-	struct ring rx, tx;
-	uint32_t buffer_bytes, frame_bytes_max;
-	const uint32_t *link_up;
-	uint16_t *tx_span;   /* by the first descriptor of a frame: how many it has */
-	struct iovec *shown; /* segments of the frames shown */
-	uint32_t shown_span[RK_BURST_MAX]; /* descriptors of each */
-	uint8_t tags[RK_BURST_MAX][TAG_BYTES];
-};
-
-static uint8_t *buffer_of(const struct igbvf_port *vf, const struct ring *ring, uint32_t index)
-{
-	return ring->buffers + (size_t)index * vf->buffer_bytes;
-}
-
-static uint64_t buffer_iova(const struct igbvf_port *vf, const struct ring *ring, uint32_t index)
-{
-	return ring->buffers_iova + (uint64_t)index * vf->buffer_bytes;
-}
-
-/* ---- transmit --------------------------------------------------------------------------------- */
-
-/* Takes back the descriptors of frames that were sent: each frame's last one says so. */
-static void tx_reclaim(struct igbvf_port *vf)
-{
-	struct ring *tx = &vf->tx;
-
-	while (tx->first != tx->next) {
-		uint32_t span = vf->tx_span[tx->first & tx->mask];
-		uint32_t last = (tx->first + span - 1) & tx->mask;
-
-		if (!(dma_read32(&tx->descriptors[last].word3) & TX_DONE))
-			break;
-		tx->first += span;
-	}
-}
-
-/* Copies the frame into the buffers of span descriptors from next on, which lie side by side but for
- * the ring's end; then fills the descriptors. */
-static void tx_place(struct igbvf_port *vf, const struct rk_frame *frame, uint32_t bytes,
-		     uint32_t span)
-{
-	struct ring *tx = &vf->tx;
-	const uint32_t end = tx->count * vf->buffer_bytes;
-	uint32_t at = (tx->next & tx->mask) * vf->buffer_bytes;
-
-	for (uint32_t i = 0; i < frame->segment_count; i++) {
-		struct shm *from = frame->segments[i].iov_base;
-		size_t left = frame->segments[i].iov_len;
-
-		while (left) {
-			size_t part = left < end - at ? left : end - at;
-
-			port_copy(tx->buffers + at, from, part);
-			from = shm_at(from, part);
-			left -= part;
-			at = (at + (uint32_t)part) % end;
-		}
-	}
-	if (bytes > frame->bytes) /* one buffer: it is shorter than Ethernet's minimum */
-		memset(tx->buffers + at, 0, bytes - frame->bytes);
-	vf->tx_span[tx->next & tx->mask] = (uint16_t)span;
-	for (uint32_t i = 0; i < span; i++) {
-		uint32_t index = (tx->next + i) & tx->mask;
-		struct descriptor *to = &tx->descriptors[index];
-		uint32_t begin = i * vf->buffer_bytes;
-		uint32_t part = bytes - begin < vf->buffer_bytes ? bytes - begin : vf->buffer_bytes;
-		uint32_t last = i + 1 == span ? TX_END | TX_REPORT : 0;
-
-		dma_write64(&to->address, buffer_iova(vf, tx, index));
-		dma_write32(&to->word2, TX_ADVANCED | TX_DATA | TX_FCS | last | part);
-		dma_write32(&to->word3, bytes << TX_PAYLOAD_SHIFT);
-	}
-	tx->next += span;
-}
-
-static uint32_t igbvf_tx(struct rk_port *port, struct rk_frame *frames, uint32_t n)
-{
-	struct igbvf_port *vf = (struct igbvf_port *)port;
-	struct ring *tx = &vf->tx;
-	const uint32_t before = tx->next;
-	uint32_t i;
-
-	if (!__atomic_load_n(vf->link_up, __ATOMIC_RELAXED))
-		return port_drop(frames, n, RK_DROP_VF_DOWN);
-	tx_reclaim(vf);
-	for (i = 0; i < n; i++) {
-		uint32_t bytes = frames[i].bytes < FRAME_BYTES_MIN ? FRAME_BYTES_MIN : frames[i].bytes;
-		uint32_t span = (bytes + vf->buffer_bytes - 1) / vf->buffer_bytes;
-
-		if (frames[i].bytes > vf->frame_bytes_max) {
-			frames[i].verdict = RK_DROP_OVERSIZE;
-			continue;
-		}
-		if (tx->count - 1 - (tx->next - tx->first) < span)
-			break;
-		tx_place(vf, &frames[i], bytes, span);
-	}
-	if (tx->next != before) {
-		dma_publish();
-		mmio_write32(tx->tail, tx->next & tx->mask);
-	}
-	return i;
-}
-
 /* ---- receive ---------------------------------------------------------------------------------- */
 
 /* Gives count descriptors from first on to the VF again. */
 static void rx_give(struct igbvf_port *vf, uint32_t count)
 {
-	struct ring *rx = &vf->rx;
+	struct igbvf_ring *rx = &vf->rx;
 
 	if (count == 0)
 		return;
 	for (uint32_t i = 0; i < count; i++) {
 		uint32_t index = (rx->first + i) & rx->mask;
-		struct descriptor *to = &rx->descriptors[index];
+		struct igbvf_descriptor *to = &rx->descriptors[index];
 
 		dma_write64(&to->address, buffer_iova(vf, rx, index));
 		dma_write32(&to->word2, 0);
@@ -198,7 +60,7 @@ struct found {
 /* The frame that begins at descriptor begin, and its segments. */
 static struct found rx_look(const struct igbvf_port *vf, uint32_t begin, struct iovec *segments)
 {
-	const struct ring *rx = &vf->rx;
+	const struct igbvf_ring *rx = &vf->rx;
 	const uint32_t room = rx->first + rx->mask - begin;
 	struct found found = {.whole = true};
 
@@ -221,7 +83,7 @@ static struct found rx_look(const struct igbvf_port *vf, uint32_t begin, struct 
 			found.tag = tail >> 16;
 			found.tagged = status & RX_TAG;
 			if (!(status & RX_END) || segments[0].iov_len < ETHERNET_HEADER_BYTES ||
-			    found.bytes > RK_FRAME_MAX - TAG_BYTES)
+			    found.bytes > RK_FRAME_MAX - IGBVF_TAG_BYTES)
 				found.whole = false;
 			return found;
 		}
@@ -240,7 +102,7 @@ static void rx_put_tag(uint8_t *at, const struct found *found, struct iovec *seg
 	at[3] = (uint8_t)found->tag;
 	memmove(&segments[3], &segments[1], (found->span - 1) * sizeof(*segments));
 	segments[0].iov_len = MAC_BYTES;
-	segments[1] = (struct iovec){at, TAG_BYTES};
+	segments[1] = (struct iovec){at, IGBVF_TAG_BYTES};
 	segments[2].iov_base = (uint8_t *)first.iov_base + MAC_BYTES;
 	segments[2].iov_len = first.iov_len - MAC_BYTES;
 }
@@ -271,7 +133,7 @@ static uint32_t igbvf_rx(struct rk_port *port, struct rk_frame *frames, uint32_t
 		if (found.tagged)
 			rx_put_tag(vf->tags[i], &found, segments);
 		port_show(&frames[i], segments, found.span + more,
-			  found.bytes + (found.tagged ? TAG_BYTES : 0));
+			  found.bytes + (found.tagged ? IGBVF_TAG_BYTES : 0));
 		vf->shown_span[i++] = found.span;
 		segments += found.span + more;
 		begin += found.span;
@@ -305,6 +167,7 @@ static const struct rk_port_ops igbvf_ops = {
 	.tx = igbvf_tx,
 	.rx = igbvf_rx,
 	.rx_done = igbvf_rx_done,
+	.reclaim = igbvf_reclaim,
 	.close = igbvf_close,
 };
 
@@ -313,10 +176,10 @@ static int count_valid(uint32_t count)
 	return count >= COUNT_MIN && count <= COUNT_MAX && (count & (count - 1)) == 0;
 }
 
-static void ring_init(struct ring *ring, uint64_t descriptors, uint64_t buffers, uint64_t iova,
+static void ring_init(struct igbvf_ring *ring, uint64_t descriptors, uint64_t buffers, uint64_t iova,
 		      uint64_t tail, uint32_t count)
 {
-	ring->descriptors = (struct descriptor *)(uintptr_t)descriptors;
+	ring->descriptors = (struct igbvf_descriptor *)(uintptr_t)descriptors;
 	ring->buffers = (uint8_t *)(uintptr_t)buffers;
 	ring->buffers_iova = iova;
 	ring->tail = tail;
@@ -333,7 +196,7 @@ struct rk_port *port_igbvf_open(const struct rk_port_config *config, char *error
 	if (!pair)
 		return port_refuse(error, error_bytes, "no queue pair of a VF was given");
 	if (!count_valid(pair->rx_count) || !count_valid(pair->tx_count) ||
-	    pair->buffer_bytes < FRAME_BYTES_MIN || pair->buffer_bytes > UINT16_MAX ||
+	    pair->buffer_bytes < IGBVF_FRAME_BYTES_MIN || pair->buffer_bytes > UINT16_MAX ||
 	    pair->frame_bytes_max > pair->buffer_bytes * (pair->tx_count - 1))
 		return port_refuse(error, error_bytes, "rings of %u and %u descriptors of %u bytes",
 				   pair->rx_count, pair->tx_count, pair->buffer_bytes);
@@ -343,6 +206,7 @@ struct rk_port *port_igbvf_open(const struct rk_port_config *config, char *error
 	vf->port.ops = &igbvf_ops;
 	vf->buffer_bytes = pair->buffer_bytes;
 	vf->frame_bytes_max = pair->frame_bytes_max;
+	vf->windows = (const struct rk_igbvf_window *)(uintptr_t)pair->windows;
 	vf->link_up = (const uint32_t *)(uintptr_t)pair->link_up;
 	ring_init(&vf->rx, pair->rx_ring, pair->rx_buffers, pair->rx_buffers_iova, pair->rx_tail,
 		  pair->rx_count);

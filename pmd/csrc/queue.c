@@ -52,8 +52,10 @@ static bool allocate(struct rk_queue *queue)
 	queue->segments = calloc(queue->segments_max, sizeof(*queue->segments));
 	queue->table = calloc(queue->size, sizeof(*queue->table));
 	queue->gathered = calloc(queue->size, sizeof(*queue->gathered));
+	queue->in_flight = calloc(queue->size, sizeof(*queue->in_flight));
 	queue->bounce = malloc(RK_FRAME_MAX);
-	return queue->segments && queue->table && queue->gathered && queue->bounce;
+	return queue->segments && queue->table && queue->gathered && queue->in_flight &&
+	       queue->bounce;
 }
 
 /* Begins where VM1's used ring says the work was left: docs/device.md 5.3. */
@@ -111,6 +113,7 @@ void rk_queue_free(struct rk_queue *queue)
 	free(queue->segments);
 	free(queue->table);
 	free(queue->gathered);
+	free(queue->in_flight);
 	free(queue->bounce);
 	free(queue);
 }
@@ -118,6 +121,11 @@ void rk_queue_free(struct rk_queue *queue)
 uint32_t rk_queue_fault(const struct rk_queue *queue)
 {
 	return queue->fault;
+}
+
+uint32_t rk_queue_in_flight(const struct rk_queue *queue)
+{
+	return queue_in_flight(queue);
 }
 
 void rk_queue_call(struct rk_queue *queue)

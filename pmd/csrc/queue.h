@@ -53,6 +53,14 @@ struct gathered {
 #define TURN_WALK_MAX 4096u
 #define GATHER_WALK_MAX 65536u
 
+/* A chain taken from the ring and not yet returned. */
+struct in_flight {
+	uint16_t head;
+	bool held;        /* the port has it */
+	uint32_t verdict; /* enum rk_drop */
+	uint32_t bytes;   /* of its frame */
+};
+
 struct rk_queue {
 	struct shm *desc, *avail, *used;
 	const struct rk_map *map;
@@ -63,7 +71,8 @@ struct rk_queue {
 	uint32_t fault;
 	uint32_t walked;    /* in this turn: see TURN_WALK_MAX */
 	uint16_t next;      /* first available entry not yet consumed */
-	uint16_t used_next; /* our used.idx, published or about to be */
+	uint16_t used_next; /* our used.idx, published or about to be; behind next by what is in flight */
+	struct in_flight *in_flight; /* size entries: those of [used_next, next), by ring slot */
 	int call_fd;
 	int64_t call_offset;
 	struct desc *table;        /* private copy of an indirect table: size entries */
@@ -74,6 +83,11 @@ struct rk_queue {
 	uint32_t segments_max;
 };
 
+static inline uint32_t queue_in_flight(const struct rk_queue *queue)
+{
+	return (uint16_t)(queue->next - queue->used_next);
+}
+
 /*
  * How many chains are available, at most limit; 0 too when the ring is, or now becomes, quarantined.
  * avail.idx is read once; the bound on what follows.
@@ -83,7 +97,8 @@ static inline uint32_t queue_available(struct rk_queue *queue)
 	uint16_t index = shm_load16_acquire(shm_at(queue->avail, RING_INDEX));
 	uint16_t pending = (uint16_t)(index - queue->next);
 
-	if (pending > queue->size) { /* 2.7.6: nothing of it can be trusted */
+	/* 2.7.6: nothing of it can be trusted. What is in flight is VM1's to reuse only once returned. */
+	if (pending > queue->size - queue_in_flight(queue)) {
 		queue->fault = RK_FAULT_INDEX_JUMP;
 		return 0;
 	}
@@ -98,14 +113,20 @@ static inline uint16_t queue_head(const struct rk_queue *queue, uint32_t i)
 	return shm_load16(shm_at(queue->avail, RING_ENTRIES + 2u * slot));
 }
 
-/* Consumes one chain: its used element is written, to be published by queue_publish(). */
-static inline void queue_put_used(struct rk_queue *queue, uint16_t head, uint32_t length)
+/* Returns a consumed chain: its used element is written, to be published by queue_publish(). */
+static inline void queue_return(struct rk_queue *queue, uint16_t head, uint32_t length)
 {
 	struct used_element element = {head, length};
 	uint32_t slot = queue->used_next & queue->mask;
 
 	shm_copy_out(shm_at(queue->used, RING_ENTRIES + 8u * slot), &element, sizeof(element));
 	queue->used_next++;
+}
+
+/* Consumes and returns one chain. */
+static inline void queue_put_used(struct rk_queue *queue, uint16_t head, uint32_t length)
+{
+	queue_return(queue, head, length);
 	queue->next++;
 }
 
@@ -125,6 +146,9 @@ enum rk_drop chain_walk(struct rk_queue *queue, uint16_t head, uint32_t permissi
 /* One turn each; return the chains completed. */
 uint32_t dequeue_turn(struct rk_queue *queue, struct rk_port *port, uint32_t burst);
 uint32_t enqueue_turn(struct rk_queue *queue, struct rk_port *port, uint32_t burst);
+
+/* Takes nothing new, and returns what the port is done with; what is left in flight. */
+uint32_t dequeue_drain(struct rk_queue *queue, struct rk_port *port);
 
 static inline uint64_t cycles_now(void)
 {

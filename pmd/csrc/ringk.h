@@ -16,7 +16,7 @@
 #define RK_API __attribute__((visibility("default")))
 
 /* Changes with any structure or signature here; pmd/kernel.py refuses another. */
-#define RK_ABI 2u
+#define RK_ABI 3u
 
 #define RK_BURST_MAX 256u
 /* A frame's longest payload: a 16-bit IP length and room for the Ethernet header and tags. */
@@ -111,6 +111,10 @@ RK_API void rk_queue_free(struct rk_queue *queue);
 RK_API uint32_t rk_queue_fault(const struct rk_queue *queue);
 /* Calls VM1 whatever its suppression says (after start: docs/device.md 5.3). */
 RK_API void rk_queue_call(struct rk_queue *queue);
+/* Chains taken from the ring and not returned: a port still reads their memory, or an older one's. */
+RK_API uint32_t rk_queue_in_flight(const struct rk_queue *queue);
+/* Returns those, counted as RK_DROP_VF_ERROR. Only after the VF can no longer read them. */
+RK_API void rk_queue_abandon(struct rk_queue *queue);
 
 /* ---- ports: one queue pair's end at the VF ---------------------------------------------------------- */
 
@@ -119,9 +123,12 @@ struct rk_frame {
 	struct iovec *segments;
 	uint32_t segment_count;
 	uint32_t bytes;   /* sum of the segments */
-	uint32_t verdict; /* enum rk_drop; set by tx() for a frame it consumed without sending */
+	uint32_t verdict; /* enum rk_drop; set by tx() for a frame it consumed without sending. Or RK_HELD */
 	uint32_t reserved;
 };
+
+/* tx() consumed the frame, but the VF still reads it where it is; reclaim() tells when that is over. */
+#define RK_HELD 0x100u
 
 struct rk_port;
 
@@ -129,12 +136,14 @@ struct rk_port_ops {
 	const char *kind;
 	/* VM1 -> VF. Consumes the first k of n frames, in order, and returns k; what it does not consume
 	 * stays in VM1's ring and comes again. A segment lies in VM1's memory: it may change at any time,
-	 * and is not to be touched after return. */
+	 * and is not to be touched after return, unless the frame's verdict is RK_HELD. */
 	uint32_t (*tx)(struct rk_port *port, struct rk_frame *frames, uint32_t n);
 	/* VF -> VM1. Shows up to n frames, oldest first, in the port's own memory; they are shown again
 	 * until rx_done() takes the first k of them off. */
 	uint32_t (*rx)(struct rk_port *port, struct rk_frame *frames, uint32_t n);
 	void (*rx_done)(struct rk_port *port, uint32_t k);
+	/* How many more of the oldest held frames are done. NULL: the port holds none. */
+	uint32_t (*reclaim)(struct rk_port *port);
 	void (*close)(struct rk_port *port);
 };
 
@@ -142,6 +151,7 @@ struct rk_port_ops {
 struct rk_port {
 	const struct rk_port_ops *ops;
 	uint64_t rx_missed; /* frames the VF's side lost before we saw them, as far as it tells */
+	uint64_t tx_held;   /* frames the VF read where they were, not copied by us */
 };
 
 /*
@@ -149,6 +159,13 @@ struct rk_port {
  * memory stays its owner's, mapped and reachable by the VF's DMA, until the port is closed. "iova" is
  * an address as the VF uses it, the others are addresses in this process.
  */
+#define RK_IGBVF_WINDOWS 16u
+
+/* VM1's memory as this process and the VF's DMA see it. */
+struct rk_igbvf_window {
+	uint64_t address, length, iova; /* length 0: none, nor after it */
+};
+
 struct rk_igbvf_config {
 	uint64_t rx_tail, tx_tail;       /* the 32-bit tail registers, mapped */
 	uint64_t rx_ring, tx_ring;       /* 16 bytes a descriptor */
@@ -158,6 +175,7 @@ struct rk_igbvf_config {
 	uint32_t buffer_bytes;
 	uint32_t frame_bytes_max;        /* what the VF sends, without FCS */
 	uint64_t link_up;                /* uint32_t, 0 while the link is down; may change at any time */
+	uint64_t windows;                /* RK_IGBVF_WINDOWS of them; may change while no loop runs */
 };
 
 struct rk_port_config {
@@ -175,6 +193,7 @@ struct rk_port_config {
 RK_API struct rk_port *rk_port_open(const struct rk_port_config *config, char *error, size_t error_bytes);
 RK_API void rk_port_close(struct rk_port *port);
 RK_API uint64_t rk_port_rx_missed(const struct rk_port *port);
+RK_API uint64_t rk_port_tx_held(const struct rk_port *port);
 /* The port's operations, for tests. */
 RK_API uint32_t rk_port_tx(struct rk_port *port, struct rk_frame *frames, uint32_t n);
 RK_API uint32_t rk_port_rx(struct rk_port *port, struct rk_frame *frames, uint32_t n);
@@ -215,6 +234,9 @@ RK_API uint32_t rk_loop_run(struct rk_loop *loop, uint64_t budget_ns);
 RK_API void rk_loop_stop(struct rk_loop *loop);
 /* One turn of one work, for tests and stage benchmarks; returns the chains completed. */
 RK_API uint32_t rk_work_turn(struct rk_work *work, uint32_t burst);
+/* Returns to VM1 what the VF is done with, takes nothing new; the chains still in flight. Not while a
+ * loop runs it. */
+RK_API uint32_t rk_work_drain(struct rk_work *work);
 
 /* ---- guard: a window whose memory shrinks must not kill the process --------------------------------- */
 

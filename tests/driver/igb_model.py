@@ -62,6 +62,8 @@ class IgbModel:
         self.identity_now = Identity(0x8086, 0x10CA, 0x020000, 1, 0x8086, 0)
         self.iova_ranges: tuple[tuple[int, int], ...] = ((0, (1 << 39) - 1),)
         self.dma: dict[int, tuple[int, int]] = {}
+        self.read_only: set[int] = set()
+        self.dma_limit = 1 << 40
         self._clear_to_send = False
         self._gathered = b""
         self._file = os.memfd_create("bar0", os.MFD_CLOEXEC)
@@ -183,10 +185,12 @@ class IgbModel:
 
     # ---- rings
 
-    def _memory(self, iova: int, size: int) -> memoryview:
+    def _memory(self, iova: int, size: int, *, write: bool = False) -> memoryview:
         """What the VF reaches at iova; an address outside all mappings is a fault, and zeros."""
         for base, (address, length) in self.dma.items():
             if base <= iova and iova + size <= base + length:
+                if write and base in self.read_only:
+                    self.faults.append(f"a write to read-only memory at {iova:#x}")
                 array = (ctypes.c_char * size).from_address(address + iova - base)
                 return memoryview(array).cast("B")
         self.faults.append(f"DMA to {size} bytes at {iova:#x}")
@@ -253,7 +257,7 @@ class IgbModel:
         address, header = struct.unpack("<QQ", descriptor)
         if header:
             self.faults.append("a receive descriptor with a header address, or still written back")
-        self._memory(address, len(data))[:] = data
+        self._memory(address, len(data), write=True)[:] = data
         descriptor[:] = struct.pack("<QIHH", 0x1234, status, length, tag)
         self._advance(RX)
 
@@ -278,14 +282,22 @@ class IgbModel:
         self.reset_vf()
 
     def dma_map(self, address: int, size: int, iova: int, *, writable: bool) -> None:
-        assert writable
         assert not (address | size | iova) % 4096
+        if size + sum(length for _, length in self.dma.values()) > self.dma_limit:
+            raise VhostPciError("map for DMA", f"{size} bytes", "there is no room")
         for base, (_, length) in self.dma.items():
             assert iova + size <= base or base + length <= iova
         self.dma[iova] = (address, size)
+        if not writable:
+            self.read_only.add(iova)
 
     def dma_unmap(self, iova: int, size: int) -> None:
         assert self.dma.pop(iova)[1] == size
+        if iova in self.read_only:
+            self.read_only.remove(iova)
+            if self.get(TX + HEAD) != self.get(TX + TAIL) and self.get(TX + CONTROL) & ENABLE:
+                self.faults.append("a window is taken away from frames in the ring")
+            return
         for ring in (RX, TX):
             if self.get(ring + CONTROL) & ENABLE:
                 self.faults.append("memory is taken away from an enabled queue")

@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* What the two directions of the igbvf port share: its rings. */
+#ifndef IGBVF_H
+#define IGBVF_H
+
+#include "mmio.h"
+#include "port.h"
+
+#include <stdbool.h>
+
+#define IGBVF_TAG_BYTES 4u /* of a VLAN */
+#define IGBVF_FRAME_BYTES_MIN 60u /* Ethernet's minimum without FCS; shorter ones are padded with zeros */
+
+/* 16 bytes, as written for the VF; the VF writes its report over the second half. */
+struct igbvf_descriptor {
+	uint64_t address;
+	uint32_t word2; /* transmit: command and length. receive: 0, then status */
+	uint32_t word3; /* transmit: PAYLEN, then status. receive: 0, then length and VLAN tag */
+};
+
+_Static_assert(sizeof(struct igbvf_descriptor) == 16, "7.1, 7.2.2");
+
+struct igbvf_ring {
+	struct igbvf_descriptor *descriptors;
+	uint8_t *buffers;
+	uint64_t buffers_iova;
+	uint64_t tail; /* the register's address */
+	uint32_t count, mask;
+	uint32_t first; /* oldest not given back: receive, not taken off; transmit, not known to be sent */
+	uint32_t next;  /* transmit: the next one to fill. Both run on; masked they are indices */
+};
+
+struct igbvf_port {
+	struct rk_port port;
+	struct igbvf_ring rx, tx;
+	uint32_t buffer_bytes, frame_bytes_max;
+	const uint32_t *link_up;
+	const struct rk_igbvf_window *windows;
+	uint32_t held_done;  /* held frames that were sent, not yet told */
+	uint16_t *tx_span;   /* by the first descriptor of a frame: how many it has */
+	struct iovec *shown; /* segments of the frames shown */
+	uint32_t shown_span[RK_BURST_MAX]; /* descriptors of each */
+	uint8_t tags[RK_BURST_MAX][IGBVF_TAG_BYTES];
+};
+
+static inline uint8_t *buffer_of(const struct igbvf_port *vf, const struct igbvf_ring *ring,
+				 uint32_t index)
+{
+	return ring->buffers + (size_t)index * vf->buffer_bytes;
+}
+
+static inline uint64_t buffer_iova(const struct igbvf_port *vf, const struct igbvf_ring *ring,
+				   uint32_t index)
+{
+	return ring->buffers_iova + (uint64_t)index * vf->buffer_bytes;
+}
+
+/* Operations of the port: ringk.h. */
+uint32_t igbvf_tx(struct rk_port *port, struct rk_frame *frames, uint32_t n);
+uint32_t igbvf_reclaim(struct rk_port *port);
+
+#endif

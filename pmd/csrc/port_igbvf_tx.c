@@ -1,0 +1,177 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The igbvf port transmits. A frame whose segments all lie in windows that the VF reaches is sent from
+ * there, and held until it is sent; another is copied into the buffers of its descriptors.
+ */
+#define _GNU_SOURCE
+#include "igbvf.h"
+
+/* Shorter frames, and those in many pieces, are copied: cheaper, and VM1 has its buffers back at once. */
+#define HELD_BYTES_MIN 256u
+#define HELD_SEGMENTS_MAX 8u
+
+#define SPAN_HELD 0x8000u /* in tx_span: the frame is in VM1's memory */
+
+/* Transmit: bits of the command word, and of the status word after write-back. */
+#define TX_DATA (3u << 20)       /* DTYP: data */
+#define TX_END (1u << 24)        /* EOP */
+#define TX_FCS (1u << 25)        /* IFCS: the VF appends the FCS */
+#define TX_REPORT (1u << 27)     /* RS: write DD back */
+#define TX_ADVANCED (1u << 29)   /* DEXT */
+#define TX_PAYLOAD_SHIFT 14      /* PAYLEN in the status word: bytes of the whole frame */
+#define TX_DONE (1u << 0)        /* DD */
+
+/* Takes back the descriptors of frames that were sent: each frame's last one says so. */
+static void tx_reclaim(struct igbvf_port *vf)
+{
+	struct igbvf_ring *tx = &vf->tx;
+
+	while (tx->first != tx->next) {
+		uint32_t found = vf->tx_span[tx->first & tx->mask];
+		uint32_t span = found & ~SPAN_HELD;
+		uint32_t last = (tx->first + span - 1) & tx->mask;
+
+		if (!(dma_read32(&tx->descriptors[last].word3) & TX_DONE))
+			break;
+		dma_consume();
+		vf->held_done += !!(found & SPAN_HELD);
+		tx->first += span;
+	}
+}
+
+static void tx_fill(struct igbvf_ring *tx, uint32_t at, uint64_t iova, uint32_t part, uint32_t bytes,
+		    bool last)
+{
+	struct igbvf_descriptor *to = &tx->descriptors[at & tx->mask];
+	uint32_t end = last ? TX_END | TX_REPORT : 0;
+
+	dma_write64(&to->address, iova);
+	dma_write32(&to->word2, TX_ADVANCED | TX_DATA | TX_FCS | end | part);
+	dma_write32(&to->word3, bytes << TX_PAYLOAD_SHIFT);
+}
+
+/* The VF's address of a segment, or 0: it does not reach all of it. */
+static uint64_t window_iova(const struct igbvf_port *vf, const struct iovec *segment)
+{
+	const uint64_t address = (uint64_t)(uintptr_t)segment->iov_base;
+
+	for (uint32_t i = 0; i < RK_IGBVF_WINDOWS && vf->windows[i].length; i++) {
+		const struct rk_igbvf_window *window = &vf->windows[i];
+
+		if (address - window->address < window->length)
+			return segment->iov_len <= window->length - (address - window->address)
+				       ? window->iova + (address - window->address)
+				       : 0;
+	}
+	return 0;
+}
+
+/* Whether the VF can and should read the frame where it is; then iovas has its segments' addresses. */
+static bool tx_holdable(const struct igbvf_port *vf, const struct rk_frame *frame, uint64_t *iovas)
+{
+	if (frame->bytes < HELD_BYTES_MIN || frame->segment_count > HELD_SEGMENTS_MAX)
+		return false;
+	for (uint32_t i = 0; i < frame->segment_count; i++) {
+		iovas[i] = window_iova(vf, &frame->segments[i]);
+		if (!iovas[i])
+			return false;
+	}
+	return true;
+}
+
+/* One descriptor a segment. */
+static void tx_hold(struct igbvf_port *vf, struct rk_frame *frame, const uint64_t *iovas)
+{
+	struct igbvf_ring *tx = &vf->tx;
+
+	vf->tx_span[tx->next & tx->mask] = (uint16_t)(frame->segment_count | SPAN_HELD);
+	for (uint32_t i = 0; i < frame->segment_count; i++)
+		tx_fill(tx, tx->next + i, iovas[i], (uint32_t)frame->segments[i].iov_len,
+			frame->bytes, i + 1 == frame->segment_count);
+	tx->next += frame->segment_count;
+	frame->verdict = RK_HELD;
+	vf->port.tx_held++;
+}
+
+/* Copies the frame into the buffers of span descriptors from next on, which lie side by side but for
+ * the ring's end; then fills the descriptors. */
+static void tx_copy(struct igbvf_port *vf, const struct rk_frame *frame, uint32_t bytes,
+		    uint32_t span)
+{
+	struct igbvf_ring *tx = &vf->tx;
+	const uint32_t end = tx->count * vf->buffer_bytes;
+	uint32_t at = (tx->next & tx->mask) * vf->buffer_bytes;
+
+	for (uint32_t i = 0; i < frame->segment_count; i++) {
+		struct shm *from = frame->segments[i].iov_base;
+		size_t left = frame->segments[i].iov_len;
+
+		while (left) {
+			size_t part = left < end - at ? left : end - at;
+
+			port_copy(tx->buffers + at, from, part);
+			from = shm_at(from, part);
+			left -= part;
+			at = (at + (uint32_t)part) % end;
+		}
+	}
+	if (bytes > frame->bytes) /* one buffer: it is shorter than Ethernet's minimum */
+		memset(tx->buffers + at, 0, bytes - frame->bytes);
+	vf->tx_span[tx->next & tx->mask] = (uint16_t)span;
+	for (uint32_t i = 0; i < span; i++) {
+		uint32_t begin = i * vf->buffer_bytes;
+		uint32_t part = bytes - begin < vf->buffer_bytes ? bytes - begin : vf->buffer_bytes;
+
+		tx_fill(tx, tx->next + i, buffer_iova(vf, tx, (tx->next + i) & tx->mask), part,
+			bytes, i + 1 == span);
+	}
+	tx->next += span;
+}
+
+uint32_t igbvf_tx(struct rk_port *port, struct rk_frame *frames, uint32_t n)
+{
+	struct igbvf_port *vf = (struct igbvf_port *)port;
+	struct igbvf_ring *tx = &vf->tx;
+	const uint32_t before = tx->next;
+	uint32_t i;
+
+	if (!__atomic_load_n(vf->link_up, __ATOMIC_RELAXED))
+		return port_drop(frames, n, RK_DROP_VF_DOWN);
+	tx_reclaim(vf);
+	for (i = 0; i < n; i++) {
+		uint32_t bytes = frames[i].bytes < IGBVF_FRAME_BYTES_MIN ? IGBVF_FRAME_BYTES_MIN : frames[i].bytes;
+		uint32_t span = (bytes + vf->buffer_bytes - 1) / vf->buffer_bytes;
+		uint64_t iovas[HELD_SEGMENTS_MAX];
+		bool hold;
+
+		if (frames[i].bytes > vf->frame_bytes_max) {
+			frames[i].verdict = RK_DROP_OVERSIZE;
+			continue;
+		}
+		hold = tx_holdable(vf, &frames[i], iovas);
+		if (hold)
+			span = frames[i].segment_count;
+		if (tx->count - 1 - (tx->next - tx->first) < span)
+			break;
+		if (hold)
+			tx_hold(vf, &frames[i], iovas);
+		else
+			tx_copy(vf, &frames[i], bytes, span);
+	}
+	if (tx->next != before) {
+		dma_publish();
+		mmio_write32(tx->tail, tx->next & tx->mask);
+	}
+	return i;
+}
+
+uint32_t igbvf_reclaim(struct rk_port *port)
+{
+	struct igbvf_port *vf = (struct igbvf_port *)port;
+	uint32_t done;
+
+	tx_reclaim(vf);
+	done = vf->held_done;
+	vf->held_done = 0;
+	return done;
+}

@@ -1,0 +1,106 @@
+"""`Port`: one queue pair's end at the VF, as the kernel runs it."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from typing import TYPE_CHECKING, Protocol
+
+from guest.errors import VhostPciError
+from pmd.handle import Handle
+from pmd.kernel_abi import PortConfigStructure, igbvf_config, library
+
+if TYPE_CHECKING:
+    from driver.igbvf.queue import QueuePair
+
+_ERROR_BYTES = 256
+
+
+class PortSpec(Protocol):
+    """What `Port` opens: struct rk_port_config. driver.software_vf.PortSpec is one.
+
+    A frozen dataclass of these names will do.
+    """
+
+    @property
+    def kind(self) -> str:
+        """One of "null", "loop", "gen", "tap", "packet", "dgram", "pcap", "igbvf"."""
+        ...
+
+    @property
+    def fd(self) -> int:
+        """The open tap or socket of tap, packet and dgram; else -1."""
+        ...
+
+    @property
+    def frame_bytes(self) -> int:
+        """Of the frames gen makes, without FCS; else 0."""
+        ...
+
+    @property
+    def input(self) -> str | os.PathLike[str] | None:
+        """The file pcap replays once."""
+        ...
+
+    @property
+    def output(self) -> str | os.PathLike[str] | None:
+        """The file pcap writes; dgram's peer, None where it is connected."""
+        ...
+
+    @property
+    def receives(self) -> bool:
+        """False for a further queue pair on a socket without queues: it only sends."""
+        ...
+
+    @property
+    def igbvf(self) -> QueuePair | None:
+        """The VF's queue pair of igbvf, whose memory must outlive the port."""
+        ...
+
+
+class Port(Handle):
+    """One queue pair's end at the VF.
+
+    Args:
+        spec: Its fd belongs to the port once the constructor has returned, to the caller if it
+            raised.
+        name: For messages.
+
+    Raises:
+        VhostPciError: It cannot be opened.
+    """
+
+    _free = "rk_port_close"
+
+    def __init__(self, spec: PortSpec, name: str = "port") -> None:
+        self.name = name
+        self._paths = tuple(
+            None if path is None else os.fsencode(path) for path in (spec.input, spec.output)
+        )
+        queue_pair = None if spec.igbvf is None else ctypes.pointer(igbvf_config(spec.igbvf))
+        structure = PortConfigStructure(
+            spec.kind.encode(),
+            spec.fd,
+            spec.frame_bytes,
+            *self._paths,
+            spec.receives,
+            0,
+            queue_pair,
+        )
+        error = ctypes.create_string_buffer(_ERROR_BYTES)
+        handle = library().rk_port_open(ctypes.byref(structure), error, _ERROR_BYTES)
+        if not handle:
+            raise VhostPciError(
+                "open", f"{name} ({spec.kind})", error.value.decode("utf-8", "replace")
+            )
+        super().__init__(handle)
+
+    @property
+    def rx_missed(self) -> int:
+        """Frames the VF's side lost before the port saw them, as far as it tells."""
+        return int(library().rk_port_rx_missed(self.handle))
+
+    @property
+    def tx_held(self) -> int:
+        """Frames that the VF read from VM1's memory, not copied by us."""
+        return int(library().rk_port_tx_held(self.handle))

@@ -1,0 +1,100 @@
+"""A port that holds frames, as a VF that reads them where they are does: late, in order, or never.
+
+It is a struct rk_port whose operations are Python's. What it sends it reads at `finish`, not at
+tx(): a buffer that was returned and used again before shows.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import CFUNCTYPE, POINTER, Structure, c_char_p, c_uint32, c_uint64, c_void_p
+from typing import TYPE_CHECKING, Any
+
+from pmd.handle import Handle
+from pmd.kernel_abi import Frame
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HELD = 0x100  # RK_HELD
+
+_TX = CFUNCTYPE(c_uint32, c_void_p, POINTER(Frame), c_uint32)
+_DONE = CFUNCTYPE(None, c_void_p, c_uint32)
+_RECLAIM = CFUNCTYPE(c_uint32, c_void_p)
+_CLOSE = CFUNCTYPE(None, c_void_p)
+
+
+class _Ops(Structure):
+    _fields_ = [
+        ("kind", c_char_p),
+        ("tx", _TX),
+        ("rx", _TX),
+        ("rx_done", _DONE),
+        ("reclaim", _RECLAIM),
+        ("close", _CLOSE),
+    ]
+
+
+class _Port(Structure):
+    _fields_ = [("ops", POINTER(_Ops)), ("rx_missed", c_uint64), ("tx_held", c_uint64)]
+
+
+class HoldingPort(Handle):
+    """Takes up to `room` frames at once; holds those whose running number `holds` says.
+
+    Attributes:
+        sent: Frames as they were read, in the order VM1 sent them; None while still held.
+        lie: Added to what reclaim() reports.
+    """
+
+    def __init__(self, holds: Callable[[int], bool], room: int = 1 << 30) -> None:
+        self.sent: list[bytes | None] = []
+        self.room = room
+        self.lie = 0
+        self._holds = holds
+        self._held: list[tuple[int, list[tuple[int, int]]]] = []
+        self._finished = 0
+        self._ops = _Ops(
+            b"holding",
+            _TX(self._tx),
+            _TX(lambda *_: 0),
+            _DONE(lambda *_: None),
+            _RECLAIM(self._reclaim),
+            _CLOSE(lambda *_: None),
+        )
+        self._port = _Port(ctypes.pointer(self._ops), 0, 0)
+        super().__init__(ctypes.addressof(self._port))
+
+    def _tx(self, _: object, frames: Any, count: int) -> int:  # noqa: ANN401 - a ctypes pointer
+        taken = min(count, self.room - len(self._held))
+        for index in range(taken):
+            frame = frames[index]
+            segments = [(s.base, s.length) for s in frame.segments[: frame.segment_count]]
+            number = len(self.sent)
+            if self._holds(number):
+                frame.verdict = HELD
+                self._held.append((number, segments))
+                self.sent.append(None)
+            else:
+                self.sent.append(_read(segments))
+        return taken
+
+    def _reclaim(self, _: object) -> int:
+        finished, self._finished = self._finished, 0
+        return finished + self.lie
+
+    @property
+    def held(self) -> int:
+        """Frames it still reads."""
+        return len(self._held)
+
+    def finish(self, count: int) -> None:
+        """Send the oldest count held frames, as they are now."""
+        for number, segments in self._held[:count]:
+            self.sent[number] = _read(segments)
+        self._finished += len(self._held[:count])
+        del self._held[:count]
+
+
+def _read(segments: list[tuple[int, int]]) -> bytes:
+    return b"".join(ctypes.string_at(base, length) for base, length in segments)
