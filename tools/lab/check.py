@@ -31,7 +31,7 @@ def check(picture: Picture, steps: Steps, kind: str, size_mib: int) -> None:
     with steps.step("VM1 with the stock virtio-net driver"):
         picture.start_vm1()
     with steps.step("VM2, and a machine outside"):
-        picture.start_vm2()
+        picture.start_vm2(kind=kind)
     with steps.step("plug the function into VM2") as facts:
         address = picture.plug()
         facts.append(address)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from guest.errors import VhostPciError
@@ -48,7 +49,37 @@ ip link set eth0 master br0
 ip link set tap0 up
 ip link set br0 up
 """
-VF_KINDS = {"packet": ("", "packet:eth0"), "tap": (_BRIDGE, "tap:tap0")}
+# The card's own driver keeps the PF, and answers the VF's mailbox only while it is up.
+_SRIOV = """\
+device=$(readlink -f /sys/class/net/eth0/device)
+echo 0 > $device/sriov_drivers_autoprobe
+echo 1 > $device/sriov_numvfs
+vf=$(basename $(readlink $device/virtfn0))
+pmd bind $vf >&2
+echo $vf
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class VfKind:
+    """A way out of VM2.
+
+    Attributes:
+        card: QEMU's name of the network card, which is the driver's too.
+        prepare: Shell script for VM2, run once.
+        spec: For `pmd run --vf`; {} is what the script said.
+    """
+
+    card: str
+    prepare: str
+    spec: str
+
+
+VF_KINDS = {
+    "packet": VfKind("e1000e", "", "packet:eth0"),
+    "tap": VfKind("e1000e", _BRIDGE, "tap:tap0"),
+    "igb": VfKind("igb", _SRIOV, "igbvf:{}," + _MAC.format(1)),
+}
 _WAIT_FOR_FILE = "n=0; while [ ! -e {0} ]; do n=$((n+1)); [ $n -lt 900 ]; sleep 0.1; done"
 
 
@@ -70,7 +101,7 @@ class Picture:
         self.directory = directory
         self._stack = contextlib.ExitStack()
         self._starts: dict[str, int] = {}
-        self._prepared: set[str] = set()  # kinds of VF that VM2 is prepared for
+        self._specs: dict[str, str] = {}  # by kind of VF that VM2 is prepared for
 
     def start_device(self) -> None:
         """Start the device server, or one that replaces it."""
@@ -90,20 +121,21 @@ class Picture:
         _bring_up(vm1, "virtio_net", f"{VM1_ADDRESS}/{_PREFIX}")
         self.device.wait_until(self.device.vm1_is_up, STEP_TIMEOUT_S, "see VM1's rings")
 
-    def start_vm2(self, memory_mib: int = VM2_MEMORY_MIB) -> None:
-        """Start VM2 and what lies outside, with the wire between them."""
+    def start_vm2(self, memory_mib: int = VM2_MEMORY_MIB, kind: str = "packet") -> None:
+        """Start VM2, with the card that a VF of that kind needs, and what lies outside."""
         vm2 = self._restore("vm2", memory_mib)
         self.vm2 = vm2
-        self._prepared.clear()
+        self._specs.clear()
         own.install(vm2, self._package)
         outside = self._restore("outside", memory_mib)
         self.outside = outside
         wire = {"type": "unix", "path": str(self.directory / f"{vm2.name}.wire")}
         for vm, server in ((vm2, True), (outside, False)):
             vm.qmp.execute("netdev_add", type="stream", id="wire", server=server, addr=wire)
-        vm2.plug("wire", "e1000e", netdev="wire", mac=_MAC.format(2))
+        card = VF_KINDS[kind].card
+        vm2.plug("wire", card, netdev="wire", mac=_MAC.format(2))
         outside.plug("wire", "e1000e", netdev="wire", mac=_MAC.format(3))
-        _bring_up(vm2, "e1000e", "")
+        _bring_up(vm2, card, "")
         # What was merged on arrival would be longer than any frame VM1 has room for.
         vm2.agent.shell("ethtool -K eth0 gro off tso off gso off")
         _bring_up(outside, "e1000e", f"{OUTSIDE_ADDRESS}/{_PREFIX}")
@@ -123,11 +155,11 @@ class Picture:
 
     def start_pmd(self, kind: str) -> Job:
         """Run `pmd` in VM2 between the function and a VF of that kind, and wait until it serves."""
-        prepare, spec = VF_KINDS[kind]
-        if prepare and kind not in self._prepared:
-            self.vm2.agent.shell(prepare)
-        self._prepared.add(kind)
-        self.pmd = self.vm2.agent.start("pmd", "run", "--bar", "2", "--vf", spec)
+        if kind not in self._specs:
+            script = VF_KINDS[kind].prepare
+            said = self.vm2.agent.shell(script, timeout_s=STEP_TIMEOUT_S) if script else ""
+            self._specs[kind] = VF_KINDS[kind].spec.format(said.strip())
+        self.pmd = self.vm2.agent.start("pmd", "run", "--bar", "2", "--vf", self._specs[kind])
         self.wait_until_served()
         return self.pmd
 
