@@ -150,6 +150,7 @@ class Channel:
         Raises:
             VhostPciError: It cannot be opened, or is no vhost-pci function of ours. Not attached.
         """
+        self._ports.prepare()
         with contextlib.ExitStack() as stack:
             function = self._source.open()
             stack.callback(function.close)

@@ -80,6 +80,11 @@ class Ports:
         """Undo that; nothing is in flight any more."""
         self._vf.unshare()
 
+    def prepare(self) -> None:
+        """Open a VF that takes long for it, before anybody waits; VhostPciError if it cannot be."""
+        if self._vf.opens_slowly:
+            self.ensure(1)
+
     @property
     def spoilt(self) -> bool:
         """Whether `look` found trouble since the ports were opened."""

@@ -68,6 +68,7 @@ class IgbVf(Vf):
     kind = "igbvf"
     queue_pairs_max = 1  # an I350's VF has no more; an 82576's second one receives nothing
     look_period_s = 0.5
+    opens_slowly = True
 
     def __init__(
         self,

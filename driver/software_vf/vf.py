@@ -50,11 +50,13 @@ class Vf(ABC):
     Attributes:
         queue_pairs_max: How many it can have; None: any number.
         look_period_s: How often `look` is to be asked; None: never.
+        opens_slowly: Opening takes seconds; it is better done before VM1 waits for it.
     """
 
     kind: str
     queue_pairs_max: int | None = None
     look_period_s: float | None = None
+    opens_slowly: bool = False
 
     def __init__(self, spec: str) -> None:
         self.spec = spec
