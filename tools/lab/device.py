@@ -67,8 +67,10 @@ class Device(Child):
         return any(ring["started"] for ring in self.state()["function"]["rings"])
 
     def is_served(self) -> bool:
-        """Whether a driver in VM2 is active."""
-        return bool(self.state()["function"]["driver_status"] == "active")
+        """Whether a driver in VM2 is active, and has set up what there is to serve."""
+        function = self.state()["function"]
+        settled = function["acknowledged"] == function["generation"]
+        return bool(function["driver_status"] == "active" and settled)
 
     def wait_until(self, condition: Callable[[], bool], timeout_s: float, what: str) -> None:
         """Return once the condition holds; VhostPciError if it does not in time, or we ended.
