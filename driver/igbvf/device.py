@@ -97,12 +97,11 @@ class Device:
         return bool(self._mailbox.request([message, *words])[0] & Verdict.ACCEPTED)
 
     def start_queue(self, index: int, rx: Ring, tx: Ring) -> None:
-        """Enable a queue pair with both rings empty: head and tail 0.
+        """Enable a queue pair, off since `reset`, with both rings empty: head and tail 0.
 
         Raises:
             VhostPciError: A queue does not come up.
         """
-        self.stop_queue(index)
         write = self._registers.write
         for ring, low, high, length, head, tail in (
             (rx, reg.RDBAL, reg.RDBAH, reg.RDLEN, reg.RDH, reg.RDT),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 import pytest
@@ -122,6 +122,22 @@ def test_the_windows_last_byte(model: IgbModel, sender: Sender) -> None:
     assert sender.tx([(WINDOW - 300, 300)]) == [HELD]
     model.run()
     assert model.wire == [b"z" * 300]
+
+
+def test_a_segment_that_leaves_the_window_is_copied(model: IgbModel) -> None:
+    """Only the first half of what is mapped here is shared."""
+    sender = Sender(model)
+
+    class FirstHalf:
+        address = sender.mapping.address
+        size = WINDOW // 2
+
+    sender.vf.share([cast("Mapping", FirstHalf)])
+    sender.write(WINDOW // 2 - 600, b"x" * 1200)
+    assert sender.tx([(WINDOW // 2 - 600, 601)], [(WINDOW // 2 - 600, 600)]) == [0, HELD]
+    model.run()
+    assert model.wire == [b"x" * 601, b"x" * 600]
+    sender.close()
 
 
 def test_memory_beyond_the_window_is_copied(model: IgbModel, sender: Sender) -> None:
