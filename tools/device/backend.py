@@ -9,16 +9,16 @@ import asyncio
 import logging
 import os
 import socket
-import stat
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from guest.errors import UsageError, VhostPciError, errno_text
+from guest.errors import UsageError, errno_text
 from tools.device.backend_session import Session, disconnected
 from tools.device.eventfd import signal_eventfd
 from tools.device.memory_table import is_sealed
+from tools.device.unix_socket import UnixListener
 from tools.vhost_user_abi import RING_INDEX_LIMIT, Feature, ProtocolFeature
 from tools.vhost_user_wire import hung_up, ready
 
@@ -31,7 +31,6 @@ logger = logging.getLogger(__name__)
 TIMEOUT_S = 5.0
 RETRY_S = 1.0
 PATH_MAX_BYTES = 107  # struct sockaddr_un, less the terminating zero
-BACKLOG = 4
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,7 +85,7 @@ class Backend:
         self._queue_pairs = queue_pairs
         self._publish = publish
         self._timeout_s = timeout_s
-        self._listener: socket.socket | None = None
+        self._listener: UnixListener | None = None
         self._session: Session | None = None
         self._counters: Counter[str] = Counter()
 
@@ -108,18 +107,8 @@ class Backend:
         """
         if self._endpoint.connect or self._listener:
             return
-        path = self._endpoint.path
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK)
-        try:
-            _remove_dead_socket(path)
-            listener.bind(str(path))
-            listener.listen(BACKLOG)
-        except OSError as error:
-            listener.close()
-            raise VhostPciError("listen at", str(path), errno_text(error)) from error
-        except VhostPciError:
-            listener.close()
-            raise
+        listener = UnixListener(self._endpoint.path)
+        listener.socket.setblocking(False)
         self._listener = listener
 
     def close(self) -> None:
@@ -127,7 +116,6 @@ class Backend:
         if self._listener:
             self._listener.close()
             self._listener = None
-            self._endpoint.path.unlink(missing_ok=True)
 
     async def serve(self) -> None:
         """Serve front-ends until cancelled. Then descriptors of the published state are closed.
@@ -154,8 +142,8 @@ class Backend:
         while True:
             try:
                 if self._listener:
-                    await ready(self._listener)
-                    return _accept(self._listener)
+                    await ready(self._listener.socket)
+                    return _accept(self._listener.socket)
                 return _connect(self._endpoint.path)
             except BlockingIOError:
                 continue  # it was gone before we looked
@@ -186,11 +174,11 @@ class Backend:
         """
         said = False
         while self._listener:
-            await ready(self._listener)
+            await ready(self._listener.socket)
             if hung_up(current):
                 return
             try:
-                _accept(self._listener).close()
+                _accept(self._listener.socket).close()
             except OSError:
                 await asyncio.sleep(RETRY_S)  # no descriptor left, or it was gone already
                 continue
@@ -261,22 +249,3 @@ def _connect(path: Path) -> socket.socket:
         # A full backlog: come back later, not at once.
         raise ConnectionRefusedError(error.errno, error.strerror) from error
     return connection
-
-
-def _remove_dead_socket(path: Path) -> None:
-    """Remove a socket whose server is gone; refuse to remove anything else."""
-    try:
-        mode = path.lstat().st_mode
-    except FileNotFoundError:
-        return
-    if not stat.S_ISSOCK(mode):
-        raise VhostPciError("listen at", str(path), "it exists and is no socket", "remove it")
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM | socket.SOCK_NONBLOCK) as probe:
-        try:
-            probe.connect(str(path))
-        except ConnectionRefusedError:
-            path.unlink()
-            return
-        except BlockingIOError:
-            pass  # somebody listens, and is busy
-    raise VhostPciError("listen at", str(path), "another process listens there")
