@@ -1,4 +1,4 @@
-"""Layout of BAR 0 of the vhost-pci function: docs/device.md, version 1.0, as declarations.
+"""Layout of BAR 0 of the vhost-pci function: docs/device.md, version 1.1, as declarations.
 
 Shared by the driver (driver/vhost_pci.py) and the device (tools/device). Constants and dtypes only.
 """
@@ -14,7 +14,7 @@ DEVICE_ID = 0x10F0
 CLASS_CODE = 0x020000
 MAGIC = 0x49435056  # "VPCI"
 VERSION_MAJOR = 1
-VERSION_MINOR = 0
+VERSION_MINOR = 1
 
 WINDOW_RW = 2  # BAR 2
 WINDOW_RO = 4  # BAR 4
@@ -78,18 +78,21 @@ HEADER = np.dtype(
             "ring_offset", "ring_stride", "ring_count",
             "memory_offset", "memory_stride", "memory_count", "memory_capacity",
             "driver_offset", "driver_size", "dirty_offset", "dirty_size",
+            "commit_offset",
         ],
         "formats": [
             "<u4", "<u2", "<u2", "<u4", "<u4", "<u8",
             "<u4", "<u4", "<u4",
             "<u4", "<u4", "<u4", "<u4",
             "<u4", "<u4", "<u4", "<u8",
+            "<u4",
         ],
         "offsets": [
             0x00, 0x04, 0x06, 0x08, 0x0C, 0x10,
             0x18, 0x1C, 0x20,
             0x24, 0x28, 0x2C, 0x30,
             0x34, 0x38, 0x3C, 0x40,
+            0x48,
         ],
         "itemsize": 256,
     }
@@ -116,4 +119,8 @@ MEMORY = np.dtype(
 
 DRIVER = np.dtype(
     {"names": ["heartbeat", "pid"], "formats": ["<u8", "<u4"], "offsets": [0, 8], "itemsize": 4096}
+)
+
+COMMIT = np.dtype(
+    {"names": ["committed", "intended"], "formats": ["<u4", "<u4"], "offsets": [0, 4]}
 )

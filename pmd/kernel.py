@@ -102,7 +102,8 @@ class RingConfig:
 
     call_fd: -1 where VM1 gave none. call_offset -1: it is an eventfd; else 32 bits are written at
     this file offset (`guest.function.Doorbell`). The descriptor stays its owner's, and must stay
-    open until the queue is closed.
+    open until the queue is closed. commit: address of a packed ring's commit words, mapped until
+    then (docs/device.md 5.6).
     """
 
     desc: int
@@ -113,6 +114,7 @@ class RingConfig:
     header_bytes: int
     call_fd: int = -1
     call_offset: int = -1
+    commit: int = 0
 
 
 class QueueError(VhostPciError):
@@ -163,6 +165,7 @@ class Queue(Handle):
             config.header_bytes,
             config.call_fd,
             config.call_offset,
+            config.commit,
         )
         handle = library().rk_queue_new(ctypes.byref(structure), map_.handle, ctypes.byref(stats))
         if not handle:

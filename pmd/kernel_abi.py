@@ -18,6 +18,8 @@ from ctypes import (
     c_int32,
     c_int64,
     c_size_t,
+    c_uint8,
+    c_uint16,
     c_uint32,
     c_uint64,
     c_void_p,
@@ -30,7 +32,7 @@ from guest.errors import VhostPciError
 if TYPE_CHECKING:
     from driver.igbvf.queue import QueuePair
 
-ABI = 3  # RK_ABI
+ABI = 4  # RK_ABI
 BURST_MAX = 256  # RK_BURST_MAX
 FRAME_MAX = 65562  # RK_FRAME_MAX
 DROP_SLOTS = 16
@@ -43,6 +45,14 @@ class RingFlags(enum.IntFlag):
     EVENT_IDX = 1 << 1
     MERGEABLE = 1 << 2
     ENABLED = 1 << 3
+    PACKED = 1 << 4
+    IN_ORDER = 1 << 5
+    COMBINING = 1 << 6
+    CSUM = 1 << 8
+    TSO4 = 1 << 9
+    TSO6 = 1 << 10
+    ECN = 1 << 11
+    USO = 1 << 12
 
 
 class Event(enum.IntFlag):
@@ -66,6 +76,7 @@ class RingConfigStructure(Structure):
         ("header_bytes", c_uint32),
         ("call_fd", c_int32),
         ("call_offset", c_int64),
+        ("commit", c_uint64),
     ]
 
 
@@ -98,6 +109,19 @@ class Segment(Structure):
     _fields_ = [("base", c_void_p), ("length", c_size_t)]
 
 
+class Offload(Structure):
+    """struct rk_offload."""
+
+    _fields_ = [
+        ("flags", c_uint8),
+        ("gso_type", c_uint8),
+        ("header_bytes", c_uint16),
+        ("segment_bytes", c_uint16),
+        ("checksum_start", c_uint16),
+        ("checksum_offset", c_uint16),
+    ]
+
+
 class Frame(Structure):
     """struct rk_frame; only tests of ports make them in Python."""
 
@@ -106,7 +130,8 @@ class Frame(Structure):
         ("segment_count", c_uint32),
         ("bytes", c_uint32),
         ("verdict", c_uint32),
-        ("reserved", c_uint32),
+        ("offload", Offload),
+        ("reserved", c_uint16),
     ]
 
 
@@ -205,6 +230,7 @@ SIZES = {
     "rk_region": REGION.itemsize,
     "rk_ring_config": ctypes.sizeof(RingConfigStructure),
     "rk_direction_stats": ctypes.sizeof(DirectionStats),
+    "rk_offload": ctypes.sizeof(Offload),
     "rk_frame": ctypes.sizeof(Frame),
     "rk_igbvf_window": IGBVF_WINDOW_BYTES,
     "rk_igbvf_config": ctypes.sizeof(IgbvfConfigStructure),

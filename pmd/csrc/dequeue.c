@@ -48,6 +48,7 @@ static inline enum rk_drop make_frame(struct rk_queue *queue, uint16_t head, str
 	frame->segment_count = chain.count;
 	frame->bytes = (uint32_t)chain.bytes - queue->header_bytes;
 	frame->verdict = RK_SENT;
+	frame->offload = (struct rk_offload){0};
 	return RK_SENT;
 }
 

@@ -33,6 +33,7 @@ static const struct {
 	{"rk_region", sizeof(struct rk_region)},
 	{"rk_ring_config", sizeof(struct rk_ring_config)},
 	{"rk_direction_stats", sizeof(struct rk_direction_stats)},
+	{"rk_offload", sizeof(struct rk_offload)},
 	{"rk_frame", sizeof(struct rk_frame)},
 	{"rk_igbvf_window", sizeof(struct rk_igbvf_window)},
 	{"rk_igbvf_config", sizeof(struct rk_igbvf_config)},
@@ -44,6 +45,7 @@ static const struct {
 _Static_assert(sizeof(((struct rk_direction_stats *)0)->drops) / sizeof(uint64_t) >= RK_DROP_COUNT,
 	       "a counter for each reason");
 _Static_assert(sizeof(struct desc) == 16, "2.7.5");
+_Static_assert(sizeof(struct rk_offload) == 10, "5.1.6: struct virtio_net_hdr before num_buffers");
 _Static_assert(sizeof(struct used_element) == 8, "2.7.8");
 
 uint32_t rk_abi(void)

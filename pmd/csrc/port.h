@@ -67,6 +67,7 @@ static inline void port_show(struct rk_frame *frame, struct iovec *segments, uin
 	frame->segment_count = segment_count;
 	frame->bytes = bytes;
 	frame->verdict = RK_SENT;
+	frame->offload = (struct rk_offload){0};
 }
 
 /* ---- copying ---------------------------------------------------------------------------------- */

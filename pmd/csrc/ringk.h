@@ -16,7 +16,7 @@
 #define RK_API __attribute__((visibility("default")))
 
 /* Changes with any structure or signature here; pmd/kernel.py refuses another. */
-#define RK_ABI 3u
+#define RK_ABI 4u
 
 #define RK_BURST_MAX 256u
 /* A frame's longest payload: a 16-bit IP length and room for the Ethernet header and tags. */
@@ -79,14 +79,24 @@ RK_API uint64_t rk_map_translate(const struct rk_map *map, uint64_t bus, uint64_
 #define RK_RING_EVENT_IDX (1u << 1) /* VIRTIO_F_EVENT_IDX accepted */
 #define RK_RING_MERGEABLE (1u << 2) /* VIRTIO_NET_F_MRG_RXBUF accepted */
 #define RK_RING_ENABLED (1u << 3)   /* else transmit buffers are returned unsent */
+#define RK_RING_PACKED (1u << 4)    /* VIRTIO_F_RING_PACKED accepted: 2.8 */
+#define RK_RING_IN_ORDER (1u << 5)  /* VIRTIO_F_IN_ORDER accepted: 2.7.9, 2.8.9 */
+#define RK_RING_COMBINING (1u << 6) /* the window is mapped write-combining: see shm.h */
+/* What VM1's virtio-net header may ask for (a transmit ring: CSUM, HOST_*) or be told (a receive ring: GUEST_*). */
+#define RK_RING_CSUM (1u << 8)
+#define RK_RING_TSO4 (1u << 9)
+#define RK_RING_TSO6 (1u << 10)
+#define RK_RING_ECN (1u << 11)
+#define RK_RING_USO (1u << 12)
 
 struct rk_ring_config {
-	uint64_t desc, avail, used; /* bus addresses */
-	uint32_t size;              /* power of two, 1..32768 */
+	uint64_t desc, avail, used; /* bus addresses; packed: descriptor ring, driver and device event */
+	uint32_t size;              /* 1..32768; split: a power of two */
 	uint32_t flags;
 	uint32_t header_bytes;      /* 10 or 12: 5.1.6.1 */
 	int32_t call_fd;            /* -1: VM1 gave none */
 	int64_t call_offset;        /* -1: call_fd is an eventfd; else write 32 bits at this file offset */
+	uint64_t commit;            /* packed: the ring's commit words in this process, else 0: docs/device.md 5.6 */
 };
 
 struct rk_direction_stats {
@@ -118,13 +128,31 @@ RK_API void rk_queue_abandon(struct rk_queue *queue);
 
 /* ---- ports: one queue pair's end at the VF ---------------------------------------------------------- */
 
+/* What a virtio-net header says of its frame beside num_buffers (5.1.6): all zero is a plain frame. */
+struct rk_offload {
+	uint8_t flags;    /* RK_OFFLOAD_* */
+	uint8_t gso_type; /* RK_GSO_* */
+	uint16_t header_bytes, segment_bytes; /* hdr_len (a hint, not to be trusted), gso_size */
+	uint16_t checksum_start, checksum_offset;
+};
+
+#define RK_OFFLOAD_NEEDS_CSUM 1u
+#define RK_OFFLOAD_DATA_VALID 2u
+#define RK_GSO_NONE 0u
+#define RK_GSO_TCPV4 1u
+#define RK_GSO_TCPV6 4u
+#define RK_GSO_UDP_L4 5u
+#define RK_GSO_ECN 0x80u /* or'ed to a TCP type */
+
 /* A frame as the other side must read it: no virtio-net header, segments in order, none empty. */
 struct rk_frame {
 	struct iovec *segments;
 	uint32_t segment_count;
 	uint32_t bytes;   /* sum of the segments */
 	uint32_t verdict; /* enum rk_drop; set by tx() for a frame it consumed without sending. Or RK_HELD */
-	uint32_t reserved;
+	/* Judged against the frame's bounds and the port's offloads. */
+	struct rk_offload offload;
+	uint16_t reserved;
 };
 
 /* tx() consumed the frame, but the VF still reads it where it is; reclaim() tells when that is over. */
@@ -152,6 +180,9 @@ struct rk_port {
 	const struct rk_port_ops *ops;
 	uint64_t rx_missed; /* frames the VF's side lost before we saw them, as far as it tells */
 	uint64_t tx_held;   /* frames the VF read where they were, not copied by us */
+	/* RK_RING_CSUM ... RK_RING_USO: what tx() takes in a frame's offload. The kernel does the rest itself. */
+	uint32_t offloads;
+	uint32_t reserved;
 };
 
 /*

@@ -96,7 +96,7 @@ def give(port: Port, frames: Iterable[bytes]) -> None:
     for data in frames:
         buffer = ctypes.create_string_buffer(data, max(len(data), 1))
         segment = Segment(ctypes.addressof(buffer), len(data))
-        frame = Frame(ctypes.pointer(segment), 1, len(data), 0, 0)
+        frame = Frame(ctypes.pointer(segment), 1, len(data))
         assert library().rk_port_tx(port.handle, ctypes.byref(frame), 1) == 1
         assert frame.verdict == 0
 
