@@ -27,12 +27,22 @@ class Mapping:
         offset: In the file, a multiple of the page size.
         writable: Also map for writing.
         name: For messages.
+        combining: Whether fd maps write-combining, where accesses have no order of their own.
 
     Raises:
         VhostPciError: The kernel refused.
     """
 
-    def __init__(self, fd: int, size: int, offset: int, *, writable: bool, name: str) -> None:
+    def __init__(
+        self,
+        fd: int,
+        size: int,
+        offset: int,
+        *,
+        writable: bool,
+        name: str,
+        combining: bool = False,
+    ) -> None:
         protection = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
         try:
             self._map = mmap.mmap(fd, size, mmap.MAP_SHARED, protection, offset=offset)
@@ -42,6 +52,7 @@ class Mapping:
         self.size = size
         self.writable = writable
         self.name = name
+        self.combining = combining
         self.address = self._find_address()
 
     def _find_address(self) -> int:

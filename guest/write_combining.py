@@ -59,7 +59,7 @@ def map_combining(
     except OSError as error:
         raise _refusal(name, error, _OPEN_REFUSALS) from error
     try:
-        return Mapping(fd, area.size, area.offset, writable=writable, name=name)
+        return Mapping(fd, area.size, area.offset, writable=writable, name=name, combining=True)
     except VhostPciError as error:
         if isinstance(error.__cause__, OSError):
             raise _refusal(name, error.__cause__, _MAP_REFUSALS) from error

@@ -9,6 +9,7 @@ cannot be set up is left out, reported to the device and logged; the others run 
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 import itertools
 import logging
@@ -257,6 +258,8 @@ class Channel:
             self._ports.check(ring.pair, name)
             ring.check(state.memory, state.features)
             config = _ring_config(ring, state.features, doorbell)
+            if any(mapping.combining for mapping in device.mappings):
+                config = dataclasses.replace(config, flags=config.flags | RingFlags.COMBINING)
             return Queue(config, map_, self._ring_stats(ring), name)
         except QueueError as error:
             reason = _REASONS.get(error.errno, _NOT_SET_UP)

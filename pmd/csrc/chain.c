@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Walking a descriptor chain that its owner may be changing: each descriptor is read once, then judged. */
-#include "queue.h"
+#include "split.h"
 
 /* Where descriptors are read from: the ring's table in VM1's memory, or the private copy of an indirect one. */
 struct cursor {
@@ -15,7 +15,7 @@ static inline void read_desc(const struct rk_queue *queue, const struct cursor *
 	if (at->table)
 		*desc = at->table[at->index];
 	else
-		shm_copy_in(desc, shm_at(queue->desc, 16u * at->index), sizeof(*desc));
+		shm_copy_in(desc, split_desc(queue, (uint16_t)at->index), sizeof(*desc));
 }
 
 /* Adds bus..bus+length to the chain's segments, cut where it crosses a border of the map. */
@@ -118,10 +118,10 @@ static inline enum rk_drop walk(struct rk_queue *queue, struct cursor *at, uint3
 	}
 }
 
-enum rk_drop chain_walk(struct rk_queue *queue, uint16_t head, uint32_t permission,
+enum rk_drop chain_walk(struct rk_queue *queue, struct head *head, uint32_t permission,
 			struct chain *chain)
 {
-	struct cursor at = {.entries = queue->size, .index = head};
+	struct cursor at = {.entries = queue->size, .index = head->id};
 	enum rk_drop verdict;
 
 	chain->count = 0;

@@ -1,14 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* VM1 transmits: available chains become frames, the port takes them, the chains are returned. */
-#include "queue.h"
+#include "split.h"
 
 #define ETHERNET_HEADER_BYTES 14u
 
 /* What became of each chain of the burst, in ring order. */
 struct slot {
-	uint16_t head;
-	bool has_frame;
-	uint32_t verdict; /* without a frame: why */
+	struct head head;
+	uint32_t verdict; /* enum rk_drop. RK_SENT: it has a frame */
 };
 
 struct burst {
@@ -17,6 +16,13 @@ struct burst {
 	struct slot slots[RK_BURST_MAX];
 	struct rk_frame frames[RK_BURST_MAX];
 };
+
+static inline void set_frame(struct rk_frame *frame, struct iovec *segments, uint32_t count,
+			     uint32_t bytes)
+{
+	*frame = (struct rk_frame){
+		.segments = segments, .segment_count = count, .bytes = bytes, .verdict = RK_SENT};
+}
 
 /* A frame of more segments than ports take becomes one segment of private memory. */
 static void flatten(struct rk_queue *queue, struct rk_frame *frame)
@@ -34,8 +40,8 @@ static void flatten(struct rk_queue *queue, struct rk_frame *frame)
 }
 
 /* Makes the frame of one chain at the pool's tail. */
-static inline enum rk_drop make_frame(struct rk_queue *queue, uint16_t head, struct iovec *pool,
-				      struct rk_frame *frame)
+static enum rk_drop make_frame(struct rk_queue *queue, struct head *head, struct iovec *pool,
+			       struct rk_frame *frame)
 {
 	struct chain chain = {.segments = pool, .skip = queue->header_bytes};
 	enum rk_drop verdict = chain_walk(queue, head, RK_READ, &chain);
@@ -44,49 +50,82 @@ static inline enum rk_drop make_frame(struct rk_queue *queue, uint16_t head, str
 		return verdict;
 	if (chain.bytes < queue->header_bytes + ETHERNET_HEADER_BYTES)
 		return RK_DROP_RUNT;
-	frame->segments = pool;
-	frame->segment_count = chain.count;
-	frame->bytes = (uint32_t)chain.bytes - queue->header_bytes;
-	frame->verdict = RK_SENT;
-	frame->offload = (struct rk_offload){0};
+	set_frame(frame, pool, chain.count, (uint32_t)chain.bytes - queue->header_bytes);
 	return RK_SENT;
 }
 
-static void parse(struct rk_queue *queue, uint32_t count, struct burst *burst)
+/*
+ * The frame of a plain chain, as most are: one readable descriptor with header and frame, all of it in the
+ * region near. False of any other, of which nothing is decided here: chain_walk() looks at it anew.
+ */
+static inline bool plain_frame(const struct rk_queue *queue, const struct rk_region *near,
+			       uint16_t id, struct iovec *segment, struct rk_frame *frame)
 {
+	struct shm *desc = split_desc(queue, id);
+	const uint64_t offset = shm_load64(desc) - near->bus;
+	const uint64_t rest = shm_load64(shm_at(desc, 8));
+	const uint32_t length = (uint32_t)rest;
+	const uint32_t bytes = length - queue->header_bytes;
+
+	if ((uint16_t)(rest >> 32) != 0 || length < queue->header_bytes + ETHERNET_HEADER_BYTES ||
+	    bytes > RK_FRAME_MAX || offset >= near->length || length > near->length - offset)
+		return false;
+	segment->iov_base = (void *)(uintptr_t)(near->host + offset + queue->header_bytes);
+	segment->iov_len = bytes;
+	set_frame(frame, segment, 1, bytes);
+	return true;
+}
+
+/* Where plain chains are looked for: the region of the last buffer, as long as VM1 lets it be read. */
+static inline struct rk_region readable_hint(const struct rk_queue *queue)
+{
+	if (queue->hint && queue->hint->permission & RK_READ)
+		return *queue->hint;
+	return (struct rk_region){.length = 0};
+}
+
+static void parse(struct rk_queue *queue, const struct place *place, uint32_t count, bool fetch,
+		  struct burst *burst)
+{
+	struct rk_region near = readable_hint(queue);
 	struct iovec *pool = queue->segments;
-	uint16_t heads[RK_BURST_MAX];
+	uint16_t ids[RK_BURST_MAX];
 
 	burst->chains = 0;
 	burst->frame_count = 0;
 	burst->bad_head = false;
-	for (uint32_t i = 0; i < count; i++) {
-		heads[i] = queue_head(queue, i);
-		shm_prefetch(shm_at(queue->desc, 16u * (heads[i] & queue->mask)));
-	}
-	for (uint32_t i = 0; i < count; i++) {
+	split_heads(queue, place, ids, count);
+	for (uint32_t i = 0; i < count; i++)
+		shm_prefetch(split_desc(queue, ids[i]));
+	for (uint32_t i = 0; i < count && queue->walked < TURN_WALK_MAX; i++) {
 		struct slot *slot = &burst->slots[i];
 		struct rk_frame *frame = &burst->frames[burst->frame_count];
 
-		if (heads[i] >= queue->size) {
+		if (ids[i] >= queue->size) {
 			burst->bad_head = true;
 			return;
 		}
-		if (queue->walked >= TURN_WALK_MAX)
-			return;
 		burst->chains++;
-		slot->head = heads[i];
-		slot->verdict = RK_DROP_DISABLED;
-		if (queue->flags & RK_RING_ENABLED)
-			slot->verdict = make_frame(queue, heads[i], pool, frame);
-		slot->has_frame = slot->verdict == RK_SENT;
-		if (!slot->has_frame)
+		*slot = (struct slot){{ids[i], 1}, RK_SENT};
+		if (!(queue->flags & RK_RING_ENABLED)) {
+			slot->verdict = RK_DROP_DISABLED;
 			continue;
+		}
+		if (plain_frame(queue, &near, ids[i], pool, frame)) {
+			queue->walked++;
+		} else {
+			slot->verdict = make_frame(queue, &slot->head, pool, frame);
+			if (slot->verdict != RK_SENT)
+				continue;
+			near = readable_hint(queue);
+		}
 		burst->frame_count++;
 		if (frame->segment_count > RK_SEGMENTS_MAX) {
 			flatten(queue, frame);
 			return; /* there is one bounce buffer */
 		}
+		if (fetch)
+			shm_prefetch_frame(pool->iov_base, pool->iov_len);
 		pool += frame->segment_count;
 	}
 }
@@ -102,7 +141,7 @@ static uint32_t complete(struct rk_queue *queue, const struct burst *burst, uint
 		const struct slot *slot = &burst->slots[i];
 		uint32_t verdict = slot->verdict;
 
-		if (slot->has_frame) {
+		if (verdict == RK_SENT) {
 			if (frame == taken)
 				break;
 			verdict = burst->frames[frame].verdict;
@@ -114,8 +153,9 @@ static uint32_t complete(struct rk_queue *queue, const struct burst *burst, uint
 		}
 		if (verdict != RK_SENT)
 			stats->drops[verdict]++;
-		queue_put_used(queue, slot->head, 0);
+		split_return(queue, slot->head.id, 0);
 	}
+	queue->next += (uint16_t)i;
 	stats->packets += packets;
 	stats->bytes += bytes;
 	return i;
@@ -130,20 +170,20 @@ static uint32_t take(struct rk_queue *queue, const struct burst *burst, uint32_t
 
 	for (i = 0; i < burst->chains; i++) {
 		const struct slot *slot = &burst->slots[i];
-		struct in_flight *chain = &queue->in_flight[queue->next & queue->mask];
+		struct in_flight chain = {.head = slot->head, .verdict = slot->verdict};
 
-		*chain = (struct in_flight){.head = slot->head, .verdict = slot->verdict};
-		if (slot->has_frame) {
+		if (chain.verdict == RK_SENT) {
 			if (frame == taken)
 				break;
-			chain->verdict = burst->frames[frame].verdict;
-			chain->bytes = burst->frames[frame].bytes;
-			chain->held = chain->verdict == RK_HELD;
-			if (chain->held)
-				chain->verdict = RK_SENT;
+			chain.verdict = burst->frames[frame].verdict;
+			chain.bytes = burst->frames[frame].bytes;
+			chain.held = chain.verdict == RK_HELD;
+			if (chain.held)
+				chain.verdict = RK_SENT;
 			frame++;
 		}
-		queue->next++;
+		queue->in_flight[(queue->flight + queue->flying++) & queue->flight_mask] = chain;
+		queue->next += chain.head.span;
 	}
 	return i;
 }
@@ -154,8 +194,8 @@ static uint32_t release(struct rk_queue *queue, uint32_t done)
 	struct rk_direction_stats *stats = queue->stats;
 	uint32_t released = 0;
 
-	while (queue_in_flight(queue)) {
-		const struct in_flight *chain = &queue->in_flight[queue->used_next & queue->mask];
+	while (queue->flying) {
+		const struct in_flight *chain = &queue->in_flight[queue->flight & queue->flight_mask];
 
 		if (chain->held && done-- == 0)
 			break;
@@ -165,10 +205,10 @@ static uint32_t release(struct rk_queue *queue, uint32_t done)
 		} else {
 			stats->drops[chain->verdict]++;
 		}
-		if (queue->fault == RK_FAULT_NONE)
-			queue_return(queue, chain->head, 0);
-		else
-			queue->used_next++; /* a quarantined ring is not written */
+		if (queue->fault == RK_FAULT_NONE) /* a quarantined ring is not written */
+			split_return(queue, chain->head.id, 0);
+		queue->flight++;
+		queue->flying--;
 		released++;
 	}
 	return released;
@@ -177,30 +217,29 @@ static uint32_t release(struct rk_queue *queue, uint32_t done)
 static uint32_t dequeue_held_turn(struct rk_queue *queue, struct rk_port *port, uint32_t limit)
 {
 	const uint64_t start = cycles_now();
-	const uint16_t before = queue->used_next;
 	uint32_t done = release(queue, port->ops->reclaim(port));
-	uint32_t count, took = 0;
+	uint32_t took = 0;
+	struct place place;
 
 	/* Before the ring can turn out to be broken: these are VM1's. */
 	if (done)
-		queue_publish(queue, before);
-	count = queue_available(queue);
-	if (count) {
-		const uint16_t then = queue->used_next;
+		queue_publish(queue);
+	place = split_place(queue);
+	if (place.left) {
 		struct burst burst;
 		uint32_t taken = 0, at_once;
 
 		queue->walked = 0;
-		parse(queue, count < limit ? count : limit, &burst);
+		parse(queue, &place, place.left < limit ? place.left : limit, port->reads, &burst);
 		if (burst.frame_count)
 			taken = port->ops->tx(port, burst.frames, burst.frame_count);
 		took = take(queue, &burst, taken);
 		at_once = release(queue, 0);
 		if (at_once)
-			queue_publish(queue, then);
+			queue_publish(queue);
 		done += at_once;
 		/* Quarantined, a ring is not written any more: first let those before it go back. */
-		if (burst.bad_head && took == burst.chains && !queue_in_flight(queue))
+		if (burst.bad_head && took == burst.chains && !queue->flying)
 			queue->fault = RK_FAULT_BAD_HEAD;
 	}
 	if (done || took) {
@@ -212,52 +251,50 @@ static uint32_t dequeue_held_turn(struct rk_queue *queue, struct rk_port *port, 
 
 uint32_t dequeue_drain(struct rk_queue *queue, struct rk_port *port)
 {
-	const uint16_t before = queue->used_next;
-
 	if (release(queue, port->ops->reclaim(port)) && queue->fault == RK_FAULT_NONE)
-		queue_publish(queue, before);
-	return queue_in_flight(queue);
+		queue_publish(queue);
+	return queue->flying;
 }
 
 void rk_queue_abandon(struct rk_queue *queue)
 {
-	const uint16_t before = queue->used_next;
-
-	for (uint16_t at = queue->used_next; at != queue->next; at++) {
-		struct in_flight *chain = &queue->in_flight[at & queue->mask];
+	for (uint32_t i = 0; i < queue->flying; i++) {
+		struct in_flight *chain =
+			&queue->in_flight[(queue->flight + i) & queue->flight_mask];
 
 		if (chain->held)
 			chain->verdict = RK_DROP_VF_ERROR;
 		chain->held = false;
 	}
 	if (release(queue, 0) && queue->fault == RK_FAULT_NONE)
-		queue_publish(queue, before);
+		queue_publish(queue);
 }
 
 /* ---- one turn --------------------------------------------------------------------------------- */
 
 uint32_t dequeue_turn(struct rk_queue *queue, struct rk_port *port, uint32_t limit)
 {
-	uint32_t count, done, taken = 0;
-	uint16_t before = queue->used_next;
+	uint32_t done, taken = 0;
+	struct place place;
 	struct burst burst;
 	uint64_t start;
 
 	if (port->ops->reclaim)
 		return dequeue_held_turn(queue, port, limit);
-	count = queue_available(queue);
-	if (count == 0)
+	place = split_place(queue);
+	if (place.left == 0)
 		return 0;
 	start = cycles_now();
 	queue->walked = 0;
-	parse(queue, count < limit ? count : limit, &burst);
+	parse(queue, &place, place.left < limit ? place.left : limit, port->reads, &burst);
+	split_prefetch_used(queue, burst.chains);
 	if (burst.frame_count)
 		taken = port->ops->tx(port, burst.frames, burst.frame_count);
 	done = complete(queue, &burst, taken);
 	if (burst.bad_head && done == burst.chains)
 		queue->fault = RK_FAULT_BAD_HEAD;
 	if (done) {
-		queue_publish(queue, before);
+		queue_publish(queue);
 		queue->stats->bursts++;
 		queue->stats->cycles += cycles_now() - start;
 	}

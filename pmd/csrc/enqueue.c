@@ -1,14 +1,15 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* VM1 receives: frames of the port go into available chains; what cannot hold one is returned empty. */
-#include "queue.h"
+#include "split.h"
 
-#define NUM_BUFFERS_OFFSET 10u /* in struct virtio_net_hdr, 5.1.6 */
+/* struct virtio_net_hdr, 5.1.6: what stands before num_buffers, which ends it. */
+#define HEADER_BEFORE_BUFFERS 10u
 #define HEADER_BYTES_MAX 12u
 
 /* One turn's view of the ring. */
 struct turn {
 	struct rk_queue *queue;
-	uint32_t available; /* entries not yet consumed */
+	struct place place; /* of the first chain not yet consumed */
 	uint32_t done;      /* chains completed */
 	uint32_t burst;     /* no frame is begun when as many are done */
 };
@@ -24,6 +25,104 @@ enum outcome {
 	FRAME_TAKEN, /* written or dropped */
 	FRAME_WAITS, /* for buffers */
 };
+
+/* 5.1.6.4.1: no offload was negotiated, so flags and gso_type are 0; num_buffers is exact. */
+static inline void make_header(uint8_t *header, uint16_t buffers)
+{
+	memset(header, 0, HEADER_BEFORE_BUFFERS);
+	memcpy(header + HEADER_BEFORE_BUFFERS, &buffers, sizeof(buffers));
+}
+
+/* ---- plain chains: one writable descriptor that holds the whole frame, in the region last used ---- */
+
+/* Where a plain chain wants the frame; NULL if it is not plain, of which nothing is decided then. */
+static inline struct shm *plain_buffer(const struct rk_queue *queue, const struct rk_region *near,
+				       uint16_t id, uint64_t need)
+{
+	struct shm *desc;
+	uint64_t offset, rest;
+
+	if (id >= queue->size)
+		return NULL;
+	desc = split_desc(queue, id);
+	offset = shm_load64(desc) - near->bus;
+	rest = shm_load64(shm_at(desc, 8));
+	if ((uint16_t)(rest >> 32) != DESC_WRITE || (uint32_t)rest < need ||
+	    offset >= near->length || (uint32_t)rest > near->length - offset)
+		return NULL;
+	return (struct shm *)(uintptr_t)(near->host + offset);
+}
+
+static inline void write_plain(struct shm *to, const struct rk_frame *frame, const uint8_t *header,
+			       uint32_t header_bytes)
+{
+	/* 10 or 12: constants compile to stores. */
+	if (header_bytes == HEADER_BYTES_MAX)
+		shm_copy_out(to, header, HEADER_BYTES_MAX);
+	else
+		shm_copy_out(to, header, HEADER_BEFORE_BUFFERS);
+	to = shm_at(to, header_bytes);
+	for (uint32_t i = 0; i < frame->segment_count; i++) {
+		const struct iovec *segment = &frame->segments[i];
+
+		shm_copy_frame_out(to, segment->iov_base, segment->iov_len);
+		to = shm_at(to, segment->iov_len);
+	}
+}
+
+/* The buffers for the first of count frames, up to the first that is not plain; they are fetched. */
+static uint32_t find_plain(struct turn *turn, const struct rk_frame *frames, uint32_t count,
+			   uint16_t *ids, struct shm **buffers)
+{
+	struct rk_queue *queue = turn->queue;
+	const struct rk_region *near = queue->hint;
+	uint32_t i;
+
+	if (!near || !(near->permission & RK_WRITE))
+		return 0;
+	split_heads(queue, &turn->place, ids, count);
+	for (i = 0; i < count; i++)
+		shm_prefetch(split_desc(queue, ids[i]));
+	for (i = 0; i < count; i++) {
+		const uint64_t need = (uint64_t)queue->header_bytes + frames[i].bytes;
+
+		buffers[i] = plain_buffer(queue, near, ids[i], need);
+		if (!buffers[i])
+			break;
+		shm_prefetch_frame_write(buffers[i], need);
+	}
+	return i;
+}
+
+/* Writes the first of count frames into plain chains; returns how many there were. */
+static uint32_t place_plain(struct turn *turn, const struct rk_frame *frames, uint32_t count)
+{
+	struct rk_queue *queue = turn->queue;
+	struct shm *buffers[RK_BURST_MAX];
+	uint16_t ids[RK_BURST_MAX];
+	uint8_t header[HEADER_BYTES_MAX];
+	uint64_t bytes = 0;
+	uint32_t n = find_plain(turn, frames, count, ids, buffers);
+
+	split_prefetch_used(queue, n);
+	make_header(header, 1);
+	for (uint32_t i = 0; i < n; i++)
+		write_plain(buffers[i], &frames[i], header, queue->header_bytes);
+	for (uint32_t i = 0; i < n; i++) {
+		split_return(queue, ids[i], queue->header_bytes + frames[i].bytes);
+		bytes += frames[i].bytes;
+	}
+	queue->next += (uint16_t)n;
+	queue->walked += n;
+	queue->stats->packets += n;
+	queue->stats->bytes += bytes;
+	turn->place.next += (uint16_t)n;
+	turn->place.left -= n;
+	turn->done += n;
+	return n;
+}
+
+/* ---- any chain -------------------------------------------------------------------------------- */
 
 /* Writes bytes into segments, front to back. */
 struct writer {
@@ -52,10 +151,9 @@ static inline void write_frame(struct rk_queue *queue, const struct rk_frame *fr
 			       uint16_t buffers)
 {
 	struct writer to = {.segment = queue->segments};
-	/* 5.1.6.4.1: no offload was negotiated, so flags and gso_type are 0; num_buffers is exact. */
-	uint8_t header[HEADER_BYTES_MAX] = {0};
+	uint8_t header[HEADER_BYTES_MAX];
 
-	memcpy(header + NUM_BUFFERS_OFFSET, &buffers, sizeof(buffers));
+	make_header(header, buffers);
 	write_out(&to, header, queue->header_bytes);
 	for (uint32_t i = 0; i < frame->segment_count; i++)
 		write_out(&to, frame->segments[i].iov_base, frame->segments[i].iov_len);
@@ -68,10 +166,12 @@ static void consume(struct turn *turn, struct gathering *have, uint64_t bytes)
 		const struct gathered *chain = &turn->queue->gathered[i];
 		uint64_t part = bytes < chain->capacity ? bytes : chain->capacity;
 
-		queue_put_used(turn->queue, chain->head, (uint32_t)part);
+		split_return(turn->queue, chain->head.id, (uint32_t)part);
+		turn->queue->next += chain->head.span;
 		bytes -= part;
 	}
-	turn->available -= have->chains;
+	turn->place.next = turn->queue->next;
+	turn->place.left -= have->chains;
 	turn->done += have->chains;
 	*have = (struct gathering){0};
 }
@@ -84,11 +184,12 @@ static enum outcome drop_frame(struct turn *turn, struct gathering *have)
 }
 
 /* Takes one more chain; a faulty one is returned empty, and in order, so with all before it. */
-static inline void gather_one(struct turn *turn, struct gathering *have, uint16_t head)
+static inline void gather_one(struct turn *turn, struct gathering *have, uint16_t id)
 {
 	struct rk_queue *queue = turn->queue;
 	struct chain chain = {.segments = queue->segments + have->segments};
-	enum rk_drop verdict = chain_walk(queue, head, RK_WRITE, &chain);
+	struct head head = {id, 1};
+	enum rk_drop verdict = chain_walk(queue, &head, RK_WRITE, &chain);
 
 	queue->gathered[have->chains] = (struct gathered){head, chain.bytes};
 	have->chains++;
@@ -106,7 +207,7 @@ static inline void gather_one(struct turn *turn, struct gathering *have, uint16_
  * that the next chain cannot hold, or that the whole ring cannot hold, is dropped with those chains
  * returned: VM1 gets them back and may post larger ones, so nothing is stuck.
  */
-static enum outcome place(struct turn *turn, const struct rk_frame *frame)
+static enum outcome place_any(struct turn *turn, const struct rk_frame *frame)
 {
 	struct rk_queue *queue = turn->queue;
 	const uint64_t need = (uint64_t)queue->header_bytes + frame->bytes;
@@ -115,7 +216,7 @@ static enum outcome place(struct turn *turn, const struct rk_frame *frame)
 	struct gathering have = {0};
 
 	while (have.capacity < need) {
-		uint16_t head;
+		uint16_t id;
 
 		if (have.chains && !mergeable)
 			return drop_frame(turn, &have);
@@ -125,14 +226,14 @@ static enum outcome place(struct turn *turn, const struct rk_frame *frame)
 		if (have.chains == queue->size || queue->walked >= walk_end ||
 		    have.segments + queue->chain_segments > queue->segments_max)
 			return drop_frame(turn, &have);
-		if (have.chains == turn->available)
+		if (have.chains == turn->place.left)
 			return FRAME_WAITS;
-		head = queue_head(queue, have.chains);
-		if (head >= queue->size) {
+		id = shm_load16(split_entry(queue, (uint16_t)(turn->place.next + have.chains)));
+		if (id >= queue->size) {
 			queue->fault = RK_FAULT_BAD_HEAD;
 			return FRAME_WAITS;
 		}
-		gather_one(turn, &have, head);
+		gather_one(turn, &have, id);
 	}
 	write_frame(queue, frame, (uint16_t)have.chains);
 	consume(turn, &have, need);
@@ -141,38 +242,31 @@ static enum outcome place(struct turn *turn, const struct rk_frame *frame)
 	return FRAME_TAKEN;
 }
 
-static void prefetch_chains(const struct rk_queue *queue, uint32_t count)
-{
-	for (uint32_t i = 0; i < count; i++)
-		shm_prefetch(shm_at(queue->desc, 16u * (queue_head(queue, i) & queue->mask)));
-}
-
 uint32_t enqueue_turn(struct rk_queue *queue, struct rk_port *port, uint32_t burst)
 {
 	struct turn turn = {.queue = queue, .burst = burst};
 	struct rk_frame frames[RK_BURST_MAX];
-	uint16_t before = queue->used_next;
-	uint32_t count, frame = 0;
+	uint32_t count, frame;
 	uint64_t start;
 
 	if (!(queue->flags & RK_RING_ENABLED))
 		return 0;
-	turn.available = queue_available(queue);
-	if (turn.available == 0)
+	turn.place = split_place(queue);
+	if (turn.place.left == 0)
 		return 0;
 	start = cycles_now();
 	queue->walked = 0;
-	count = turn.available < burst ? turn.available : burst;
+	count = turn.place.left < burst ? turn.place.left : burst;
 	count = port->ops->rx(port, frames, count);
 	if (count == 0)
 		return 0;
-	prefetch_chains(queue, count);
-	while (frame < count && place(&turn, &frames[frame]) == FRAME_TAKEN)
+	frame = place_plain(&turn, frames, count);
+	while (frame < count && place_any(&turn, &frames[frame]) == FRAME_TAKEN)
 		frame++;
 	if (frame)
 		port->ops->rx_done(port, frame);
 	if (turn.done) {
-		queue_publish(queue, before);
+		queue_publish(queue);
 		queue->stats->bursts++;
 		queue->stats->cycles += cycles_now() - start;
 	}

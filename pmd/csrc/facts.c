@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* What the library says of itself: its ABI, its names, its clock. */
-#include "queue.h"
+#include "split.h"
 
 #include <time.h>
 

@@ -72,25 +72,13 @@ static inline void port_show(struct rk_frame *frame, struct iovec *segments, uin
 
 /* ---- copying ---------------------------------------------------------------------------------- */
 
-/* Short frames are most of the packets: no call, and no byte past either end. */
-static inline void port_copy(uint8_t *to, struct shm *from, size_t bytes)
-{
-	if (bytes > 256 || bytes < 16) {
-		shm_copy_in(to, from, bytes);
-		return;
-	}
-	for (size_t at = 0; at + 16 < bytes; at += 16)
-		shm_copy_in(to + at, shm_at(from, at), 16);
-	shm_copy_in(to + bytes - 16, shm_at(from, bytes - 16), 16);
-}
-
 /* Copies a frame out of VM1's memory, to be judged by nobody: some bytes are read twice. */
 static inline void port_copy_frame(uint8_t *to, const struct rk_frame *frame)
 {
 	for (uint32_t i = 0; i < frame->segment_count; i++) {
 		const struct iovec *segment = &frame->segments[i];
 
-		port_copy(to, segment->iov_base, segment->iov_len);
+		shm_copy_frame_in(to, segment->iov_base, segment->iov_len);
 		to += segment->iov_len;
 	}
 }

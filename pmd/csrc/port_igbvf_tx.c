@@ -109,7 +109,7 @@ static void tx_copy(struct igbvf_port *vf, const struct rk_frame *frame, uint32_
 		while (left) {
 			size_t part = left < end - at ? left : end - at;
 
-			port_copy(tx->buffers + at, from, part);
+			shm_copy_frame_in(tx->buffers + at, from, part);
 			from = shm_at(from, part);
 			left -= part;
 			at = (at + (uint32_t)part) % end;

@@ -340,6 +340,7 @@ struct rk_port *port_pcap_open(const struct rk_port_config *config, char *error,
 	if (!pcap)
 		return port_refuse(error, error_bytes, "out of memory");
 	pcap->port.ops = &pcap_ops;
+	pcap->port.reads = 1;
 	pcap->input = pcap->output = -1;
 	if ((config->input && config->receives &&
 	     pcap_open_input(pcap, config->input, error, error_bytes) != 0) ||

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* A ring's life: set-up from VM1's memory, publishing, calling, the end. */
-#include "queue.h"
+#include "split.h"
 
 #include "call.h"
 
@@ -52,7 +52,8 @@ static bool allocate(struct rk_queue *queue)
 	queue->segments = calloc(queue->segments_max, sizeof(*queue->segments));
 	queue->table = calloc(queue->size, sizeof(*queue->table));
 	queue->gathered = calloc(queue->size, sizeof(*queue->gathered));
-	queue->in_flight = calloc(queue->size, sizeof(*queue->in_flight));
+	queue->flight_mask = queue->mask;
+	queue->in_flight = calloc(queue->flight_mask + 1, sizeof(*queue->in_flight));
 	queue->bounce = malloc(RK_FRAME_MAX);
 	return queue->segments && queue->table && queue->gathered && queue->in_flight &&
 	       queue->bounce;
@@ -65,7 +66,8 @@ static bool begin(struct rk_queue *queue)
 
 	queue->next = used;
 	queue->used_next = used;
-	queue_available(queue);
+	queue->used_shown = used;
+	split_place(queue);
 	if (queue->fault != RK_FAULT_NONE) {
 		errno = ERANGE;
 		return false;
@@ -125,7 +127,7 @@ uint32_t rk_queue_fault(const struct rk_queue *queue)
 
 uint32_t rk_queue_in_flight(const struct rk_queue *queue)
 {
-	return queue_in_flight(queue);
+	return queue->flying;
 }
 
 void rk_queue_call(struct rk_queue *queue)
@@ -144,21 +146,24 @@ void rk_queue_call(struct rk_queue *queue)
 	queue->stats->calls++;
 }
 
-static bool wants_call(const struct rk_queue *queue, uint16_t before)
+static bool wants_call(const struct rk_queue *queue)
 {
 	uint16_t event;
 
 	if (!(queue->flags & RK_RING_EVENT_IDX))
 		return !(shm_load16(shm_at(queue->avail, RING_FLAGS)) & AVAIL_NO_INTERRUPT);
 	event = shm_load16(shm_at(queue->avail, RING_ENTRIES + 2u * queue->size));
-	/* 2.7.7.2: used_event lies in [before, used_next). */
-	return (uint16_t)(queue->used_next - event - 1) < (uint16_t)(queue->used_next - before);
+	/* 2.7.7.2: used_event lies in [used_shown, used_next). */
+	return (uint16_t)(queue->used_next - event - 1) <
+	       (uint16_t)(queue->used_next - queue->used_shown);
 }
 
-void queue_publish(struct rk_queue *queue, uint16_t before)
+void queue_publish(struct rk_queue *queue)
 {
-	shm_store16_release(shm_at(queue->used, RING_INDEX), queue->used_next);
+	shm_store16_release(shm_at(queue->used, RING_INDEX), queue->used_next,
+			    queue->flags & RK_RING_COMBINING);
 	shm_fence();
-	if (wants_call(queue, before))
+	if (wants_call(queue))
 		rk_queue_call(queue);
+	queue->used_shown = queue->used_next;
 }

@@ -1,5 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A split ring as the device sees it. Private state is frozen at start; VM1 cannot change it. */
+/*
+ * A ring as the device sees it, of either layout. Private state is frozen at start; VM1 cannot change it.
+ *
+ * Chains are looked at from a place on, without being taken; then, in ring order, they are taken
+ * and, at once or once the port is done with them, returned. What is returned VM1 sees when it is
+ * published. A layout's own part of that is in split.h.
+ */
 #ifndef QUEUE_H
 #define QUEUE_H
 
@@ -19,16 +25,17 @@ struct desc {
 	uint16_t next;
 };
 
-/* 2.7.6 and 2.7.8: where the parts of avail and used rings lie. */
-#define RING_FLAGS 0u
-#define RING_INDEX 2u
-#define RING_ENTRIES 4u
-#define AVAIL_NO_INTERRUPT 1u
-#define USED_NO_NOTIFY 1u
+/* A point of the ring. Split: an index into the available ring, free-running, and what is known to
+ * be available from there. */
+struct place {
+	uint16_t next;
+	uint32_t left;
+};
 
-struct used_element {
-	uint32_t id;
-	uint32_t length;
+/* A chain of the ring: the name by which it is returned, and how far the next one is from it. */
+struct head {
+	uint16_t id;
+	uint16_t span; /* split: 1 */
 };
 
 /* What the walk of one chain found: segments[0..count), the first `skip` bytes left out. */
@@ -41,7 +48,7 @@ struct chain {
 
 /* A receive chain taken for a frame: what goes into used ring and how much it holds. */
 struct gathered {
-	uint16_t head;
+	struct head head;
 	uint64_t capacity;
 };
 
@@ -55,7 +62,7 @@ struct gathered {
 
 /* A chain taken from the ring and not yet returned. */
 struct in_flight {
-	uint16_t head;
+	struct head head;
 	bool held;        /* the port has it */
 	uint32_t verdict; /* enum rk_drop */
 	uint32_t bytes;   /* of its frame */
@@ -70,9 +77,13 @@ struct rk_queue {
 	uint32_t size, mask, flags, header_bytes;
 	uint32_t fault;
 	uint32_t walked;    /* in this turn: see TURN_WALK_MAX */
-	uint16_t next;      /* first available entry not yet consumed */
-	uint16_t used_next; /* our used.idx, published or about to be; behind next by what is in flight */
-	struct in_flight *in_flight; /* size entries: those of [used_next, next), by ring slot */
+	uint16_t next;      /* the place of the first chain not yet taken */
+	uint16_t used_next; /* where the next used element goes */
+	uint16_t used_shown; /* what VM1 was shown: behind used_next by what is not published */
+	uint16_t flying;    /* chains in flight */
+	uint16_t flight;    /* the oldest of them, free-running */
+	uint32_t flight_mask;
+	struct in_flight *in_flight; /* a first-in first-out of flight_mask + 1 */
 	int call_fd;
 	int64_t call_offset;
 	struct desc *table;        /* private copy of an indirect table: size entries */
@@ -83,56 +94,6 @@ struct rk_queue {
 	uint32_t segments_max;
 };
 
-static inline uint32_t queue_in_flight(const struct rk_queue *queue)
-{
-	return (uint16_t)(queue->next - queue->used_next);
-}
-
-/*
- * How many chains are available, at most limit; 0 too when the ring is, or now becomes, quarantined.
- * avail.idx is read once; the bound on what follows.
- */
-static inline uint32_t queue_available(struct rk_queue *queue)
-{
-	uint16_t index = shm_load16_acquire(shm_at(queue->avail, RING_INDEX));
-	uint16_t pending = (uint16_t)(index - queue->next);
-
-	/* 2.7.6: nothing of it can be trusted. What is in flight is VM1's to reuse only once returned. */
-	if (pending > queue->size - queue_in_flight(queue)) {
-		queue->fault = RK_FAULT_INDEX_JUMP;
-		return 0;
-	}
-	return pending;
-}
-
-/* The i-th available entry from next on. */
-static inline uint16_t queue_head(const struct rk_queue *queue, uint32_t i)
-{
-	uint32_t slot = (queue->next + i) & queue->mask;
-
-	return shm_load16(shm_at(queue->avail, RING_ENTRIES + 2u * slot));
-}
-
-/* Returns a consumed chain: its used element is written, to be published by queue_publish(). */
-static inline void queue_return(struct rk_queue *queue, uint16_t head, uint32_t length)
-{
-	struct used_element element = {head, length};
-	uint32_t slot = queue->used_next & queue->mask;
-
-	shm_copy_out(shm_at(queue->used, RING_ENTRIES + 8u * slot), &element, sizeof(element));
-	queue->used_next++;
-}
-
-/* Consumes and returns one chain. */
-static inline void queue_put_used(struct rk_queue *queue, uint16_t head, uint32_t length)
-{
-	queue_return(queue, head, length);
-	queue->next++;
-}
-
-/* Publishes what was put since `before`, and calls VM1 if it wants to know (2.7.7.2). */
-void queue_publish(struct rk_queue *queue, uint16_t before);
-
 /*
  * Walks the chain of head into chain->segments (at least queue->chain_segments of room).
  * permission RK_READ: all descriptors must be device-readable; RK_WRITE: device-writable. Returns
@@ -140,8 +101,12 @@ void queue_publish(struct rk_queue *queue, uint16_t before);
  * that makes it longer than header and RK_FRAME_MAX; of one for writing, descriptors after as
  * many bytes are walked but not translated. So a chain costs at most size descriptors and one long translation.
  */
-enum rk_drop chain_walk(struct rk_queue *queue, uint16_t head, uint32_t permission,
+enum rk_drop chain_walk(struct rk_queue *queue, struct head *head, uint32_t permission,
 			struct chain *chain);
+
+/* Shows VM1 what was returned since the last time, and calls it if it wants to know (2.7.7.2). Not on a
+ * quarantined ring. */
+void queue_publish(struct rk_queue *queue);
 
 /* One turn each; return the chains completed. */
 uint32_t dequeue_turn(struct rk_queue *queue, struct rk_port *port, uint32_t burst);

@@ -182,7 +182,7 @@ struct rk_port {
 	uint64_t tx_held;   /* frames the VF read where they were, not copied by us */
 	/* RK_RING_CSUM ... RK_RING_USO: what tx() takes in a frame's offload. The kernel does the rest itself. */
 	uint32_t offloads;
-	uint32_t reserved;
+	uint32_t reads; /* not 0: tx() reads the frames' bytes by this core, so they are fetched ahead */
 };
 
 /*

@@ -10,6 +10,7 @@
 #ifndef SHM_H
 #define SHM_H
 
+#include <stdbool.h>
 #include <stdint.h>
 #include <string.h>
 
@@ -27,19 +28,25 @@ static inline struct shm *shm_at(struct shm *base, uint64_t offset)
 /*
  * A window may be mapped write-combining, and then x86 orders neither loads nor stores by itself
  * (Intel SDM, volume 3, "Methods of Caching Available"): what acquire and release get for nothing
- * elsewhere takes an instruction. Where it is cached, both together cost some 100 cycles a burst.
+ * elsewhere takes an instruction. Both together cost some 100 cycles, so only where it is so mapped.
  */
-static inline void shm_order_loads(void)
+static inline void shm_order_loads(bool combining)
 {
 #if defined(__x86_64__)
-	__builtin_ia32_lfence();
+	if (combining)
+		__builtin_ia32_lfence();
+#else
+	(void)combining;
 #endif
 }
 
-static inline void shm_order_stores(void)
+static inline void shm_order_stores(bool combining)
 {
 #if defined(__x86_64__)
-	__builtin_ia32_sfence();
+	if (combining)
+		__builtin_ia32_sfence();
+#else
+	(void)combining;
 #endif
 }
 
@@ -49,11 +56,11 @@ static inline uint16_t shm_load16(struct shm *p)
 }
 
 /* Pairs with the driver's barrier before it moves avail.idx: entries are read after it (2.7.13.1). */
-static inline uint16_t shm_load16_acquire(struct shm *p)
+static inline uint16_t shm_load16_acquire(struct shm *p, bool combining)
 {
 	uint16_t value = __atomic_load_n((const uint16_t *)(const void *)p, __ATOMIC_ACQUIRE);
 
-	shm_order_loads();
+	shm_order_loads(combining);
 	return value;
 }
 
@@ -62,15 +69,20 @@ static inline uint64_t shm_load64(struct shm *p)
 	return __atomic_load_n((const uint64_t *)(const void *)p, __ATOMIC_RELAXED);
 }
 
+static inline void shm_store64(struct shm *p, uint64_t value)
+{
+	__atomic_store_n((uint64_t *)(void *)p, value, __ATOMIC_RELAXED);
+}
+
 static inline void shm_store16(struct shm *p, uint16_t value)
 {
 	__atomic_store_n((uint16_t *)(void *)p, value, __ATOMIC_RELAXED);
 }
 
 /* Everything written before is there when the driver sees the new used.idx (2.7.8.2). */
-static inline void shm_store16_release(struct shm *p, uint16_t value)
+static inline void shm_store16_release(struct shm *p, uint16_t value, bool combining)
 {
-	shm_order_stores();
+	shm_order_stores(combining);
 	__atomic_store_n((uint16_t *)(void *)p, value, __ATOMIC_RELEASE);
 }
 
@@ -107,9 +119,65 @@ static inline void shm_stream_line(void *to, const struct shm *from)
 	shm_copy_in(to, from, 64);
 }
 
+/* Frames are short: for up to SHM_SHORT bytes no call is made, and no byte past either end is touched. */
+#define SHM_SHORT 256u
+
+static inline void shm_copy_frame_in(uint8_t *to, const struct shm *from, size_t bytes)
+{
+	const uint8_t *at = (const void *)from;
+
+	if (bytes > SHM_SHORT || bytes < 16) {
+		memcpy(to, at, bytes);
+		return;
+	}
+	for (size_t done = 0; done + 16 < bytes; done += 16)
+		memcpy(to + done, at + done, 16);
+	memcpy(to + bytes - 16, at + bytes - 16, 16); /* some bytes a second time */
+}
+
+static inline void shm_copy_frame_out(struct shm *to, const uint8_t *from, size_t bytes)
+{
+	uint8_t *at = (void *)to;
+
+	if (bytes > SHM_SHORT || bytes < 16) {
+		memcpy(at, from, bytes);
+		return;
+	}
+	for (size_t done = 0; done + 16 < bytes; done += 16)
+		memcpy(at + done, from + done, 16);
+	memcpy(at + bytes - 16, from + bytes - 16, 16);
+}
+
+#define SHM_LINE 64u
+
 static inline void shm_prefetch(const struct shm *p)
 {
 	__builtin_prefetch((const void *)p);
+}
+
+/* For writing: another core has the line, and would otherwise be asked for it store by store. */
+static inline void shm_prefetch_write(struct shm *p)
+{
+#if defined(__x86_64__)
+	__asm__ volatile("prefetchw (%0)" : : "r"(p));
+#else
+	__builtin_prefetch((const void *)p, 1);
+#endif
+}
+
+/* The first two lines of bytes at p, as far as they reach; what follows the processor finds by itself. */
+static inline void shm_prefetch_frame(const struct shm *p, size_t bytes)
+{
+	shm_prefetch(p);
+	if (((uintptr_t)p & (SHM_LINE - 1)) + bytes > SHM_LINE)
+		shm_prefetch((const struct shm *)((uintptr_t)p + SHM_LINE));
+}
+
+static inline void shm_prefetch_frame_write(struct shm *p, size_t bytes)
+{
+	shm_prefetch_write(p);
+	if (((uintptr_t)p & (SHM_LINE - 1)) + bytes > SHM_LINE)
+		shm_prefetch_write(shm_at(p, SHM_LINE));
 }
 
 /* Our store (used.idx) before our load (used_event, avail.flags): only a full fence orders these. */

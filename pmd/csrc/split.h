@@ -1,0 +1,80 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* The split layout (2.7): where its parts lie, what is available, and how a chain is returned. */
+#ifndef SPLIT_H
+#define SPLIT_H
+
+#include "queue.h"
+
+/* 2.7.6 and 2.7.8: where the parts of avail and used rings lie. */
+#define RING_FLAGS 0u
+#define RING_INDEX 2u
+#define RING_ENTRIES 4u
+#define AVAIL_NO_INTERRUPT 1u
+#define USED_NO_NOTIFY 1u
+
+struct used_element {
+	uint32_t id;
+	uint32_t length;
+};
+
+/*
+ * The place to look at chains from: of the first not yet taken, with how many are available. None of a ring
+ * that now becomes quarantined. avail.idx is read once; the bound on what follows.
+ */
+static inline struct place split_place(struct rk_queue *queue)
+{
+	uint16_t index = shm_load16_acquire(shm_at(queue->avail, RING_INDEX),
+					    queue->flags & RK_RING_COMBINING);
+	struct place place = {.next = queue->next, .left = (uint16_t)(index - queue->next)};
+
+	/* 2.7.6: nothing of it can be trusted. What is in flight is VM1's to reuse only once returned. */
+	if (place.left > queue->size - queue->flying) {
+		queue->fault = RK_FAULT_INDEX_JUMP;
+		place.left = 0;
+	}
+	return place;
+}
+
+static inline struct shm *split_entry(const struct rk_queue *queue, uint16_t index)
+{
+	return shm_at(queue->avail, RING_ENTRIES + 2u * (index & queue->mask));
+}
+
+static inline struct shm *split_desc(const struct rk_queue *queue, uint16_t index)
+{
+	return shm_at(queue->desc, 16u * (index & queue->mask));
+}
+
+/* The next available entries from place on, at most count of them, read once. */
+static inline void split_heads(const struct rk_queue *queue, const struct place *place,
+			       uint16_t *heads, uint32_t count)
+{
+	uint32_t slot = place->next & queue->mask;
+	uint32_t first = queue->size - slot < count ? queue->size - slot : count;
+
+	shm_copy_in(heads, split_entry(queue, place->next), 2u * first);
+	if (first < count)
+		shm_copy_in(heads + first, split_entry(queue, 0), 2u * (count - first));
+}
+
+/* Writes the used element of the oldest chain not yet returned; to be published. */
+static inline void split_return(struct rk_queue *queue, uint16_t id, uint32_t length)
+{
+	struct used_element element = {id, length};
+	uint32_t slot = queue->used_next & queue->mask;
+
+	shm_copy_out(shm_at(queue->used, RING_ENTRIES + 8u * slot), &element, sizeof(element));
+	queue->used_next++;
+}
+
+/* The lines that the next count used elements go to: another core has them, and they are wanted soon. */
+static inline void split_prefetch_used(const struct rk_queue *queue, uint32_t count)
+{
+	const uint32_t slot = queue->used_next & queue->mask;
+
+	for (uint32_t i = 0; i < count; i += 8)
+		shm_prefetch_write(shm_at(queue->used,
+					  RING_ENTRIES + 8u * ((slot + i) & queue->mask)));
+}
+
+#endif
