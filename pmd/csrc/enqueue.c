@@ -72,7 +72,7 @@ static inline void write_plain(struct shm *to, const struct rk_frame *frame, con
 
 /* The buffers for the first of count frames, up to the first that is not plain; they are fetched. */
 static uint32_t find_plain(struct turn *turn, const struct rk_frame *frames, uint32_t count,
-			   uint16_t *ids, struct shm **buffers)
+			   uint16_t *ids, struct shm **targets)
 {
 	struct rk_queue *queue = turn->queue;
 	const struct rk_region *near = queue->hint;
@@ -86,10 +86,10 @@ static uint32_t find_plain(struct turn *turn, const struct rk_frame *frames, uin
 	for (i = 0; i < count; i++) {
 		const uint64_t need = (uint64_t)queue->header_bytes + frames[i].bytes;
 
-		buffers[i] = plain_buffer(queue, near, ids[i], need);
-		if (!buffers[i])
+		targets[i] = plain_buffer(queue, near, ids[i], need);
+		if (!targets[i])
 			break;
-		shm_prefetch_frame_write(buffers[i], need);
+		shm_prefetch_frame_write(targets[i], need);
 	}
 	return i;
 }
@@ -98,16 +98,16 @@ static uint32_t find_plain(struct turn *turn, const struct rk_frame *frames, uin
 static uint32_t place_plain(struct turn *turn, const struct rk_frame *frames, uint32_t count)
 {
 	struct rk_queue *queue = turn->queue;
-	struct shm *buffers[RK_BURST_MAX];
+	struct shm *targets[RK_BURST_MAX];
 	uint16_t ids[RK_BURST_MAX];
 	uint8_t header[HEADER_BYTES_MAX];
 	uint64_t bytes = 0;
-	uint32_t n = find_plain(turn, frames, count, ids, buffers);
+	uint32_t n = find_plain(turn, frames, count, ids, targets);
 
 	split_prefetch_used(queue, n);
 	make_header(header, 1);
 	for (uint32_t i = 0; i < n; i++)
-		write_plain(buffers[i], &frames[i], header, queue->header_bytes);
+		write_plain(targets[i], &frames[i], header, queue->header_bytes);
 	for (uint32_t i = 0; i < n; i++) {
 		split_return(queue, ids[i], queue->header_bytes + frames[i].bytes);
 		bytes += frames[i].bytes;
