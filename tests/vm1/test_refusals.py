@@ -72,6 +72,20 @@ def test_usage(tmp_path: Path, arguments: list[str], words: str) -> None:
     assert (status, words in line) == (2, True), line
 
 
+@pytest.mark.parametrize(
+    ("mode", "arguments", "words"),
+    [
+        ("verify", ["--cpu", "0", "--peer-cpu", "1"], "--peer-cpu 1: it is for replay only"),
+        ("replay", ["--peer-cpu", "1"], "--peer-cpu 1: it needs --cpu"),
+        ("replay", ["--cpu", "0", "--peer-cpu", "0"], "--peer-cpu 0: that is --cpu too"),
+        ("replay", ["--cpu", "0", "--peer-cpu", "4095"], "this process may not run there"),
+    ],
+)
+def test_peer_cpu(tmp_path: Path, mode: str, arguments: list[str], words: str) -> None:
+    status, line = refused(mode, "--vhost-user", str(tmp_path / "socket"), *arguments)
+    assert (status, words in line) == (2, True), line
+
+
 def test_mode_and_socket_are_needed(tmp_path: Path) -> None:
     assert refused("verify")[0] == 2
     assert refused("--vhost-user", str(tmp_path / "socket"))[0] == 2

@@ -56,6 +56,7 @@ def drive(
         rings=rings.options(),
         traffic=traffic.options(),
         cpu=run.cpu,
+        peer_cpu=run.peer_cpu,
         seconds=run.seconds,
         reconnect=run.reconnect,
         connect_timeout_s=run.connect_timeout,

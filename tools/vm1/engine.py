@@ -3,14 +3,24 @@
 from __future__ import annotations
 
 import ctypes
+import functools
 import os
 from typing import TYPE_CHECKING, Self
 
 from guest.errors import VhostPciError
 from tools.vhost_user_abi import Feature
-from tools.vm1.engine_abi import Config, Outcome, RingConfig, Stats, library
+from tools.vm1.engine_abi import (
+    SLICES_MAX,
+    Config,
+    Outcome,
+    RingConfig,
+    SliceCounts,
+    Stats,
+    library,
+)
 from tools.vm1.options import Direction, Mode
 from tools.vm1.rings import header_bytes
+from tools.vm1.slices import SLICE_S, Slice
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -37,6 +47,12 @@ def window(options: Options, rings: Rings) -> int:
     buffers = -(-(traffic.sizes.most + 12) // (shape.frame_capacity + 10))
     room = shape.slot_count // buffers // options.rings.pairs
     return max(1, room if traffic.loops else room // 2)
+
+
+@functools.cache
+def tsc_hz() -> int:
+    """TSC cycles a second; measured once, for 20 ms."""
+    return int(library().vm1_tsc_hz())
 
 
 class Engine:
@@ -83,6 +99,7 @@ class Engine:
             source=(ctypes.c_uint8 * 8)(*traffic.source),
             tap_fd=tap_fd,
             poll=traffic.poll,
+            slice_cycles=round(SLICE_S * tsc_hz()) if options.mode == Mode.REPLAY else 0,
         )
         configs = [ring.config(features) for ring in rings.rings]
         array = (RingConfig * len(configs))(*configs)
@@ -93,6 +110,15 @@ class Engine:
     def run(self, budget_s: float) -> Outcome:
         """Run the mode, without the GIL, for budget_s or until it has an outcome."""
         return Outcome(self._library.vm1_run(self._handle, round(budget_s * _NS)))
+
+    def slices(self) -> tuple[Slice, ...]:
+        """Those of the last run in replay mode."""
+        counts = (SliceCounts * SLICES_MAX)()
+        found = self._library.vm1_slices(self._handle, counts, SLICES_MAX)
+        return tuple(
+            Slice(each.cycles, each.sent, each.received, each.still_cycles)
+            for each in counts[:found]
+        )
 
     def touch_clock(self) -> None:
         """Let verify's timeout start anew."""

@@ -9,7 +9,8 @@ import importlib.resources
 
 from guest.errors import VhostPciError
 
-ABI = 2
+ABI = 3
+SLICES_MAX = 256  # of one vm1_run
 HEADROOM = 64  # bytes of a buffer's area before the frame
 GUARD = 64  # bytes behind it
 # Not beside this file where the package is installed for editing.
@@ -84,6 +85,28 @@ class Config(ctypes.Structure):
         ("source", ctypes.c_uint8 * 8),
         ("tap_fd", ctypes.c_int32),
         ("poll", ctypes.c_uint32),
+        ("slice_cycles", ctypes.c_uint64),
+    )
+
+
+class SliceCounts(ctypes.Structure):
+    """struct vm1_slice."""
+
+    _fields_ = (
+        ("cycles", ctypes.c_uint64),
+        ("sent", ctypes.c_uint32),
+        ("received", ctypes.c_uint32),
+        ("still_cycles", ctypes.c_uint64),
+    )
+
+
+class ProbeResult(ctypes.Structure):
+    """struct vm1_probe_result."""
+
+    _fields_ = (
+        ("one_way_milli", ctypes.c_uint64),
+        ("own_alu_milli", ctypes.c_uint64),
+        ("peer_alu_milli", ctypes.c_uint64),
     )
 
 
@@ -109,6 +132,8 @@ _STRUCTURES = {
     "vm1_ring_config": RingConfig,
     "vm1_config": Config,
     "vm1_stats": Stats,
+    "vm1_slice": SliceCounts,
+    "vm1_probe_result": ProbeResult,
 }
 _HANDLE = ctypes.c_void_p
 _SIGNATURES = {
@@ -123,6 +148,11 @@ _SIGNATURES = {
     "vm1_used": (ctypes.c_uint32, (_HANDLE, ctypes.c_uint32)),
     "vm1_finish": (None, (_HANDLE,)),
     "vm1_drain": (ctypes.c_uint32, (_HANDLE, ctypes.c_uint64)),
+    "vm1_slices": (ctypes.c_uint32, (_HANDLE, ctypes.POINTER(SliceCounts), ctypes.c_uint32)),
+    "vm1_probe_new": (_HANDLE, (ctypes.c_uint32,)),
+    "vm1_probe_free": (None, (_HANDLE,)),
+    "vm1_probe_run": (ctypes.c_int, (_HANDLE, ctypes.POINTER(ProbeResult))),
+    "vm1_tsc_hz": (ctypes.c_uint64, ()),
     "vm1_abi": (ctypes.c_uint32, ()),
     "vm1_sizeof": (ctypes.c_uint64, (ctypes.c_char_p,)),
 }

@@ -152,6 +152,7 @@ class Options:
     rings: RingOptions
     traffic: TrafficOptions
     cpu: int | None = None
+    peer_cpu: int | None = None
     seconds: float = 0.0
     reconnect: bool = False
     connect_timeout_s: float = 5.0
@@ -162,6 +163,7 @@ class Options:
         _check_rings(self.rings)
         _check_memory(self.memory)
         _check_traffic(self)
+        _check_cpus(self)
 
 
 def _require(flag: str, value: object, condition: bool, cause: str) -> None:
@@ -189,6 +191,16 @@ def _check_memory(memory: MemoryOptions) -> None:
     _require("--memory-regions", memory.regions, limit, f"it is not 1 to {REGIONS_MAX}")
     aligned = memory.bus_base % 4096 == 0 and 0 <= memory.bus_base < 1 << 56
     _require("--bus-base", hex(memory.bus_base), aligned, "it is no page address below 2^56")
+
+
+def _check_cpus(options: Options) -> None:
+    peer = options.peer_cpu
+    if peer is None:
+        return
+    _require("--peer-cpu", peer, options.mode == Mode.REPLAY, "it is for replay only")
+    _require("--peer-cpu", peer, options.cpu is not None, "it needs --cpu")
+    _require("--peer-cpu", peer, peer != options.cpu, "that is --cpu too")
+    _require("--peer-cpu", peer, 0 <= peer < 1 << 16, "there is no such CPU")
 
 
 def _check_traffic(options: Options) -> None:

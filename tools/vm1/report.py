@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import enum
-import statistics
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from tools.vm1.engine_abi import PROTOCOL_COUNTERS, TRAFFIC_COUNTERS, Stats
@@ -19,15 +18,6 @@ class Ended(enum.StrEnum):
     SIGNAL = "signal"
     SECONDS = "seconds"
     DISCONNECTED = "disconnected"
-
-
-@dataclass(frozen=True, slots=True)
-class Slice:
-    """Frames of a short piece of the run."""
-
-    seconds: float
-    sent: int
-    received: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,14 +82,14 @@ def lost(options: Options, counters: Counters, *, complete: bool) -> int:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """A finished run."""
+    """A finished run. measured: what a recorder or a latency run adds to the JSON object."""
 
     options: Options
     ended: Ended
     seconds: float
     features: int
     counters: Counters
-    slices: tuple[Slice, ...] = ()
+    measured: dict[str, Any] = field(default_factory=dict)
 
     @property
     def lost(self) -> int:
@@ -126,7 +116,7 @@ class Result:
             "queue_size": self.options.rings.size,
             "lost": self.lost,
         }
-        return head | self.counters.json_object() | self._rates()
+        return head | self.counters.json_object() | self._rates() | self.measured
 
     def _rates(self) -> dict[str, Any]:
         rates: dict[str, Any] = {}
@@ -134,12 +124,6 @@ class Result:
         seconds = max(self.seconds, 1e-9)
         for name, total in ("tx", values["sent"]), ("rx", values["received"]):
             rates[f"{name}_mpps"] = round(total / seconds / 1e6, 3)
-        if self.options.mode == Mode.REPLAY and self.slices:
-            for name in "tx", "rx":
-                counts = [(s.sent if name == "tx" else s.received, s.seconds) for s in self.slices]
-                each = sorted(count / length / 1e6 for count, length in counts)
-                rates[f"{name}_mpps_median"] = round(statistics.median(each), 3)
-                rates[f"{name}_mpps_best"] = round(each[-1], 3)
         return rates
 
     def line(self) -> str:

@@ -15,11 +15,13 @@ from typing import TYPE_CHECKING, Any
 from guest.errors import UsageError, VhostPciError
 from tools.vm1.control import Control
 from tools.vm1.endpoint import Endpoint
-from tools.vm1.engine import Engine
+from tools.vm1.engine import Engine, tsc_hz
 from tools.vm1.engine_abi import Outcome, Stats
 from tools.vm1.frontend import FrontEnd
 from tools.vm1.options import Mode, Options
-from tools.vm1.report import Counters, Ended, Noticed, Result, Slice
+from tools.vm1.probe import Probe
+from tools.vm1.recorder import Recorder
+from tools.vm1.report import Counters, Ended, Noticed, Result
 from tools.vm1.rings import Rings
 from tools.vm1.tap import open_tap
 
@@ -30,7 +32,6 @@ if TYPE_CHECKING:
 
 _BUDGET_S = 0.05
 _DRAIN_S = 1.0
-_SLICES_MAX = 1 << 16
 _ATTEMPTS = 10
 _ATTEMPT_S = 0.1
 
@@ -55,7 +56,7 @@ class Session:
         self._stats = Stats()
         self._noticed = Noticed()
         self._connected = False
-        self._slices: list[Slice] = []
+        self._recorder: Recorder | None = None
         self._begin = time.monotonic()
 
     def snapshot(self) -> dict[str, Any]:
@@ -80,6 +81,8 @@ class Session:
                 stack.callback(os.close, tap_fd)
             if options.control is not None:
                 stack.enter_context(Control(options.control, self.snapshot))
+            if options.mode == Mode.REPLAY:
+                self._recorder = self._open_recorder(stack)
             endpoint = stack.enter_context(Endpoint(options.socket, self._stopped))
             connection = endpoint.connection(options.connect_timeout_s)
             if connection is None:
@@ -100,6 +103,11 @@ class Session:
                 if successor is None:
                     return self._end(Ended.SIGNAL, engine, front_end, rings)
                 front_end = stack.enter_context(successor)
+
+    def _open_recorder(self, stack: contextlib.ExitStack) -> Recorder:
+        cpu = self._options.peer_cpu
+        probe = None if cpu is None else stack.enter_context(Probe(cpu))
+        return Recorder(self._stats, self._stats, probe, tsc_hz())
 
     def _bring_up(self, front_end: FrontEnd, rings: Rings, engine: Engine) -> None:
         front_end.share_memory(rings.memory)
@@ -141,9 +149,8 @@ class Session:
         outcomes = {Outcome.DONE: Ended.DONE, Outcome.TIMED_OUT: Ended.TIMEOUT}
         deadline = self._begin + self._options.seconds
         while True:
-            before = (time.monotonic(), self._stats.sent, self._stats.received)
-            outcome = engine.run(_BUDGET_S)
-            self._note_slice(*before)
+            recorder = self._recorder
+            outcome = recorder.run(engine) if recorder else engine.run(_BUDGET_S)
             if outcome in outcomes:
                 return outcomes[outcome]
             if outcome == Outcome.TAP_GONE:
@@ -154,12 +161,6 @@ class Session:
                 return Ended.SECONDS
             if front_end.hung_up():
                 return Ended.DISCONNECTED
-
-    def _note_slice(self, begin: float, sent: int, received: int) -> None:
-        if self._options.mode == Mode.REPLAY and len(self._slices) < _SLICES_MAX:
-            seconds = max(time.monotonic() - begin, 1e-9)
-            sent, received = self._stats.sent - sent, self._stats.received - received
-            self._slices.append(Slice(seconds, sent, received))
 
     def _end(self, ended: Ended, engine: Engine, front_end: FrontEnd, rings: Rings) -> Result:
         """Let what is in flight come home, stop the rings, and judge what the back-end says."""
@@ -178,8 +179,8 @@ class Session:
         errors = sum(ring.error_count() for ring in rings.rings)
         self._noticed = replace(self._noticed, error_signals=errors)
         features = int(front_end.features)
-        slices = tuple(self._slices)
-        return Result(self._options, ended, seconds, features, self._counters(), slices)
+        measured = self._recorder.json_object() if self._recorder else {}
+        return Result(self._options, ended, seconds, features, self._counters(), measured)
 
     def _counters(self) -> Counters:
         return Counters.of(self._stats, self._noticed)

@@ -3,17 +3,8 @@
 #include <poll.h>
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 
 #include "engine.h"
-
-uint64_t now_ns(void)
-{
-	struct timespec now;
-
-	clock_gettime(CLOCK_MONOTONIC, &now);
-	return (uint64_t)now.tv_sec * 1000000000u + (uint64_t)now.tv_nsec;
-}
 
 uint32_t draw_size(struct vm1 *vm1)
 {
@@ -124,7 +115,8 @@ struct vm1 *vm1_new(const struct vm1_config *config, const struct vm1_ring_confi
 	vm1->random = 0x2545f4914f6cdd1dull ^ config->stream;
 	vm1->pairs = calloc(config->pairs, sizeof(*vm1->pairs));
 	vm1->bounce = malloc(4 * VM1_FRAME_MAX);
-	if (!vm1->pairs || !vm1->bounce) {
+	vm1->slicer = calloc(1, sizeof(*vm1->slicer));
+	if (!vm1->pairs || !vm1->bounce || !vm1->slicer) {
 		vm1_free(vm1);
 		errno = ENOMEM;
 		return NULL;
@@ -137,6 +129,7 @@ struct vm1 *vm1_new(const struct vm1_config *config, const struct vm1_ring_confi
 			return NULL;
 		}
 	}
+	vm1->slicer->length = config->slice_cycles;
 	stock(vm1);
 	vm1_touch_clock(vm1);
 	return vm1;
@@ -151,6 +144,7 @@ void vm1_free(struct vm1 *vm1)
 	}
 	free(vm1->pairs);
 	free(vm1->bounce);
+	free(vm1->slicer);
 	free(vm1);
 }
 
@@ -227,6 +221,8 @@ uint64_t vm1_sizeof(const char *structure)
 		{ "vm1_ring_config", sizeof(struct vm1_ring_config) },
 		{ "vm1_config", sizeof(struct vm1_config) },
 		{ "vm1_stats", sizeof(struct vm1_stats) },
+		{ "vm1_slice", sizeof(struct vm1_slice) },
+		{ "vm1_probe_result", sizeof(struct vm1_probe_result) },
 	};
 
 	for (uint32_t index = 0; index < sizeof(sizes) / sizeof(sizes[0]); index++)

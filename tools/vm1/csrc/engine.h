@@ -6,9 +6,11 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "clock.h"
 #include "frame.h"
 #include "ring.h"
 #include "sequence.h"
+#include "slicer.h"
 #include "vm1.h"
 
 #define BURST 64u
@@ -42,9 +44,8 @@ struct vm1 {
 	uint64_t random;       /* state of the size generator */
 	uint64_t first_ns, progress_ns;
 	bool finishing;        /* verify: no further frame */
+	struct slicer *slicer; /* replay */
 };
-
-uint64_t now_ns(void);
 
 /* A received frame; it stays readable until receive_done(). */
 struct received {

@@ -10,6 +10,8 @@
 #include "engine.h"
 
 #define TURNS_PER_CLOCK 64u
+/* What a back-end takes at once as well; a longer turn would look like a standstill. */
+#define REPLAY_BURST 32u
 #define TOUCHED 64u
 
 /* Keeps the compiler from leaving out reads whose result nobody wants. */
@@ -96,7 +98,7 @@ static uint32_t turn_untouched(struct ring *ring)
 	return ready;
 }
 
-static void turn_transmit(struct vm1 *vm1, struct ring *ring)
+static uint32_t turn_transmit(struct vm1 *vm1, struct ring *ring)
 {
 	struct vm1_stats *stats = vm1->stats;
 	struct used_chain chain;
@@ -106,11 +108,11 @@ static void turn_transmit(struct vm1 *vm1, struct ring *ring)
 		packets = turn_untouched(ring);
 		stats->sent += packets;
 		stats->sent_bytes += (uint64_t)packets * vm1->config.size_min;
-		return;
+		return packets;
 	}
 	if (!ring_look(ring))
-		return;
-	while (packets < BURST && ring_take(ring, &chain)) {
+		return 0;
+	while (packets < REPLAY_BURST && ring_take(ring, &chain)) {
 		uint32_t length = draw_size(vm1);
 
 		bytes += chain.posted - ring->header_bytes;
@@ -121,9 +123,10 @@ static void turn_transmit(struct vm1 *vm1, struct ring *ring)
 	ring_publish(ring);
 	stats->sent += packets;
 	stats->sent_bytes += bytes;
+	return packets;
 }
 
-static void turn_receive(struct vm1 *vm1, struct ring *ring)
+static uint32_t turn_receive(struct vm1 *vm1, struct ring *ring)
 {
 	struct vm1_stats *stats = vm1->stats;
 	struct used_chain chain;
@@ -131,12 +134,13 @@ static void turn_receive(struct vm1 *vm1, struct ring *ring)
 	uint32_t packets = 0, bytes = 0;
 
 	if (!vm1->config.touch) {
-		stats->received += turn_untouched(ring);
-		return;
+		packets = turn_untouched(ring);
+		stats->received += packets;
+		return packets;
 	}
 	if (!ring_look(ring))
-		return;
-	while (packets < BURST && ring_take(ring, &chain)) {
+		return 0;
+	while (packets < REPLAY_BURST && ring_take(ring, &chain)) {
 		all += read_payload(vm1, ring, chain.slot, chain.written);
 		bytes += chain.written > ring->header_bytes ? chain.written - ring->header_bytes : 0;
 		ring_post(ring, chain.slot, ring->capacity);
@@ -146,20 +150,38 @@ static void turn_receive(struct vm1 *vm1, struct ring *ring)
 	sink = all;
 	stats->received += packets;
 	stats->received_bytes += bytes;
+	return packets;
+}
+
+static void turn(struct vm1 *vm1)
+{
+	uint32_t sent = 0, received = 0;
+
+	for (uint32_t index = 0; index < vm1->config.pairs; index++) {
+		struct pair *pair = &vm1->pairs[index];
+
+		if (vm1->config.directions & VM1_TRANSMIT)
+			sent += turn_transmit(vm1, &pair->transmit);
+		if (vm1->config.directions & VM1_RECEIVE)
+			received += turn_receive(vm1, &pair->receive);
+	}
+	slicer_note(vm1->slicer, tsc(), sent, received);
 }
 
 uint32_t replay_run(struct vm1 *vm1, uint64_t deadline_ns)
 {
+	slicer_begin(vm1->slicer, tsc());
 	do {
-		for (uint32_t turn = 0; turn < TURNS_PER_CLOCK; turn++)
-			for (uint32_t index = 0; index < vm1->config.pairs; index++) {
-				struct pair *pair = &vm1->pairs[index];
-
-				if (vm1->config.directions & VM1_TRANSMIT)
-					turn_transmit(vm1, &pair->transmit);
-				if (vm1->config.directions & VM1_RECEIVE)
-					turn_receive(vm1, &pair->receive);
-			}
+		for (uint32_t turns = 0; turns < TURNS_PER_CLOCK; turns++)
+			turn(vm1);
 	} while (now_ns() < deadline_ns);
 	return VM1_BUDGET;
+}
+
+uint32_t vm1_slices(const struct vm1 *vm1, struct vm1_slice *slices, uint32_t capacity)
+{
+	uint32_t count = vm1->slicer->count < capacity ? vm1->slicer->count : capacity;
+
+	memcpy(slices, vm1->slicer->slices, count * sizeof(*slices));
+	return count;
 }

@@ -15,7 +15,7 @@
 #define VM1_API __attribute__((visibility("default")))
 
 /* Changes with any structure or signature here; engine.py refuses another. */
-#define VM1_ABI 2u
+#define VM1_ABI 3u
 
 #define VM1_PAIRS_MAX 64u
 #define VM1_CHAIN_MAX 32u
@@ -77,6 +77,7 @@ struct vm1_config {
 	uint8_t destination[8], source[8]; /* Ethernet addresses, six bytes each */
 	int32_t tap_fd;        /* tap: the open device, borrowed */
 	uint32_t poll;         /* tap: never sleep */
+	uint64_t slice_cycles; /* replay: TSC cycles of a slice; 0: none are noted */
 };
 
 /* Written by the running thread only; may be read at any time. */
@@ -104,6 +105,20 @@ struct vm1_stats {
 	uint64_t desc_written;     /* wrote a descriptor: 2.7.5.1 */
 };
 
+/* replay: what a short time of one vm1_run() moved. */
+struct vm1_slice {
+	uint64_t cycles;
+	uint32_t sent, received;
+	uint64_t still_cycles; /* the longest time in which nothing moved, or this thread did not run */
+};
+
+#define VM1_SLICES_MAX 256u
+
+/* Thousandths of TSC cycles: a cache line's way to the other CPU; eight additions on either CPU. */
+struct vm1_probe_result {
+	uint64_t one_way_milli, own_alu_milli, peer_alu_milli;
+};
+
 #define VM1_BUDGET 0u      /* the time given is over, or a signal came */
 #define VM1_DONE 1u        /* verify: all came back */
 #define VM1_TIMED_OUT 2u   /* verify: nothing came for timeout_ns */
@@ -127,6 +142,20 @@ VM1_API uint32_t vm1_used(struct vm1 *vm1, uint32_t ring);
 VM1_API void vm1_finish(struct vm1 *vm1);
 /* Waits, for at most budget_ns, until the device has used every transmitted chain; what is left. */
 VM1_API uint32_t vm1_drain(struct vm1 *vm1, uint64_t budget_ns);
+
+/* replay: the slices of the last vm1_run(), at most capacity of them; how many. */
+VM1_API uint32_t vm1_slices(const struct vm1 *vm1, struct vm1_slice *slices, uint32_t capacity);
+
+struct vm1_probe;
+
+/* A helper thread of real-time priority on peer_cpu; NULL with errno: EPERM, EINVAL for the CPU, ENOMEM. */
+VM1_API struct vm1_probe *vm1_probe_new(uint32_t peer_cpu);
+VM1_API void vm1_probe_free(struct vm1_probe *probe);
+/* Takes both CPUs for under a millisecond; EBUSY where the helper did not get its own in time, else 0. */
+VM1_API int vm1_probe_run(struct vm1_probe *probe, struct vm1_probe_result *result);
+
+/* TSC cycles a second, measured for 20 ms. */
+VM1_API uint64_t vm1_tsc_hz(void);
 
 VM1_API uint32_t vm1_abi(void);
 /* sizeof of the named structure above, for the binding's handshake; 0 for another. */

@@ -1,0 +1,75 @@
+"""Runs a replay piece by piece and keeps what each moved."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from tools.vm1.slices import BLOCK_S, Block, summary
+
+if TYPE_CHECKING:
+    from tools.vm1.engine import Engine
+    from tools.vm1.engine_abi import Outcome, Stats
+    from tools.vm1.probe import Probe, Reading
+
+_PIECE_S = 0.05
+# What is kept of a run without an end: the pieces of an hour, the slices of three minutes.
+_PIECES_MAX = 1 << 16
+_BLOCKS_MAX = 1 << 13
+
+
+@dataclass(frozen=True, slots=True)
+class _Piece:
+    seconds: float
+    sent: int
+    received: int
+
+
+class Recorder:
+    """Keeps pieces, and blocks of slices with the probes around each.
+
+    Thread rule: one thread.
+
+    Args:
+        sent: Counts what is sent: the engine's, or of two the transmitting one's.
+        received: Counts what is received.
+        probe: Borrowed; None: blocks have no tag.
+        tsc_hz: TSC cycles a second.
+    """
+
+    def __init__(self, sent: Stats, received: Stats, probe: Probe | None, tsc_hz: float) -> None:
+        self._sent, self._received = sent, received
+        self._probe, self._tsc_hz = probe, tsc_hz
+        self._pieces: list[_Piece] = []
+        self._blocks: list[Block] = []
+
+    def run(self, engine: Engine) -> Outcome:
+        """Let the engine run for one piece."""
+        before = self._read()
+        begin, sent, received = time.monotonic(), self._sent.sent, self._received.received
+        outcome = engine.run(_PIECE_S if self._probe is None else BLOCK_S)
+        seconds = max(time.monotonic() - begin, 1e-9)
+        if len(self._pieces) < _PIECES_MAX:
+            sent, received = self._sent.sent - sent, self._received.received - received
+            self._pieces.append(_Piece(seconds, sent, received))
+        if len(self._blocks) < _BLOCKS_MAX:
+            after = self._read()
+            self._blocks.append(Block(engine.slices(), before, after))
+        return outcome
+
+    def _read(self) -> Reading | None:
+        return None if self._probe is None else self._probe.read()
+
+    def json_object(self) -> dict[str, Any]:
+        """What the run found, with the keys that tools/vm1/slices.py tells."""
+        rates: dict[str, Any] = {}
+        if not self._pieces:
+            return rates
+        for name in "tx", "rx":
+            counts = [(p.sent if name == "tx" else p.received, p.seconds) for p in self._pieces]
+            each = sorted(count / seconds / 1e6 for count, seconds in counts)
+            rates[f"{name}_mpps_median"] = round(statistics.median(each), 3)
+            rates[f"{name}_mpps_best"] = round(each[-1], 3)
+        return rates | summary(self._blocks, self._tsc_hz)
