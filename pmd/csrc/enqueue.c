@@ -53,8 +53,8 @@ static inline struct shm *plain_buffer(const struct rk_queue *queue, const struc
 	return (struct shm *)(uintptr_t)(near->host + offset);
 }
 
-static inline void write_plain(struct shm *to, const struct rk_frame *frame, const uint8_t *header,
-			       uint32_t header_bytes)
+static inline void write_plain(const struct rk_frame *frame, const uint8_t *header,
+			       uint32_t header_bytes, struct shm *to)
 {
 	/* 10 or 12: constants compile to stores. */
 	if (header_bytes == HEADER_BYTES_MAX)
@@ -107,7 +107,7 @@ static uint32_t place_plain(struct turn *turn, const struct rk_frame *frames, ui
 	split_prefetch_used(queue, n);
 	make_header(header, 1);
 	for (uint32_t i = 0; i < n; i++)
-		write_plain(targets[i], &frames[i], header, queue->header_bytes);
+		write_plain(&frames[i], header, queue->header_bytes, targets[i]);
 	for (uint32_t i = 0; i < n; i++) {
 		split_return(queue, ids[i], queue->header_bytes + frames[i].bytes);
 		bytes += frames[i].bytes;
