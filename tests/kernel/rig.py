@@ -16,8 +16,9 @@ from typing import TYPE_CHECKING, Self
 import numpy as np
 
 from driver.bus_memory import BusMemory
+from driver.device_ring import DescFlag, DeviceRing, Layout
 from driver.memory_map import MappedArea, MemoryMap
-from driver.split_ring import DescFlag, Layout, SplitRing
+from driver.split_ring import SplitRing
 from driver.state_area import MEMORY
 from guest.function import Area, RegionInfo
 from pmd.kernel import (
@@ -213,7 +214,7 @@ class Rig:
         """The kernel's queue, from the memory as it is; freed with the rig."""
         return self._stack.enter_context(Queue(self.config(), self.kernel_map(), stats))
 
-    def oracle(self) -> tuple[SplitRing, dict[int, bytearray]]:
+    def oracle(self) -> tuple[DeviceRing, dict[int, bytearray]]:
         """The oracle's ring on a copy of the memory as it is."""
         copies = {window: bytearray(data.tobytes()) for window, data in self.windows.items()}
         views = {window: memoryview(copy) for window, copy in copies.items()}
@@ -249,7 +250,7 @@ class Outcome:
 
 
 def _agree(
-    rig: Rig, ring: SplitRing, copies: dict[int, bytearray], queue: Queue, frames: list[bytes]
+    rig: Rig, ring: DeviceRing, copies: dict[int, bytearray], queue: Queue, frames: list[bytes]
 ) -> Outcome:
     """The kernel's counters, fault, calls and memory are the oracle's."""
     stats = queue.stats
@@ -280,7 +281,7 @@ def _calls(rig: Rig) -> int:
 
 def _begin(
     rig: Rig, then: Callable[[Rig], None] | None
-) -> tuple[SplitRing, dict[int, bytearray], Queue]:
+) -> tuple[DeviceRing, dict[int, bytearray], Queue]:
     """Kernel and oracle begin the ring; then VM1 goes on writing, the same for both."""
     ring, copies = rig.oracle()
     queue = rig.queue(DirectionStats())
@@ -304,8 +305,8 @@ def transmit(rig: Rig, burst: int = 256, then: Callable[[Rig], None] | None = No
         frames += frames_of(port)
     expected: list[bytes] = []
     index = -1
-    while index != ring.used_index:
-        index = ring.used_index
+    while index != ring.completed:
+        index = ring.completed
         expected += ring.transmit(burst)
     assert frames == expected
     return _agree(rig, ring, copies, queue, frames)
@@ -326,8 +327,8 @@ def receive(
         pass
     left = list(frames)
     index = -1
-    while index != ring.used_index:
-        index = ring.used_index
+    while index != ring.completed:
+        index = ring.completed
         left = left[ring.receive(left, burst) :]
     assert frames_of(port) == left
     return _agree(rig, ring, copies, queue, left)

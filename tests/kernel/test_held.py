@@ -214,8 +214,8 @@ def test_held_or_not_the_oracle_agrees(program: Program, burst: int, room: int, 
             port.finish(choose.randrange(3))
         expected: list[bytes] = []
         index = -1
-        while index != ring.used_index:
-            index = ring.used_index
+        while index != ring.completed:
+            index = ring.completed
             expected += ring.transmit(burst)
         assert port.sent == expected
         _agree(rig, ring, copies, queue, expected)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from itertools import pairwise
 
-from driver.split_ring import Verdict
+from driver.device_ring import Verdict
 from pmd.kernel import DirectionStats, Work, drop_names
 from tests.kernel.rig import DATA, INDIRECT, MORE, NEXT, WRITE, Rig, frames_of, give
 
