@@ -171,7 +171,7 @@ class DeviceRing(abc.ABC):
         """Consume and return the oldest chain; more: the next one holds more of its frame."""
 
     @abc.abstractmethod
-    def _publish(self) -> bool:
+    def _publish(self, *, transmit: bool) -> bool:
         """Show VM1 what was put since the last time; whether it wants to be called for it."""
 
     def _return(self, claim: Claim, length: int = 0, *, more: bool = False) -> None:
@@ -232,12 +232,9 @@ class DeviceRing(abc.ABC):
         self.payload_bytes += sum(map(len, taken))
         if self.completed - before == len(found):
             self.fault = fault
-        self._call(before)
-        return taken
-
-    def _call(self, before: int) -> None:
         if self.completed != before:
-            self.calls += self._publish()
+            self.calls += self._publish(transmit=True)
+        return taken
 
     def _frame(self, claim: Claim) -> bytes | Verdict:
         if not self.layout.enabled:
@@ -271,7 +268,8 @@ class DeviceRing(abc.ABC):
                 taken += 1
         except RingError as error:
             self.fault = error.fault
-        self._call(before)
+        if self.completed != before:
+            self.calls += self._publish(transmit=False)
         return taken
 
     def _place(self, frame: bytes, enough: int) -> bool:

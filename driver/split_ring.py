@@ -94,7 +94,7 @@ class SplitRing(DeviceRing):
         self._memory.write(self.layout.used + 4 + USED_ELEMENT_BYTES * slot, element)
         self._next = (self._next + 1) % 65536
 
-    def _publish(self) -> bool:
+    def _publish(self, *, transmit: bool) -> bool:  # noqa: ARG002 - both alike
         layout, memory = self.layout, self._memory
         memory.write(layout.used + 2, self._next.to_bytes(2, "little"))
         before, self._published = self._published, self._next

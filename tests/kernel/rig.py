@@ -198,6 +198,7 @@ class Rig:
             (layout.event_idx, RingFlags.EVENT_IDX),
             (layout.mergeable, RingFlags.MERGEABLE),
             (layout.enabled, RingFlags.ENABLED),
+            (layout.in_order, RingFlags.IN_ORDER),
         ]:
             flags |= flag if wanted else 0
         return RingConfig(
@@ -225,6 +226,14 @@ class Rig:
         for run in self._vm1.runs(bus, length, write=False):
             part = slice(run.offset, run.offset + run.length)
             copies[run.window][part] = self.windows[run.window][part].tobytes()
+
+    def check_alike(self, copies: dict[int, bytearray]) -> None:
+        """What the kernel wrote is what the oracle wrote."""
+        for window, copy in copies.items():
+            mine = self.windows[window]
+            if mine.tobytes() != bytes(copy):
+                differing = [hex(at) for at in np.flatnonzero(mine != np.frombuffer(copy, "u1"))]
+                raise AssertionError(f"window {window} differs at {differing[:16]}")
 
     def __enter__(self) -> Self:
         return self
@@ -259,11 +268,7 @@ def _agree(
     assert (stats.packets, stats.bytes) == (ring.packets, ring.payload_bytes)
     fault = fault_names()[queue.fault]
     assert fault == ring.fault.value
-    for window, copy in copies.items():
-        actual = rig.windows[window].tobytes()
-        if actual != bytes(copy):
-            differing = np.flatnonzero(rig.windows[window] != np.frombuffer(copy, np.uint8))
-            raise AssertionError(f"window {window} differs at {[hex(at) for at in differing[:16]]}")
+    rig.check_alike(copies)
     if rig.layout.event_idx:
         assert stats.calls == ring.calls
     else:
