@@ -4,16 +4,12 @@
 
 #define ETHERNET_HEADER_BYTES 14u
 
-/* What became of each chain of the burst, in ring order. */
-struct slot {
-	struct head head;
-	uint32_t verdict; /* enum rk_drop. RK_SENT: it has a frame */
-};
-
+/* Chains in ring order. Those whose verdict is RK_SENT have a frame, in the same order. */
 struct burst {
 	uint32_t chains, frame_count;
 	bool bad_head; /* the entry after the last chain names no descriptor */
-	struct slot slots[RK_BURST_MAX];
+	struct head heads[RK_BURST_MAX];
+	uint32_t verdicts[RK_BURST_MAX]; /* enum rk_drop */
 	struct rk_frame frames[RK_BURST_MAX];
 };
 
@@ -21,7 +17,10 @@ static inline void set_frame(struct rk_frame *frame, struct iovec *segments, uin
 			     uint32_t bytes)
 {
 	*frame = (struct rk_frame){
-		.segments = segments, .segment_count = count, .bytes = bytes, .verdict = RK_SENT};
+		.segments = segments,
+		.segment_count = count,
+		.bytes = bytes,
+	};
 }
 
 /* A frame of more segments than ports take becomes one segment of private memory. */
@@ -54,28 +53,6 @@ static enum rk_drop make_frame(struct rk_queue *queue, struct head *head, struct
 	return RK_SENT;
 }
 
-/*
- * The frame of a plain chain, as most are: one readable descriptor with header and frame, all of it in the
- * region near. False of any other, of which nothing is decided here: chain_walk() looks at it anew.
- */
-static inline bool plain_frame(const struct rk_queue *queue, const struct rk_region *near,
-			       uint16_t id, struct iovec *segment, struct rk_frame *frame)
-{
-	struct shm *desc = split_desc(queue, id);
-	const uint64_t offset = shm_load64(desc) - near->bus;
-	const uint64_t rest = shm_load64(shm_at(desc, 8));
-	const uint32_t length = (uint32_t)rest;
-	const uint32_t bytes = length - queue->header_bytes;
-
-	if ((uint16_t)(rest >> 32) != 0 || length < queue->header_bytes + ETHERNET_HEADER_BYTES ||
-	    bytes > RK_FRAME_MAX || offset >= near->length || length > near->length - offset)
-		return false;
-	segment->iov_base = (void *)(uintptr_t)(near->host + offset + queue->header_bytes);
-	segment->iov_len = bytes;
-	set_frame(frame, segment, 1, bytes);
-	return true;
-}
-
 /* Where plain chains are looked for: the region of the last buffer, as long as VM1 lets it be read. */
 static inline struct rk_region readable_hint(const struct rk_queue *queue)
 {
@@ -84,80 +61,157 @@ static inline struct rk_region readable_hint(const struct rk_queue *queue)
 	return (struct rk_region){.length = 0};
 }
 
+/* The burst as it is made: of `count` heads. */
+struct parsing {
+	struct burst *burst;
+	struct iovec *pool; /* its unused tail */
+	uint32_t count;
+	bool fetch; /* the port reads the frames by this core */
+};
+
+/*
+ * Makes frames as long as the chains are plain, as most are: one readable descriptor with header and frame,
+ * all of it in the region of the last buffer. Of another chain nothing is decided here: chain_walk()
+ * looks at it anew. A function of its own, so that all it needs has a register.
+ */
+static __attribute__((noinline)) uint32_t plain_frames(const struct rk_queue *queue,
+						       const struct head *heads, uint32_t count,
+						       struct rk_frame *frames,
+						       struct iovec *segments)
+{
+	const struct rk_region near = readable_hint(queue);
+	const uint32_t header = queue->header_bytes, size = queue->size;
+	const uint32_t least = header + ETHERNET_HEADER_BYTES;
+	const uint64_t begin = near.host + header;
+	struct shm *const table = queue->desc;
+	uint32_t i;
+
+	for (i = 0; i < count; i++) {
+		const uint32_t id = heads[i].id;
+		struct shm *desc = shm_at(table, 16u * (id & (size - 1)));
+		const uint64_t offset = shm_load64(desc) - near.bus;
+		const uint64_t rest = shm_load64(shm_at(desc, 8));
+		const uint32_t length = (uint32_t)rest;
+
+		if (id >= size || rest & 0xffffull << 32 ||
+		    length - least > RK_FRAME_MAX - ETHERNET_HEADER_BYTES ||
+		    offset >= near.length || offset + length > near.length)
+			break;
+		segments[i] = (struct iovec){(void *)(uintptr_t)(begin + offset), length - header};
+		set_frame(&frames[i], &segments[i], 1, length - header);
+	}
+	return i;
+}
+
+static void parse_plain(struct rk_queue *queue, struct parsing *parsing)
+{
+	struct burst *burst = parsing->burst;
+	const uint32_t left = parsing->count - burst->chains;
+	const uint32_t walk = TURN_WALK_MAX - queue->walked;
+	uint32_t n = plain_frames(queue, &burst->heads[burst->chains], left < walk ? left : walk,
+				  &burst->frames[burst->frame_count], parsing->pool);
+
+	for (uint32_t i = 0; parsing->fetch && i < n; i++)
+		shm_prefetch_frame(parsing->pool[i].iov_base, parsing->pool[i].iov_len);
+	queue->walked += n;
+	burst->chains += n;
+	burst->frame_count += n;
+	parsing->pool += n;
+}
+
+/* Looks at one chain of any kind; false if the burst ends with it, or before it. */
+static bool parse_any(struct rk_queue *queue, struct parsing *parsing)
+{
+	struct burst *burst = parsing->burst;
+	struct rk_frame *frame = &burst->frames[burst->frame_count];
+	struct head *head = &burst->heads[burst->chains];
+	uint32_t *verdict = &burst->verdicts[burst->chains];
+
+	if (head->id >= queue->size) {
+		burst->bad_head = true;
+		return false;
+	}
+	burst->chains++;
+	*verdict = RK_DROP_DISABLED;
+	if (queue->flags & RK_RING_ENABLED)
+		*verdict = make_frame(queue, head, parsing->pool, frame);
+	if (*verdict != RK_SENT)
+		return true;
+	burst->frame_count++;
+	if (frame->segment_count > RK_SEGMENTS_MAX) {
+		flatten(queue, frame);
+		return false; /* there is one bounce buffer */
+	}
+	parsing->pool += frame->segment_count;
+	return true;
+}
+
 static void parse(struct rk_queue *queue, const struct place *place, uint32_t count, bool fetch,
 		  struct burst *burst)
 {
-	struct rk_region near = readable_hint(queue);
-	struct iovec *pool = queue->segments;
-	uint16_t ids[RK_BURST_MAX];
+	struct parsing parsing = {burst, queue->segments, count, fetch};
 
 	burst->chains = 0;
 	burst->frame_count = 0;
 	burst->bad_head = false;
-	split_heads(queue, place, ids, count);
-	for (uint32_t i = 0; i < count; i++)
-		shm_prefetch(split_desc(queue, ids[i]));
-	for (uint32_t i = 0; i < count && queue->walked < TURN_WALK_MAX; i++) {
-		struct slot *slot = &burst->slots[i];
-		struct rk_frame *frame = &burst->frames[burst->frame_count];
-
-		if (ids[i] >= queue->size) {
-			burst->bad_head = true;
-			return;
-		}
-		burst->chains++;
-		*slot = (struct slot){{ids[i], 1}, RK_SENT};
-		if (!(queue->flags & RK_RING_ENABLED)) {
-			slot->verdict = RK_DROP_DISABLED;
-			continue;
-		}
-		if (plain_frame(queue, &near, ids[i], pool, frame)) {
-			queue->walked++;
-		} else {
-			slot->verdict = make_frame(queue, &slot->head, pool, frame);
-			if (slot->verdict != RK_SENT)
-				continue;
-			near = readable_hint(queue);
-		}
-		burst->frame_count++;
-		if (frame->segment_count > RK_SEGMENTS_MAX) {
-			flatten(queue, frame);
-			return; /* there is one bounce buffer */
-		}
-		if (fetch)
-			shm_prefetch_frame(pool->iov_base, pool->iov_len);
-		pool += frame->segment_count;
+	split_heads(queue, place, burst->heads, count);
+	memset(burst->verdicts, 0, count * sizeof(burst->verdicts[0])); /* RK_SENT */
+	while (burst->chains < count && queue->walked < TURN_WALK_MAX) {
+		if (queue->flags & RK_RING_ENABLED)
+			parse_plain(queue, &parsing);
+		if (burst->chains < count && queue->walked < TURN_WALK_MAX &&
+		    !parse_any(queue, &parsing))
+			break;
 	}
+}
+
+/* Whether all chains of the burst have frames, and the port sent all of those it took. */
+static inline bool all_sent(const struct burst *burst, uint32_t taken, uint64_t *bytes)
+{
+	uint32_t verdicts = 0;
+
+	if (burst->frame_count != burst->chains)
+		return false;
+	*bytes = 0;
+	for (uint32_t i = 0; i < taken; i++) {
+		verdicts |= burst->frames[i].verdict;
+		*bytes += burst->frames[i].bytes;
+	}
+	return verdicts == RK_SENT;
 }
 
 /* Returns the chains of the frames the port took, and of what was dropped between them, in order. */
 static uint32_t complete(struct rk_queue *queue, const struct burst *burst, uint32_t taken)
 {
 	struct rk_direction_stats *stats = queue->stats;
-	uint64_t packets = 0, bytes = 0;
 	uint32_t frame = 0, i;
+	uint64_t bytes;
 
+	if (all_sent(burst, taken, &bytes)) {
+		split_return_run(queue, burst->heads, NULL, taken);
+		queue->next += (uint16_t)taken;
+		stats->packets += taken;
+		stats->bytes += bytes;
+		return taken;
+	}
 	for (i = 0; i < burst->chains; i++) {
-		const struct slot *slot = &burst->slots[i];
-		uint32_t verdict = slot->verdict;
+		uint32_t verdict = burst->verdicts[i];
 
 		if (verdict == RK_SENT) {
 			if (frame == taken)
 				break;
 			verdict = burst->frames[frame].verdict;
 			if (verdict == RK_SENT) {
-				packets++;
-				bytes += burst->frames[frame].bytes;
+				stats->packets++;
+				stats->bytes += burst->frames[frame].bytes;
 			}
 			frame++;
 		}
 		if (verdict != RK_SENT)
 			stats->drops[verdict]++;
-		split_return(queue, slot->head.id, 0);
+		split_return(queue, burst->heads[i].id, 0);
 	}
 	queue->next += (uint16_t)i;
-	stats->packets += packets;
-	stats->bytes += bytes;
 	return i;
 }
 
@@ -169,8 +223,7 @@ static uint32_t take(struct rk_queue *queue, const struct burst *burst, uint32_t
 	uint32_t frame = 0, i;
 
 	for (i = 0; i < burst->chains; i++) {
-		const struct slot *slot = &burst->slots[i];
-		struct in_flight chain = {.head = slot->head, .verdict = slot->verdict};
+		struct in_flight chain = {.head = burst->heads[i], .verdict = burst->verdicts[i]};
 
 		if (chain.verdict == RK_SENT) {
 			if (frame == taken)

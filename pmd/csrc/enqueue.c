@@ -35,22 +35,35 @@ static inline void make_header(uint8_t *header, uint16_t buffers)
 
 /* ---- plain chains: one writable descriptor that holds the whole frame, in the region last used ---- */
 
-/* Where a plain chain wants the frame; NULL if it is not plain, of which nothing is decided then. */
-static inline struct shm *plain_buffer(const struct rk_queue *queue, const struct rk_region *near,
-				       uint16_t id, uint64_t need)
+/*
+ * Where plain chains want the frames; stops at the first that is not plain, of which nothing is decided then.
+ * A function of its own, so that all it needs has a register.
+ */
+static __attribute__((noinline)) uint32_t plain_targets(const struct rk_queue *queue,
+							const struct rk_frame *frames,
+							const struct head *heads,
+							uint32_t count, struct shm **targets)
 {
-	struct shm *desc;
-	uint64_t offset, rest;
+	const struct rk_region near = *queue->hint;
+	const uint32_t size = queue->size, header = queue->header_bytes;
+	struct shm *const table = queue->desc;
+	uint32_t i;
 
-	if (id >= queue->size)
-		return NULL;
-	desc = split_desc(queue, id);
-	offset = shm_load64(desc) - near->bus;
-	rest = shm_load64(shm_at(desc, 8));
-	if ((uint16_t)(rest >> 32) != DESC_WRITE || (uint32_t)rest < need ||
-	    offset >= near->length || (uint32_t)rest > near->length - offset)
-		return NULL;
-	return (struct shm *)(uintptr_t)(near->host + offset);
+	for (i = 0; i < count; i++) {
+		const uint32_t id = heads[i].id;
+		struct shm *desc = shm_at(table, 16u * (id & (size - 1)));
+		const uint64_t offset = shm_load64(desc) - near.bus;
+		const uint64_t rest = shm_load64(shm_at(desc, 8));
+		const uint64_t length = (uint32_t)rest;
+
+		if (id >= size || (uint16_t)(rest >> 32) != DESC_WRITE ||
+		    length < (uint64_t)header + frames[i].bytes || offset >= near.length ||
+		    offset + length > near.length)
+			break;
+		targets[i] = (struct shm *)(uintptr_t)(near.host + offset);
+		shm_prefetch_frame_write(targets[i], header + frames[i].bytes);
+	}
+	return i;
 }
 
 static inline void write_plain(const struct rk_frame *frame, const uint8_t *header,
@@ -70,48 +83,29 @@ static inline void write_plain(const struct rk_frame *frame, const uint8_t *head
 	}
 }
 
-/* The buffers for the first of count frames, up to the first that is not plain; they are fetched. */
-static uint32_t find_plain(struct turn *turn, const struct rk_frame *frames, uint32_t count,
-			   uint16_t *ids, struct shm **targets)
-{
-	struct rk_queue *queue = turn->queue;
-	const struct rk_region *near = queue->hint;
-	uint32_t i;
-
-	if (!near || !(near->permission & RK_WRITE))
-		return 0;
-	split_heads(queue, &turn->place, ids, count);
-	for (i = 0; i < count; i++)
-		shm_prefetch(split_desc(queue, ids[i]));
-	for (i = 0; i < count; i++) {
-		const uint64_t need = (uint64_t)queue->header_bytes + frames[i].bytes;
-
-		targets[i] = plain_buffer(queue, near, ids[i], need);
-		if (!targets[i])
-			break;
-		shm_prefetch_frame_write(targets[i], need);
-	}
-	return i;
-}
-
 /* Writes the first of count frames into plain chains; returns how many there were. */
 static uint32_t place_plain(struct turn *turn, const struct rk_frame *frames, uint32_t count)
 {
 	struct rk_queue *queue = turn->queue;
 	struct shm *targets[RK_BURST_MAX];
-	uint16_t ids[RK_BURST_MAX];
+	struct head heads[RK_BURST_MAX];
+	uint32_t lengths[RK_BURST_MAX];
 	uint8_t header[HEADER_BYTES_MAX];
 	uint64_t bytes = 0;
-	uint32_t n = find_plain(turn, frames, count, ids, targets);
+	uint32_t n;
 
-	split_prefetch_used(queue, n);
+	if (!queue->hint || !(queue->hint->permission & RK_WRITE))
+		return 0;
+	split_heads(queue, &turn->place, heads, count);
+	split_prefetch_used(queue, count);
+	n = plain_targets(queue, frames, heads, count, targets);
 	make_header(header, 1);
-	for (uint32_t i = 0; i < n; i++)
-		write_plain(&frames[i], header, queue->header_bytes, targets[i]);
 	for (uint32_t i = 0; i < n; i++) {
-		split_return(queue, ids[i], queue->header_bytes + frames[i].bytes);
+		write_plain(&frames[i], header, queue->header_bytes, targets[i]);
+		lengths[i] = queue->header_bytes + frames[i].bytes;
 		bytes += frames[i].bytes;
 	}
+	split_return_run(queue, heads, lengths, n);
 	queue->next += (uint16_t)n;
 	queue->walked += n;
 	queue->stats->packets += n;

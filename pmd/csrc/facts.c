@@ -46,6 +46,7 @@ _Static_assert(sizeof(((struct rk_direction_stats *)0)->drops) / sizeof(uint64_t
 	       "a counter for each reason");
 _Static_assert(sizeof(struct desc) == 16, "2.7.5");
 _Static_assert(sizeof(struct rk_offload) == 10, "5.1.6: struct virtio_net_hdr before num_buffers");
+_Static_assert(RK_SENT == 0, "dequeue.c clears verdicts");
 _Static_assert(sizeof(struct used_element) == 8, "2.7.8");
 
 uint32_t rk_abi(void)

@@ -119,33 +119,47 @@ static inline void shm_stream_line(void *to, const struct shm *from)
 	shm_copy_in(to, from, 64);
 }
 
-/* Frames are short: for up to SHM_SHORT bytes no call is made, and no byte past either end is touched. */
+/*
+ * Frames are short: up to SHM_SHORT bytes no call is made. No byte past either end is touched, so the
+ * last ones may be copied twice.
+ */
 #define SHM_SHORT 256u
+
+static inline void copy_short(uint8_t *to, const uint8_t *from, size_t bytes)
+{
+	if (bytes >= 64) {
+		for (size_t done = 0; done + 64 <= bytes; done += 64)
+			__builtin_memcpy(to + done, from + done, 64);
+		if (bytes % 64 == 0)
+			return;
+		to += bytes - 64;
+		from += bytes - 64;
+		__builtin_memcpy(to, from, 64);
+	} else if (bytes >= 32) {
+		__builtin_memcpy(to, from, 32);
+		__builtin_memcpy(to + bytes - 32, from + bytes - 32, 32);
+	} else if (bytes >= 16) {
+		__builtin_memcpy(to, from, 16);
+		__builtin_memcpy(to + bytes - 16, from + bytes - 16, 16);
+	} else {
+		memcpy(to, from, bytes);
+	}
+}
 
 static inline void shm_copy_frame_in(uint8_t *to, const struct shm *from, size_t bytes)
 {
-	const uint8_t *at = (const void *)from;
-
-	if (bytes > SHM_SHORT || bytes < 16) {
-		memcpy(to, at, bytes);
-		return;
-	}
-	for (size_t done = 0; done + 16 < bytes; done += 16)
-		memcpy(to + done, at + done, 16);
-	memcpy(to + bytes - 16, at + bytes - 16, 16); /* some bytes a second time */
+	if (bytes <= SHM_SHORT)
+		copy_short(to, (const void *)from, bytes);
+	else
+		memcpy(to, (const void *)from, bytes);
 }
 
 static inline void shm_copy_frame_out(struct shm *to, const uint8_t *from, size_t bytes)
 {
-	uint8_t *at = (void *)to;
-
-	if (bytes > SHM_SHORT || bytes < 16) {
-		memcpy(at, from, bytes);
-		return;
-	}
-	for (size_t done = 0; done + 16 < bytes; done += 16)
-		memcpy(at + done, from + done, 16);
-	memcpy(at + bytes - 16, from + bytes - 16, 16);
+	if (bytes <= SHM_SHORT)
+		copy_short((void *)to, from, bytes);
+	else
+		memcpy((void *)to, from, bytes);
 }
 
 #define SHM_LINE 64u

@@ -45,16 +45,21 @@ static inline struct shm *split_desc(const struct rk_queue *queue, uint16_t inde
 	return shm_at(queue->desc, 16u * (index & queue->mask));
 }
 
-/* The next available entries from place on, at most count of them, read once. */
+/* The next count available entries from place on, read once; what they name is fetched. */
 static inline void split_heads(const struct rk_queue *queue, const struct place *place,
-			       uint16_t *heads, uint32_t count)
+			       struct head *heads, uint32_t count)
 {
-	uint32_t slot = place->next & queue->mask;
-	uint32_t first = queue->size - slot < count ? queue->size - slot : count;
+	const uint32_t slot = place->next & queue->mask;
+	const uint32_t first = queue->size - slot < count ? queue->size - slot : count;
+	uint16_t ids[RK_BURST_MAX];
 
-	shm_copy_in(heads, split_entry(queue, place->next), 2u * first);
+	shm_copy_in(ids, split_entry(queue, place->next), 2u * first);
 	if (first < count)
-		shm_copy_in(heads + first, split_entry(queue, 0), 2u * (count - first));
+		shm_copy_in(ids + first, split_entry(queue, 0), 2u * (count - first));
+	for (uint32_t i = 0; i < count; i++) {
+		heads[i] = (struct head){ids[i], 1};
+		shm_prefetch(split_desc(queue, ids[i]));
+	}
 }
 
 /* Writes the used element of the oldest chain not yet returned; to be published. */
@@ -65,6 +70,21 @@ static inline void split_return(struct rk_queue *queue, uint16_t id, uint32_t le
 
 	shm_copy_out(shm_at(queue->used, RING_ENTRIES + 8u * slot), &element, sizeof(element));
 	queue->used_next++;
+}
+
+/* The same of count chains, oldest first, with one length each (NULL: 0 each). */
+static inline void split_return_run(struct rk_queue *queue, const struct head *heads,
+				    const uint32_t *lengths, uint32_t count)
+{
+	struct shm *const entries = shm_at(queue->used, RING_ENTRIES);
+	const uint32_t mask = queue->mask, from = queue->used_next;
+
+	for (uint32_t i = 0; i < count; i++) {
+		struct used_element element = {heads[i].id, lengths ? lengths[i] : 0};
+
+		shm_copy_out(shm_at(entries, 8u * ((from + i) & mask)), &element, sizeof(element));
+	}
+	queue->used_next += (uint16_t)count;
 }
 
 /* The lines that the next count used elements go to: another core has them, and they are wanted soon. */
