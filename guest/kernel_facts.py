@@ -12,6 +12,7 @@ from guest.modules import loaded
 
 ROOT = Path("/")
 _CAP_IPC_LOCK = 14  # linux/capability.h
+_CAP_SYS_NICE = 23
 
 
 class ModuleState(enum.Enum):
@@ -96,12 +97,23 @@ def access(path: str, root: Path = ROOT) -> Access:
 
 def lockable_bytes(root: Path = ROOT) -> int | None:
     """How much memory this process may lock; None: as much as there is."""
-    for line in _text(root / "proc/self/status").splitlines():
-        name, _, value = line.partition(":")
-        if name == "CapEff" and int(value, 16) >> _CAP_IPC_LOCK & 1:
-            return None
+    if _capable(_CAP_IPC_LOCK, root):
+        return None
     limit = resource.getrlimit(resource.RLIMIT_MEMLOCK)[0]
     return None if limit == resource.RLIM_INFINITY else limit
+
+
+def may_run_in_real_time(root: Path = ROOT) -> bool:
+    """Whether this process may give a thread a real-time priority, be it the lowest."""
+    return _capable(_CAP_SYS_NICE, root) or resource.getrlimit(resource.RLIMIT_RTPRIO)[0] != 0
+
+
+def _capable(capability: int, root: Path) -> bool:
+    for line in _text(root / "proc/self/status").splitlines():
+        name, _, value = line.partition(":")
+        if name == "CapEff":
+            return bool(int(value, 16) >> capability & 1)
+    return False
 
 
 def _huge_pages(directory: Path) -> tuple[HugePages, ...]:

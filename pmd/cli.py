@@ -15,10 +15,12 @@ from cyclopts import App, CycloptsError, Parameter
 from rich.console import Console
 
 from guest.errors import UsageError, VhostPciError, errno_text
+from pmd.bench_options import BenchFlags
 from pmd.config import options
 
 _DISTRIBUTION = "vhost-pci-toolkit"
 _FLAG = Parameter(negative=())
+_BENCH = BenchFlags()
 
 
 def _version() -> str:
@@ -145,6 +147,28 @@ def doctor(
     else:
         print(finding.lines(findings), flush=True)
     return VhostPciError.exit_status if finding.has_problem(findings) else 0
+
+
+@app.command
+def bench(
+    *,
+    flags: BenchFlags = _BENCH,
+    json: Annotated[bool, _FLAG] = False,
+    plot: Path | None = None,
+) -> None:
+    """Measure the forwarding rate with an embedded VM1 whose rings are always full, or stocked.
+
+    VM1, pmd and peers are processes of their own, pinned; pmd and peers run by turns of 250 ms. A
+    ratio is told only between slices that were taken under the same conditions.
+
+    Args:
+        flags: What and where.
+        json: Print a JSON list instead of a table.
+        plot: Also draw rate by frame size, as an SVG at this path.
+    """
+    from pmd.bench_command import bench as measure  # noqa: PLC0415 - only this command needs it
+
+    measure(flags.options(), as_json=json, plot=plot)
 
 
 @app.command

@@ -36,6 +36,11 @@ class Signals:
         """Whether the run has been told to end."""
         return self._received != 0
 
+    @property
+    def exit_status(self) -> int:
+        """What to end with once `received`."""
+        return 128 + self._received
+
     def fileno(self) -> int:
         """Readable after a signal."""
         return self._reader.fileno()

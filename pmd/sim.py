@@ -6,10 +6,7 @@ which goes as soon as VM1 is connected.
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
-import subprocess
 import sys
 import tempfile
 import time
@@ -18,14 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from guest.errors import UsageError, VhostPciError, errno_text
+from pmd.child import Child
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _START_TIMEOUT_S = 20.0
-_STOP_TIMEOUT_S = 3.0
 _LOOK_S = 0.02
-_PR_SET_PDEATHSIG = 1  # linux/prctl.h
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,56 +66,6 @@ def parameters(name: str) -> Parameters:
     return Parameters(**values)
 
 
-class _Child:
-    """A child process that dies with this one; what it says on stderr is kept for an error."""
-
-    def __init__(self, name: str, arguments: Sequence[str], cpus: set[int]) -> None:
-        self.name = name
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
-        libc = ctypes.CDLL(None)
-
-        def settle() -> None:
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            os.sched_setaffinity(0, cpus)
-
-        try:
-            self._process = subprocess.Popen(
-                [sys.executable, "-m", *arguments],
-                stdin=subprocess.DEVNULL,
-                stdout=subprocess.DEVNULL,
-                stderr=self._log,
-                # A terminal's ^C is for us; we stop them in their order.
-                start_new_session=True,
-                # Safe: bring-up has one thread, and these two system calls take no lock.
-                preexec_fn=settle,  # noqa: PLW1509
-            )
-        except BaseException:
-            self._log.close()
-            raise
-
-    def check(self) -> None:
-        """VhostPciError, with its last line on stderr, if it has ended."""
-        status = self._process.poll()
-        if status is None:
-            return
-        self._log.seek(0)
-        lines = self._log.read().decode("utf-8", "replace").split("\n")
-        said = [line for line in lines if line.strip()]
-        cause = f"it ended with status {status}"
-        raise VhostPciError("run", self.name, f"{cause}: {said[-1].strip()}" if said else cause)
-
-    def close(self) -> None:
-        """Terminate it, then kill it. Twice is fine."""
-        if self._process.poll() is None:
-            self._process.terminate()
-            try:
-                self._process.wait(_STOP_TIMEOUT_S)
-            except subprocess.TimeoutExpired:
-                self._process.kill()
-                self._process.wait()
-        self._log.close()
-
-
 class Simulation:
     """A device and a VM1 that sends and receives as fast as it can. One thread.
 
@@ -133,7 +79,7 @@ class Simulation:
         allowed = os.sched_getaffinity(0)
         self._cpus = allowed - set(cpus) or allowed
         self._directory: tempfile.TemporaryDirectory[str] | None = None
-        self._children: list[_Child] = []
+        self._children: list[Child] = []
 
     @property
     def socket(self) -> str:
@@ -176,7 +122,8 @@ class Simulation:
             raise
 
     def _run(self, name: str, *arguments: str) -> None:
-        self._children.append(_Child(f"the simulated {name}", arguments, self._cpus))
+        command = (sys.executable, "-m", *arguments)
+        self._children.append(Child(f"the simulated {name}", command, cpus=self._cpus))
 
     def _wait_for(self, socket: Path) -> None:
         deadline = time.monotonic() + _START_TIMEOUT_S

@@ -1,0 +1,129 @@
+"""`pmd bench`: cases measured one after another, ours and peers by turns in each."""
+
+from __future__ import annotations
+
+import contextlib
+import select
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from guest.errors import VhostPciError
+from guest.huge_pages import HugePageReserve
+from guest.kernel_facts import may_run_in_real_time
+from pmd.bench_ours import Ours
+from pmd.bench_rate import rates
+from pmd.bench_result import Measured, rows
+from pmd.bench_side import Places, Waiter
+from pmd.bench_testpmd import MEMORY_MIB, Testpmd
+from pmd.signals import Signals
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Generator, Sequence
+
+    from pmd.bench_case import Case
+    from pmd.bench_options import BenchOptions
+    from pmd.bench_result import Row
+    from pmd.bench_side import Side
+
+# Short: a machine that changes meanwhile meets all sides. Long beside VM1's blocks of 20 ms.
+_TURN_S = 0.25
+_DEADLINE_S = 30.0
+_LOOK_S = 0.02
+_SLOT_BYTES = 1 << 12  # of VM1's memory for a buffer, whatever is less
+
+
+class SignalWaiter(Waiter):
+    """Waits that a signal ends with SystemExit. Main thread."""
+
+    def __init__(self, signals: Signals) -> None:
+        self._signals = signals
+
+    def sleep(self, seconds: float) -> None:
+        """See Waiter."""
+        select.select([self._signals.fileno()], [], [], seconds)
+        if self._signals.received:
+            raise SystemExit(self._signals.exit_status)
+
+    def until(self, condition: Callable[[], object], operation: str, subject: str) -> None:
+        """See Waiter."""
+        deadline = time.monotonic() + _DEADLINE_S
+        while not condition():
+            if time.monotonic() > deadline:
+                raise VhostPciError(operation, subject, f"none came in {_DEADLINE_S:g} s")
+            self.sleep(_LOOK_S)
+
+
+def run(options: BenchOptions, say: Callable[[str], None]) -> Generator[Row]:
+    """Measure case by case; the rows of each as soon as it is done.
+
+    Main thread, no other threads. Whatever ends it, the generator's close() included, no process,
+    socket, huge page or file stays behind.
+
+    Args:
+        options: What and where.
+        say: Told what the user should know, one line each.
+
+    Raises:
+        VhostPciError: A process ended by itself, or nothing moves.
+        SystemExit: A signal came.
+    """
+    with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(Signals())
+        signals.serve()
+        pages = stack.enter_context(HugePageReserve(_memory_bytes(options)))
+        if not pages.enough:
+            say("huge pages: not enough, and none can be reserved; all memory is of small pages")
+        tagged = may_run_in_real_time()
+        if not tagged:
+            say("placement: not told, and so no ratio, without CAP_SYS_NICE or a real-time limit")
+        places = Places(options.lcores, options.vm1_cpus, pages.enough, tagged)
+        for case in options.cases:
+            yield from _measure(case, options, places, SignalWaiter(signals))
+
+
+def _memory_bytes(options: BenchOptions) -> int:
+    """What VM1s and peers of one case take at most, and a page each for rounding up."""
+    sides = 1 + len(options.peers)
+    vm1 = max(
+        case.channels * (2 * case.queue_size * max(_SLOT_BYTES, 2 * case.frame_bytes) + (4 << 20))
+        for case in options.cases
+    )
+    return sides * vm1 + len(options.peers) * (MEMORY_MIB << 20)
+
+
+def _measure(case: Case, options: BenchOptions, places: Places, waiter: Waiter) -> Sequence[Row]:
+    with contextlib.ExitStack() as stack:
+        root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pmd-bench-")))
+        folders = [root / str(index) for index in range(1 + len(options.peers))]
+        for folder in folders:
+            folder.mkdir()
+        sides: list[Side] = [Ours(case, folders[0], places, waiter)]
+        for program, folder in zip(options.peers, folders[1:], strict=True):
+            sides.append(Testpmd(program, case, folder, places, waiter))
+        for side in sides:
+            stack.callback(side.close)
+            side.start()
+            side.pause()
+        _take_turns(sides, options.seconds, waiter)
+        ours, *peers = [_finish(side, case, len(places.vm1_cpus)) for side in sides]
+        return rows(case, ours, peers)
+
+
+def _take_turns(sides: Sequence[Side], seconds: float, waiter: Waiter) -> None:
+    """Let each run for so long in all, none at the same time, and each as often first as last."""
+    turns = max(2, round(seconds / _TURN_S))
+    for turn in range(turns):
+        for side in sides if turn % 2 else reversed(sides):
+            side.resume()
+            waiter.sleep(seconds / turns)
+            side.pause()
+
+
+def _finish(side: Side, case: Case, vm1_cpus: int) -> Measured:
+    label = side.label
+    results = side.results()
+    found = Measured(label, rates(results, case.direction, vm1_cpus), side.cycles_per_packet)
+    side.close()
+    return found

@@ -1,0 +1,142 @@
+"""What a benchmark moves where: one case, and the tables of cases."""
+
+from __future__ import annotations
+
+import enum
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+FULL_SIZES = (64, 256, 512, 1024, 1518, 9000)
+
+
+class Mode(enum.StrEnum):
+    """Our VF. What a peer does instead is in pmd/bench_testpmd.py."""
+
+    NULL = "null"
+    LOOP = "loop"
+    GEN = "gen"
+
+
+class Direction(enum.StrEnum):
+    """Which of VM1's rings carry frames: tx VM1 -> VF, rx VF -> VM1."""
+
+    TX = "tx"
+    RX = "rx"
+    BOTH = "both"
+
+
+class Ring(enum.StrEnum):
+    """How VM1 lays its rings out (virtio 1.3, 2.7 and 2.8)."""
+
+    SPLIT = "split"
+    PACKED = "packed"
+
+
+_DIRECTIONS = {
+    Mode.NULL: (Direction.TX,),
+    Mode.LOOP: (Direction.BOTH,),
+    Mode.GEN: (Direction.RX, Direction.BOTH),
+}
+_WORDS = {
+    (Mode.NULL, Direction.TX): "VM1 -> VF",
+    (Mode.LOOP, Direction.BOTH): "VM1 -> loop -> VM1",
+    (Mode.GEN, Direction.RX): "VF -> VM1",
+    (Mode.GEN, Direction.BOTH): "both ways, each",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One line of the table.
+
+    Attributes:
+        direction: null only takes frames and loop gives back what it takes; gen may take as well.
+        frame_bytes: Without FCS.
+        queue_size: Descriptors of each ring.
+        burst: Chains a turn takes from a ring at most.
+        channels: Functions, each with a VM1 and a VF of its own.
+    """
+
+    mode: Mode
+    direction: Direction
+    frame_bytes: int
+    queue_size: int = 256
+    ring: Ring = Ring.SPLIT
+    burst: int = 32
+    channels: int = 1
+
+    @property
+    def name(self) -> str:
+        """Tells it from all others."""
+        parts = [self.mode, self.direction, f"{self.frame_bytes}B", self.ring]
+        return "-".join([*parts, f"q{self.queue_size}", f"b{self.burst}", f"c{self.channels}"])
+
+    @property
+    def vf(self) -> str:
+        """Our VF's spec."""
+        return f"gen:{self.frame_bytes}" if self.mode == Mode.GEN else str(self.mode)
+
+    @property
+    def way(self) -> str:
+        """Where frames go, for people."""
+        return _WORDS[self.mode, self.direction]
+
+
+def quick(rings: Sequence[Ring]) -> list[Case]:
+    """What `pmd bench` alone measures."""
+    return [
+        Case(mode, direction, size, ring=ring)
+        for ring in rings
+        for mode, direction, size in (
+            (Mode.NULL, Direction.TX, 64),
+            (Mode.NULL, Direction.TX, 1518),
+            (Mode.GEN, Direction.RX, 64),
+            (Mode.LOOP, Direction.BOTH, 64),
+        )
+    ]
+
+
+def full(rings: Sequence[Ring]) -> list[Case]:
+    """The whole table: frame sizes each way, then queue sizes, bursts and channels at 64 bytes."""
+    found = []
+    for ring in rings:
+        for mode, direction, size in itertools.product(Mode, Direction, FULL_SIZES):
+            if direction in _DIRECTIONS[mode]:
+                found += [Case(mode, direction, size, ring=ring)]
+        for queue_size in (128, 1024, 4096):
+            found += _each_way(ring, queue_size=queue_size)
+        for burst in (8, 256):
+            found += _each_way(ring, burst=burst)
+        for channels in (2, 4, 8):
+            found += _each_way(ring, channels=channels)
+    return found
+
+
+def _each_way(ring: Ring, **changed: int) -> Iterator[Case]:
+    for mode, direction in (Mode.NULL, Direction.TX), (Mode.GEN, Direction.RX):
+        yield Case(mode, direction, 64, ring=ring, **changed)
+
+
+def cases(
+    *,
+    modes: Sequence[Mode],
+    directions: Sequence[Direction],
+    sizes: Sequence[int],
+    queue_sizes: Sequence[int],
+    rings: Sequence[Ring],
+    bursts: Sequence[int],
+    channels: Sequence[int],
+) -> list[Case]:
+    """All combinations that mean something, perhaps none; directions empty: a mode's usual one."""
+    found = []
+    for mode, ring, many, queue_size, burst, size in itertools.product(
+        modes, rings, channels, queue_sizes, bursts, sizes
+    ):
+        possible = _DIRECTIONS[mode]
+        chosen = [each for each in directions if each in possible] if directions else possible[:1]
+        found += [Case(mode, each, size, queue_size, ring, burst, many) for each in chosen]
+    return found

@@ -1,0 +1,174 @@
+"""What `pmd bench` is told: the command line's words, turned into cases and places."""
+
+from __future__ import annotations
+
+import re
+import shutil
+from dataclasses import dataclass
+from typing import Annotated, TypeVar
+
+from cyclopts import Parameter
+
+from guest.cpus import default_lcores, parse_lcores, usable_cpus
+from guest.errors import UsageError, VhostPciError
+from pmd import bench_case
+from pmd.bench_case import Case, Direction, Mode, Ring
+from pmd.config import BURST_MAX
+
+_FLAG = Parameter(negative=())
+_LIST = Parameter(negative=())
+_TESTPMD = "dpdk-testpmd"
+QUICK_SECONDS = 4.0
+FULL_SECONDS = 8.0
+_RANGES = {
+    "size": (60, 9216),
+    "queue-size": (2, 32768),
+    "burst": (1, BURST_MAX),
+    "channels": (1, 64),
+}
+_Name = TypeVar("_Name", Mode, Direction, Ring)
+
+
+@Parameter(name="*")
+@dataclass(frozen=True)
+class BenchFlags:
+    """What is measured, and where. Lists are like 64,1518; all combinations are measured.
+
+    Args:
+        peer: Measured by turns with pmd: testpmd (DPDK's, with its vhost driver), or the path of
+            one. May be repeated.
+        full: The whole table of docs/performance.md instead of a quick one.
+        mode: Our VF: null, loop, gen.
+        direction: VM1's rings: tx, rx, both. By default tx for null, rx for gen, both for loop.
+        size: Frame bytes without FCS.
+        queue_size: Descriptors of each ring.
+        ring: split, packed.
+        burst: Frames taken from a ring at once.
+        channels: Functions served at once, 1 to 64.
+        lcores: Forwarding CPUs, as of run. By default the last one allowed.
+        vm1_cpus: CPUs of the VM1s. By default those below.
+        seconds: For each case and side.
+    """
+
+    peer: Annotated[list[str] | None, _LIST] = None
+    full: Annotated[bool, _FLAG] = False
+    mode: str | None = None
+    direction: str | None = None
+    size: str | None = None
+    queue_size: str | None = None
+    ring: str | None = None
+    burst: str | None = None
+    channels: str | None = None
+    lcores: Annotated[str | None, Parameter(name=["--lcores", "-l"])] = None
+    vm1_cpus: str | None = None
+    seconds: float | None = None
+
+    def options(self) -> BenchOptions:
+        """As facts.
+
+        Raises:
+            UsageError: A value cannot be meant.
+            VhostPciError: A peer is not installed, or there are too few CPUs.
+        """
+        lcores, vm1_cpus = _cpus(self.lcores, self.vm1_cpus)
+        seconds = (
+            (FULL_SECONDS if self.full else QUICK_SECONDS) if self.seconds is None else self.seconds
+        )
+        if not 0.5 <= seconds <= 3600:
+            raise UsageError("use", f"--seconds {seconds:g}", "it is not 0.5 to 3600")
+        cases = tuple(self._cases())
+        peers = tuple(_find(peer) for peer in self.peer or ())
+        return BenchOptions(cases, peers, lcores, vm1_cpus, seconds)
+
+    def _cases(self) -> list[Case]:
+        rings = _names("ring", self.ring, Ring) or [Ring.SPLIT]
+        chosen = {
+            name: value
+            for name, value in vars(self).items()
+            if name in {"mode", "direction", "size", "queue_size", "burst", "channels"} and value
+        }
+        if not chosen:
+            return bench_case.full(rings) if self.full else bench_case.quick(rings)
+        if self.full:
+            name = next(iter(chosen)).replace("_", "-")
+            raise UsageError("use", f"--{name}", "--full says what is measured", "give one of them")
+        found = bench_case.cases(
+            modes=_names("mode", self.mode, Mode) or [Mode.NULL],
+            directions=_names("direction", self.direction, Direction),
+            sizes=_numbers("size", self.size) or [64],
+            queue_sizes=_numbers("queue-size", self.queue_size) or [256],
+            rings=rings,
+            bursts=_numbers("burst", self.burst) or [32],
+            channels=_numbers("channels", self.channels) or [1],
+        )
+        if not found:
+            cause = f"{self.mode or Mode.NULL} has no frames that way"
+            remedy = "null is tx, loop is both, gen is rx or both"
+            raise UsageError("measure", f"--direction {self.direction}", cause, remedy)
+        for case in found:
+            if case.queue_size & (case.queue_size - 1) and case.ring == Ring.SPLIT:
+                raise UsageError("use", f"--queue-size {case.queue_size}", "it is no power of two")
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class BenchOptions:
+    """All of a benchmark. seconds: of each case and side. peers: programs."""
+
+    cases: tuple[Case, ...]
+    peers: tuple[str, ...]
+    lcores: tuple[int, ...]
+    vm1_cpus: tuple[int, ...]
+    seconds: float
+
+
+def _find(peer: str) -> str:
+    """The program that --peer names: `testpmd`, or the path of one."""
+    found = shutil.which(_TESTPMD if peer == "testpmd" else peer)
+    if found is None:
+        remedy = "install it (Debian: dpdk-dev), give the path of one, or leave --peer out"
+        raise VhostPciError("find", f"--peer {peer}", "there is no such program", remedy)
+    return found
+
+
+def _names(flag: str, text: str | None, kind: type[_Name]) -> list[_Name]:
+    try:
+        return [kind(word) for word in _words(text)]
+    except ValueError as error:
+        known = ", ".join(kind)
+        raise UsageError("use", f"--{flag} {text}", "it is none", f"there are {known}") from error
+
+
+def _numbers(flag: str, text: str | None) -> list[int]:
+    least, most = _RANGES[flag]
+    found = []
+    for word in _words(text):
+        if re.fullmatch("[0-9]{1,6}", word) is None or not least <= int(word) <= most:
+            raise UsageError("use", f"--{flag} {text}", f"{word!r} is not {least} to {most}")
+        found.append(int(word))
+    return found
+
+
+def _words(text: str | None) -> list[str]:
+    return [] if text is None else [word.strip() for word in text.split(",")]
+
+
+def _cpus(lcores: str | None, vm1_cpus: str | None) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """Forwarding CPUs and those of VM1s, none in both."""
+    usable = sorted(usable_cpus())
+    if len(usable) < 2:
+        cause = f"this process may use {len(usable)} CPU"
+        remedy = "it takes one that forwards and one that drives it"
+        raise VhostPciError("measure on", "this machine", cause, remedy)
+    forwarding = parse_lcores(lcores) if lcores else default_lcores(1)
+    driving = (
+        parse_lcores(vm1_cpus)
+        if vm1_cpus
+        else tuple(cpu for cpu in usable if cpu not in forwarding)
+    )
+    both = set(forwarding) & set(driving)
+    if both or not driving:
+        cause = f"CPU {min(both)} is there twice" if both else "no CPU is left for VM1"
+        remedy = "VM1 and pmd need CPUs of their own"
+        raise UsageError("use", f"--lcores {lcores or forwarding[0]}", cause, remedy)
+    return forwarding, driving

@@ -1,0 +1,70 @@
+"""A benchmark's rows for people."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.table import Table
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pmd.bench_rate import Rate
+    from pmd.bench_result import Row
+
+
+def table(rows: Sequence[Row]) -> Table:
+    """One line a row; a peer's columns only where there is one. Refusals stand below."""
+    peers = any(row.peer for row in rows)
+    shown = Table(caption=caption(rows))
+    shown.add_column("frames")
+    for name in ("bytes", "queue"):
+        shown.add_column(name, justify="right")
+    shown.add_column("ring")
+    shown.add_column("taken")
+    for name in ("pmd Mpps", "cycles", *(("peer Mpps", "cycles", "ratio") if peers else ())):
+        shown.add_column(name, justify="right")
+    if peers:
+        shown.add_column("peer")
+    for row in rows:
+        cells = [*_what(row), _rate(row.ours), _cycles(row.ours_cycles)]
+        if peers:
+            cells += [_rate(row.theirs), _cycles(row.peer_cycles), _ratio(row), row.peer]
+        shown.add_row(*cells)
+    return shown
+
+
+def _what(row: Row) -> list[str]:
+    case = row.case
+    way = case.way if case.channels == 1 else f"{case.way}, {case.channels} channels"
+    way = way if case.burst == 32 else f"{way}, burst {case.burst}"
+    taken = "?" if row.ours is None else row.ours.condition
+    if row.theirs is not None and row.ours is not None and row.theirs.condition != taken:
+        taken = f"{taken} / {row.theirs.condition}"
+    return [way, str(case.frame_bytes), str(case.queue_size), str(case.ring), taken]
+
+
+def _rate(rate: Rate | None) -> str:
+    """The median, and the 10th and 90th percentile as differences from it."""
+    if rate is None:
+        return "-"
+    low, high = rate.mpps - rate.low, rate.high - rate.mpps
+    return f"{rate.mpps:.2f} -{low:.2f} +{high:.2f}"
+
+
+def _cycles(cycles: float | None) -> str:
+    return "-" if cycles is None else f"{cycles:.1f}"
+
+
+def _ratio(row: Row) -> str:
+    return "refused" if row.ratio is None else f"{row.ratio:.2f}"
+
+
+def caption(rows: Sequence[Row]) -> str:
+    """What the columns are, and why a ratio is not told."""
+    lines = [
+        "Mpps: median of slices of 0.5 ms, with 10th and 90th percentile.",
+        "cycles: TSC cycles a packet of the forwarding CPUs' busy turns, in the whole run.",
+    ]
+    lines += [f"{row.case.name}: no ratio: {row.refusal}" for row in rows if row.refusal]
+    return "\n".join(lines)

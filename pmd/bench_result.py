@@ -1,0 +1,115 @@
+"""A case measured on both sides: its figures, and their ratio or why there is none."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pmd.bench_rate import SLICES_MIN, best, common, told
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from pmd.bench_case import Case
+    from pmd.bench_rate import Rate, Rates
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """One side's figures of a case. cycles_per_packet: of the whole run, or None."""
+
+    label: str
+    rates: Rates
+    cycles_per_packet: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One line of the table: a case, a peer or none, one condition.
+
+    Attributes:
+        ours, theirs: Taken under the same condition where refusal is empty.
+        refusal: Why there is no ratio although there is a peer.
+    """
+
+    case: Case
+    ours: Rate | None
+    ours_cycles: float | None
+    peer: str
+    theirs: Rate | None
+    peer_cycles: float | None
+    refusal: str
+
+    @property
+    def ratio(self) -> float | None:
+        """Our rate by the peer's; None without a peer, or refused."""
+        if self.refusal or self.ours is None or self.theirs is None or not self.theirs.mpps:
+            return None
+        return self.ours.mpps / self.theirs.mpps
+
+    def json_object(self) -> dict[str, Any]:
+        """Rates in million frames a second, sizes in bytes, spread as [10th, 90th] percentile."""
+        return {
+            "case": self.case.name,
+            "mode": str(self.case.mode),
+            "direction": str(self.case.direction),
+            "frame_bytes": self.case.frame_bytes,
+            "ring": str(self.case.ring),
+            "queue_size": self.case.queue_size,
+            "burst": self.case.burst,
+            "channels": self.case.channels,
+            "placement": self.ours.condition if self.ours else None,
+            "ours_mpps": _round(self.ours.mpps if self.ours else None),
+            "ours_cycles_per_packet": _round(self.ours_cycles),
+            "peer": self.peer or None,
+            "peer_placement": self.theirs.condition if self.theirs else None,
+            "peer_mpps": _round(self.theirs.mpps if self.theirs else None),
+            "peer_cycles_per_packet": _round(self.peer_cycles),
+            "ratio": _round(self.ratio),
+            "spread": {"ours": _spread(self.ours), "peer": _spread(self.theirs)},
+            "refusal": self.refusal or None,
+        }
+
+
+def _round(value: float | None) -> float | None:
+    return None if value is None else round(value, 3)
+
+
+def _spread(rate: Rate | None) -> list[float] | None:
+    return None if rate is None else [round(rate.low, 3), round(rate.high, 3)]
+
+
+def rows(case: Case, ours: Measured, peers: Sequence[Measured]) -> list[Row]:
+    """A row for each peer and condition that both sides met often enough; else one that says why.
+
+    Without peers, a row for the cleanest condition.
+    """
+    if not peers:
+        rate = best(ours.rates)
+        return [Row(case, rate, ours.cycles_per_packet, "", None, None, "")]
+    found = []
+    for peer in peers:
+        conditions = common(ours.rates, peer.rates)
+        for condition in conditions:
+            pair = ours.rates[condition], peer.rates[condition]
+            found.append(_row(case, ours, pair, peer, ""))
+        if not conditions:
+            cleanest = best(ours.rates), best(peer.rates)
+            found.append(_row(case, ours, cleanest, peer, _refusal(ours, peer)))
+    return found
+
+
+def _row(
+    case: Case,
+    ours: Measured,
+    rates: tuple[Rate | None, Rate | None],
+    peer: Measured,
+    refusal: str,
+) -> Row:
+    cycles = ours.cycles_per_packet, peer.cycles_per_packet
+    return Row(case, rates[0], cycles[0], peer.label, rates[1], cycles[1], refusal)
+
+
+def _refusal(ours: Measured, peer: Measured) -> str:
+    counts = f"{ours.label} {told(ours.rates)}; {peer.label} {told(peer.rates)}"
+    return f"not {SLICES_MIN} slices on each side under one condition ({counts})"

@@ -1,0 +1,163 @@
+"""One side of a comparison: a back-end and the VM1s that drive it, which run by turns with others.
+
+A side whose turn it is not is stopped (SIGSTOP), so sides share CPUs and never run at once.
+"""
+
+from __future__ import annotations
+
+import abc
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pmd.bench_vm1 import BenchVm1, Vm1Place
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from pmd.bench_case import Case
+    from pmd.child import Child
+
+_END_TIMEOUT_S = 20.0
+_MOVED_MIN = 1000  # frames: every ring has gone round, or is about to
+
+
+@dataclass(frozen=True, slots=True)
+class Places:
+    """Where everything runs.
+
+    Attributes:
+        lcores: Forwarding CPUs.
+        vm1_cpus: VM1s' CPUs.
+        huge_pages: Whether memory is of huge pages.
+        tagged: Whether VM1s may tell the placement of their CPUs.
+    """
+
+    lcores: tuple[int, ...]
+    vm1_cpus: tuple[int, ...]
+    huge_pages: bool
+    tagged: bool
+
+
+class Waiter(abc.ABC):
+    """Lets time pass, and ends the wait when the user wants no more."""
+
+    @abc.abstractmethod
+    def sleep(self, seconds: float) -> None:
+        """Return after so long, or raise SystemExit on a signal."""
+
+    @abc.abstractmethod
+    def until(self, condition: Callable[[], object], operation: str, subject: str) -> None:
+        """Return once it holds; VhostPciError if that takes too long, SystemExit on a signal."""
+
+
+class Side(abc.ABC):
+    """Start it, let it run by turns, take its result; close it in any case.
+
+    Thread rule: one thread. Whoever calls is to have all other sides paused.
+
+    Args:
+        name: For messages.
+        directory: An empty one of its own for sockets, which stays its owner's.
+        waiter: Lets time pass.
+    """
+
+    def __init__(
+        self, name: str, case: Case, directory: Path, places: Places, waiter: Waiter
+    ) -> None:
+        self.name = name
+        self.cycles_per_packet: float | None = None
+        self._case = case
+        self._directory = directory
+        self._places = places
+        self._waiter = waiter
+        self._children: list[Child] = []
+        self._forwarding: list[Child] = []
+        self._vm1s: list[BenchVm1] = []
+
+    @property
+    def label(self) -> str:
+        """Its name, as precise as it is known."""
+        return self.name
+
+    @abc.abstractmethod
+    def _start_back_end(self) -> list[Child]:
+        """Start it, listening at `_back_end_socket` of each channel; the processes that forward."""
+
+    @abc.abstractmethod
+    def _cycles(self, output: str) -> float | None:
+        """TSC cycles a packet of the forwarding CPUs' busy turns, from what it said at its end."""
+
+    def start(self) -> None:
+        """Bring it up; it runs, and frames move on every channel, when this returns.
+
+        Raises:
+            VhostPciError: A process of it ended, or nothing moves.
+        """
+        places, name = self._places, self.name
+        self._forwarding = self._start_back_end()
+        for index in range(self._case.channels):
+            cpu = places.vm1_cpus[index % len(places.vm1_cpus)]
+            lcore = places.lcores[index % len(places.lcores)]
+            place = Vm1Place(cpu, lcore if places.tagged else None, places.huge_pages)
+            control = self._directory / f"{index}.control"
+            socket = self._back_end_socket(index)
+            vm1 = BenchVm1(name, self._case, socket, control, place)
+            self._vm1s.append(vm1)
+            self._keep(vm1.child)
+        for vm1 in self._vm1s:
+            self._wait(lambda vm1=vm1: vm1.moved() >= _MOVED_MIN, "frames")  # type: ignore[misc]
+
+    def pause(self) -> None:
+        """Stop it where it is, the drivers first. VhostPciError if a part of it has ended."""
+        self.check()
+        for vm1 in self._vm1s:
+            vm1.child.pause()
+        for child in self._forwarding:
+            child.pause()
+
+    def resume(self) -> None:
+        """Let it go on."""
+        for child in self._forwarding:
+            child.resume()
+        for vm1 in self._vm1s:
+            vm1.child.resume()
+
+    def check(self) -> None:
+        """VhostPciError, with its last line, if a process of it has ended."""
+        for child in self._children:
+            child.check()
+
+    def results(self) -> list[dict[str, Any]]:
+        """End it: what each VM1 found. `cycles_per_packet` is then what the back-end told."""
+        self.resume()
+        found = [vm1.result() for vm1 in self._vm1s]
+        output = "".join(child.end(_END_TIMEOUT_S) for child in self._forwarding)
+        self.cycles_per_packet = self._cycles(output)
+        return found
+
+    def close(self) -> None:
+        """End what still runs, drivers first. Twice is fine."""
+        self.resume()  # a driver that ends asks its back-end to stop, and waits for the answer
+        while self._children:
+            self._children.pop().close()
+
+    def _keep(self, child: Child) -> Child:
+        self._children.append(child)
+        return child
+
+    def _said(self) -> str:
+        return "".join(child.output + child.log for child in self._forwarding)
+
+    def _back_end_socket(self, index: int) -> Path:
+        return self._directory / f"{index}.vhost-user"
+
+    def _wait_for_socket(self, path: Path) -> None:
+        self._wait(path.is_socket, "a socket")
+
+    def _wait(self, condition: Callable[[], object], what: str) -> None:
+        def checked() -> object:
+            self.check()
+            return condition()
+
+        self._waiter.until(checked, f"get {what} from", self.name)

@@ -1,0 +1,86 @@
+"""The peer of a benchmark: DPDK's testpmd with its vhost driver, doing what our side does.
+
+What null, loop and gen are to us are to it: a net_null port that takes frames and has none; the
+vhost port's own transmit side; a net_null port that has frames without end.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+from pmd.bench_case import Direction, Mode
+from pmd.bench_side import Side
+from pmd.child import Child
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from pmd.bench_case import Case
+    from pmd.bench_side import Places, Waiter
+
+KIND = "testpmd"
+MEMORY_MIB = 256
+_VERSION = re.compile(r"RTE Version: 'DPDK ([^']+)'")
+_CYCLES = re.compile(r"CPU cycles/packet=([0-9.]+)")
+
+
+class Testpmd(Side):
+    """One testpmd with a vhost port a channel.
+
+    Its memory is of huge pages where VM1's is; else DPDK makes a memfd of small ones.
+    """
+
+    __test__ = False  # a name that test runners take for a test
+
+    def __init__(
+        self, program: str, case: Case, directory: Path, places: Places, waiter: Waiter
+    ) -> None:
+        super().__init__(KIND, case, directory, places, waiter)
+        self._program = program
+
+    @property
+    def label(self) -> str:
+        """With its version, as it tells it."""
+        found = _VERSION.search(self._said())
+        return f"{self.name} {found[1]}" if found else self.name
+
+    def _start_back_end(self) -> list[Child]:
+        case, lcores = self._case, self._places.lcores
+        memory = ["--in-memory", "--single-file-segments"] if self._places.huge_pages else []
+        # lcore 0 is the main one, which sleeps; each other forwards, pinned where ours does.
+        threads = [f"0@{lcores[0]}", *(f"{i + 1}@{cpu}" for i, cpu in enumerate(lcores))]
+        command = [
+            *(self._program, "-v", "--lcores", ",".join(threads), "--main-lcore", "0"),
+            *("--no-pci", "--no-telemetry", "-m", str(MEMORY_MIB), *(memory or ["--no-huge"])),
+            *(f"--vdev={port}" for port in self._ports()),
+            *("--", f"--nb-cores={len(lcores)}", f"--burst={case.burst}", "--no-lsc-interrupt"),
+            *(f"--rxd={case.queue_size}", f"--txd={case.queue_size}"),
+            *("--total-num-mbufs=16384", "--mbcache=256", "--forward-mode=io"),
+            *(f"--port-topology={'loop' if case.mode == Mode.LOOP else 'paired'}",),
+            *("--record-core-cycles", f"--mbuf-size={self._mbuf_bytes()}"),
+        ]
+        environment = {"RUNTIME_DIRECTORY": str(self._directory)}
+        child = self._keep(Child(self.name, command, environment=environment))
+        for index in range(case.channels):
+            self._wait_for_socket(self._back_end_socket(index))
+        return [child]
+
+    def _mbuf_bytes(self) -> int:
+        """DPDK's default, or what makes one segment of a frame."""
+        return max(2176, self._case.frame_bytes + 256)
+
+    def _ports(self) -> Iterator[str]:
+        case = self._case
+        for index in range(case.channels):
+            yield f"net_vhost{index},iface={self._back_end_socket(index)},queues=1"
+            if case.mode == Mode.LOOP:
+                continue
+            # Without no-rx a null port's frames would flood the direction that is not measured.
+            frames = "no-rx=1" if case.direction == Direction.TX else f"size={case.frame_bytes}"
+            yield f"net_null{index},{frames}"
+
+    def _cycles(self, output: str) -> float | None:
+        found = _CYCLES.findall(output)
+        return float(found[-1]) if found else None

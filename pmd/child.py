@@ -1,0 +1,145 @@
+"""A child process that dies with this one."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import signal
+import subprocess
+import tempfile
+from typing import TYPE_CHECKING
+
+from guest.errors import VhostPciError, errno_text
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+_STOP_TIMEOUT_S = 3.0
+_PR_SET_PDEATHSIG = 1  # linux/prctl.h
+_SAID_BYTES_MAX = 1 << 24
+
+
+class Child:
+    """Started at once; what it writes is kept. Its stdin stays open and silent.
+
+    Thread rule: one thread, and the child dies when that one ends.
+
+    Args:
+        name: For messages.
+        command: A program and its arguments.
+        cpus: Where it may run; None: where this process may.
+        environment: Variables beside this process's own.
+
+    Raises:
+        VhostPciError: It cannot be started.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        command: Sequence[str],
+        *,
+        cpus: set[int] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        self.name = name
+        self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
+        libc = ctypes.CDLL(None)
+
+        def settle() -> None:
+            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+            if cpus is not None:
+                os.sched_setaffinity(0, cpus)
+
+        try:
+            self._process = subprocess.Popen(
+                command,
+                stdin=subprocess.PIPE,
+                stdout=self._output,
+                stderr=self._log,
+                env=os.environ | dict(environment or {}),
+                # A terminal's ^C is for us; we stop them in their order.
+                start_new_session=True,
+                # Safe: bring-up has one thread, and these two system calls take no lock.
+                preexec_fn=settle,  # noqa: PLW1509
+            )
+        except OSError as error:
+            self._close_files()
+            raise VhostPciError("start", name, errno_text(error)) from error
+        except BaseException:
+            self._close_files()
+            raise
+
+    @property
+    def output(self) -> str:
+        """What it wrote to stdout so far."""
+        return _text(self._output.fileno())
+
+    @property
+    def log(self) -> str:
+        """What it wrote to stderr so far."""
+        return _text(self._log.fileno())
+
+    def check(self) -> None:
+        """VhostPciError, with the last line it wrote, if it has ended."""
+        status = self._process.poll()
+        if status is None:
+            return
+        said = [line for line in (self.log or self.output).split("\n") if line.strip()]
+        cause = _end(status)
+        raise VhostPciError("run", self.name, f"{cause}: {said[-1].strip()}" if said else cause)
+
+    def pause(self) -> None:
+        """Stop it where it is; it has stopped, or ended, when this returns. Twice is fine."""
+        self._process.send_signal(signal.SIGSTOP)
+        # It stays as it is for Popen: WNOWAIT.
+        os.waitid(os.P_PID, self._process.pid, os.WSTOPPED | os.WEXITED | os.WNOWAIT)
+
+    def resume(self) -> None:
+        """Let it go on. Nothing to do where it has not stopped, or has ended."""
+        self._process.send_signal(signal.SIGCONT)
+
+    def end(self, timeout_s: float) -> str:
+        """Ask it to end; all it wrote to stdout.
+
+        Raises:
+            VhostPciError: It does not end in time, or not with status 0.
+        """
+        self.resume()
+        self._process.terminate()
+        try:
+            self._process.wait(timeout_s)
+        except subprocess.TimeoutExpired as error:
+            cause = f"it still runs {timeout_s:g} s after SIGTERM"
+            raise VhostPciError("end", self.name, cause) from error
+        if self._process.returncode != 0:
+            self.check()
+        return self.output
+
+    def close(self) -> None:
+        """Terminate it, then kill it. Twice is fine."""
+        if self._process.poll() is None:
+            self.resume()
+            self._process.terminate()
+            try:
+                self._process.wait(_STOP_TIMEOUT_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        if self._process.stdin is not None:
+            self._process.stdin.close()
+        self._close_files()
+
+    def _close_files(self) -> None:
+        self._output.close()
+        self._log.close()
+
+
+def _text(fd: int) -> str:
+    """The whole file; the child shares its offset, so that is left alone."""
+    return os.pread(fd, _SAID_BYTES_MAX, 0).decode("utf-8", "replace")
+
+
+def _end(status: int) -> str:
+    return f"it ended with status {status}" if status >= 0 else f"signal {-status} ended it"
