@@ -1,4 +1,4 @@
-"""A split ring's geometry and its checks (virtio 1.3, section 2.7), and what features change."""
+"""A ring's geometry and its checks (virtio 1.3, 2.7 and 2.8), and what features change."""
 
 from __future__ import annotations
 
@@ -13,8 +13,9 @@ from guest.errors import VhostPciError
 if TYPE_CHECKING:
     from driver.memory_map import MemoryMap
 
-SIZE_MAX = 32768  # 2.7: Queue Size
-DESC_BYTES = 16  # 2.7.5
+SIZE_MAX = 32768  # 2.7: Queue Size; 2.8.10.1
+DESC_BYTES = 16  # 2.7.5, 2.8.13
+EVENT_BYTES = 4  # 2.8.14: an event suppression structure
 USED_ELEMENT_BYTES = 8  # 2.7.8
 ETHERNET_HEADER_BYTES = 14
 
@@ -22,8 +23,16 @@ ETHERNET_HEADER_BYTES = 14
 class Feature(enum.IntFlag):
     """Virtio feature bits the driver knows (section 6; 5.1.3 for network devices)."""
 
+    NET_CSUM = 1 << 0
+    NET_GUEST_CSUM = 1 << 1
     NET_MTU = 1 << 3
     NET_MAC = 1 << 5
+    NET_GUEST_TSO4 = 1 << 7
+    NET_GUEST_TSO6 = 1 << 8
+    NET_GUEST_ECN = 1 << 9
+    NET_HOST_TSO4 = 1 << 11
+    NET_HOST_TSO6 = 1 << 12
+    NET_HOST_ECN = 1 << 13
     NET_MRG_RXBUF = 1 << 15
     NET_STATUS = 1 << 16
     NET_CTRL_VQ = 1 << 17
@@ -34,6 +43,9 @@ class Feature(enum.IntFlag):
     ACCESS_PLATFORM = 1 << 33
     RING_PACKED = 1 << 34
     IN_ORDER = 1 << 35
+    NET_GUEST_USO4 = 1 << 54
+    NET_GUEST_USO6 = 1 << 55
+    NET_HOST_USO = 1 << 56
 
 
 def header_bytes(features: int) -> int:
@@ -54,7 +66,10 @@ class Part(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Ring:
-    """One entry of the ring table (docs/device.md 5.3), as the device gave it: not yet checked."""
+    """One entry of the ring table (docs/device.md 5.3), as the device gave it: not yet checked.
+
+    avail, used: of a packed ring the driver's and the device's event suppression structure.
+    """
 
     index: int
     size: int
@@ -85,8 +100,19 @@ class Ring:
         """Whether frames go through it."""
         return RingFlag.ENABLED in self.flags
 
+    @property
+    def packed(self) -> bool:
+        """Whether it is a packed ring (2.8)."""
+        return RingFlag.PACKED in self.flags
+
     def parts(self, features: int) -> tuple[Part, Part, Part]:
-        """Its areas, with the event fields at their ends where EVENT_IDX is negotiated (2.7)."""
+        """Its areas; a split ring's end with event fields where EVENT_IDX is negotiated (2.7)."""
+        if self.packed:
+            return (
+                Part("descriptor ring", self.desc, DESC_BYTES * self.size, 16, written=True),
+                Part("driver event", self.avail, EVENT_BYTES, 4, written=False),
+                Part("device event", self.used, EVENT_BYTES, 4, written=True),
+            )
         event = 2 if features & Feature.EVENT_IDX else 0
         return (
             Part("descriptor table", self.desc, DESC_BYTES * self.size, 16, written=False),
@@ -96,18 +122,32 @@ class Ring:
             ),
         )
 
-    def check(self, memory: MemoryMap, features: int) -> None:
+    def _has_legal_size(self) -> bool:
+        if self.packed:
+            return 1 < self.size <= SIZE_MAX
+        return 0 < self.size <= SIZE_MAX and not self.size & (self.size - 1)
+
+    def check(self, memory: MemoryMap, features: int, commit: int = 0) -> None:
         """Refuse a ring the kernel must not touch.
 
+        Args:
+            memory: VM1's.
+            features: Accepted ones.
+            commit: Address of its commit words, 0 for none (`VhostPci.commit_address`).
+
         Raises:
-            VhostPciError: It is packed; its size is not a power of two up to 32768; a part is not
-                aligned (2.7: 16, 2, 4), not in one run of memory, or lacks a permission (all are
-                read, the used ring is written too).
+            VhostPciError: Its size is not 2 to 32768 (packed), or not a power of two up to 32768;
+                a part is not aligned (2.7: 16, 2, 4; packed: 16, 4, 4), not in one run of memory,
+                or lacks a permission (all are read; what the device writes is written too); or it
+                is packed and has no commit words.
         """
         subject = f"ring {self.index} of {memory.name}"
-        if RingFlag.PACKED in self.flags:
-            raise VhostPciError("run", subject, "it is packed, and only split rings are served")
-        if not 0 < self.size <= SIZE_MAX or self.size & (self.size - 1):
+        if self.packed and not commit:
+            remedy = "use a device of version 1.1"
+            raise VhostPciError(
+                "run", subject, "it is packed, and the device has no commit area", remedy
+            )
+        if not self._has_legal_size():
             raise VhostPciError("run", subject, f"its size is {self.size}")
         for part in self.parts(features):
             where = f"its {part.name} at {part.bus:#x}"

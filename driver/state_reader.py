@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from driver.state_area import (
+    COMMIT,
     DRIVER,
     GENERATION_OFFSET,
     HEADER,
@@ -127,6 +128,9 @@ class StateReader:
         start, size = header["driver_offset"], header["driver_size"]
         if start % PAGE_SIZE or size < DRIVER.itemsize or start + size > self._size:
             raise self._contradiction(f"its driver area is {size} bytes at {start:#x}")
+        start, size = header["commit_offset"], header["ring_count"] * COMMIT.itemsize
+        if start % PAGE_SIZE or start + size > self._size:
+            raise self._contradiction(f"its commit area is {size} bytes at {start:#x}")
         return header
 
     def _check_section(

@@ -20,6 +20,7 @@ from driver.memory_map import BusAddress, MappedArea, MemoryMap
 from driver.ring import Ring
 from driver.state_area import (
     CLASS_CODE,
+    COMMIT,
     DEVICE_ID,
     DRIVER,
     FIRST_EXTENSION_WINDOW,
@@ -112,7 +113,9 @@ class VhostPci:
             raise
         try:
             self._reader = StateReader(self._state_area, size, self.name)
-            self._driver_offset = self._reader.header()["driver_offset"]
+            header = self._reader.header()
+            self._driver_offset = header["driver_offset"]
+            self._commit_offset = header["commit_offset"]
         except BaseException:
             self.close()
             raise
@@ -203,6 +206,15 @@ class VhostPci:
         """Where the driver area's u64 heartbeat is in this process, until close."""
         return self._state_area.address + self._driver_offset
 
+    def commit_address(self, ring: int) -> int:
+        """Where the commit words of a ring of the last `state` are in this process, until close.
+
+        docs/device.md 5.6. 0: the device has no commit area, and no packed ring can be served.
+        """
+        if not self._commit_offset:
+            return 0
+        return self._state_area.address + self._commit_offset + ring * COMMIT.itemsize
+
     @property
     def mappings(self) -> tuple[Mapping, ...]:
         """The windows' mapped parts, each to be guarded; the next `state` and close close them."""
@@ -252,6 +264,7 @@ class VhostPci:
         for window in sorted(memory.windows):
             self._map_window(window, infos[window])
         self._driver_offset = tables.header["driver_offset"]
+        self._commit_offset = tables.header["commit_offset"]
         return DeviceState(
             generation=tables.generation,
             status=Status(tables.header["status"]),

@@ -9,14 +9,12 @@ cannot be set up is left out, reported to the device and logged; the others run 
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import errno
 import itertools
 import logging
 import time
 from typing import TYPE_CHECKING
 
-from driver.ring import Feature, header_bytes
 from driver.state_area import RingFlag, Status
 from driver.vhost_pci import VhostPci
 from guest.errors import DeviceGoneError, VhostPciError
@@ -28,13 +26,12 @@ from pmd.kernel import (
     Map,
     Queue,
     QueueError,
-    RingConfig,
-    RingFlags,
     Work,
     fault_names,
 )
 from pmd.ports import Ports
 from pmd.quarantine import Quarantine
+from pmd.ring_config import ring_config
 
 if TYPE_CHECKING:
     from driver.ring import Ring
@@ -256,10 +253,10 @@ class Channel:
         name = f"ring {ring.index} of {self.name}"
         try:
             self._ports.check(ring.pair, name)
-            ring.check(state.memory, state.features)
-            config = _ring_config(ring, state.features, doorbell)
-            if any(mapping.combining for mapping in device.mappings):
-                config = dataclasses.replace(config, flags=config.flags | RingFlags.COMBINING)
+            commit = device.commit_address(ring.index) if ring.packed else 0
+            ring.check(state.memory, state.features, commit)
+            combining = any(mapping.combining for mapping in device.mappings)
+            config = ring_config(ring, state.features, doorbell, commit, combining=combining)
             return Queue(config, map_, self._ring_stats(ring), name)
         except QueueError as error:
             reason = _REASONS.get(error.errno, _NOT_SET_UP)
@@ -347,31 +344,4 @@ def _direction(counters: DirectionStats) -> stats.Direction:
         counters.bursts,
         counters.cycles,
         counters.calls,
-    )
-
-
-def _ring_config(ring: Ring, features: int, doorbell: Doorbell | None) -> RingConfig:
-    flags = RingFlags(0)
-    for feature, flag in (
-        (Feature.INDIRECT_DESC, RingFlags.INDIRECT),
-        (Feature.EVENT_IDX, RingFlags.EVENT_IDX),
-        (Feature.NET_MRG_RXBUF, RingFlags.MERGEABLE),
-    ):
-        if features & feature:
-            flags |= flag
-    if ring.enabled:
-        flags |= RingFlags.ENABLED
-    call_fd, call_offset = -1, -1
-    if doorbell is not None:
-        call_fd = doorbell.fd
-        call_offset = -1 if doorbell.offset is None else doorbell.offset
-    return RingConfig(
-        ring.desc,
-        ring.avail,
-        ring.used,
-        ring.size,
-        flags,
-        header_bytes(features),
-        call_fd,
-        call_offset,
     )

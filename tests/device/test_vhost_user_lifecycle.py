@@ -20,6 +20,7 @@ from tests.device.vhost_user_peer import (
     MIB,
     USER,
     FrontEnd,
+    FunctionSide,
     Region,
     memory,
     open_fds,
@@ -146,7 +147,7 @@ async def nobody(_state: Vm1State) -> None:
 
 
 def backend(path: Path) -> Backend:
-    return Backend(Endpoint(path), 1, nobody)
+    return Backend(Endpoint(path), 1, nobody, FunctionSide())
 
 
 def test_path_is_served_and_removed(tmp_path: Path) -> None:
@@ -199,7 +200,7 @@ def test_endpoint_as_typed() -> None:
 @pytest.mark.parametrize("pairs", [0, -1, 129])
 def test_queue_pairs_nobody_could_name(pairs: int) -> None:
     with pytest.raises(UsageError, match="1 to 128"):
-        Backend(Endpoint(Path("s")), pairs, nobody)
+        Backend(Endpoint(Path("s")), pairs, nobody, FunctionSide())
 
 
 def test_what_publish_raises_ends_the_server(tmp_path: Path) -> None:
@@ -207,7 +208,7 @@ def test_what_publish_raises_ends_the_server(tmp_path: Path) -> None:
         raise VhostPciError("publish", "the state", "it broke")
 
     async def run() -> None:
-        server = Backend(Endpoint(tmp_path / "s"), 1, broken)
+        server = Backend(Endpoint(tmp_path / "s"), 1, broken, FunctionSide())
         server.open()
         with FrontEnd(tmp_path / "s"):
             await server.serve()

@@ -169,7 +169,7 @@ NUMBERS = {
     ),
     "u18_features_unnamed": (Request.SET_FEATURES, u64(FEATURES | 1 << 63)),
     "u18_protocol_unnamed": (Request.SET_PROTOCOL_FEATURES, u64(PROTOCOL | 1 << 40)),
-    "u18_features": (Request.SET_FEATURES, u64(FEATURES | 1 << 34)),
+    "u18_features": (Request.SET_FEATURES, u64(FEATURES | 1 << 36)),
     "u18_features_running": (Request.SET_FEATURES, u64(1 << 32)),
     "u18_protocol": (Request.SET_PROTOCOL_FEATURES, u64(PROTOCOL | 1 << 22)),
     "u18_protocol_late": (Request.SET_PROTOCOL_FEATURES, u64(REPLY_ACK := 1 << 3)),

@@ -51,17 +51,30 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 
 
 class FunctionSide:
-    """Plays the function and its driver: records states, acknowledges when it may."""
+    """Plays the function and its driver: records states, acknowledges when it may.
+
+    positions: a packed ring's commit words, committed and intended; the tests write the driver's.
+    """
 
     def __init__(self) -> None:
+        self.positions: dict[int, tuple[int, int]] = {}
         self.states: list[Vm1State] = []
         self.acknowledged = 0
         self.may_acknowledge = threading.Event()
         self.may_acknowledge.set()
         self.broken: list[str] = []
 
+    def begin(self, ring: int, position: int) -> None:
+        self.positions[ring] = position, position
+
+    def words(self, ring: int) -> tuple[int, int]:
+        return self.positions.get(ring, (0, 0))
+
     async def publish(self, state: Vm1State) -> None:
         former = self.states[-1:]
+        for index, ring in enumerate(state.rings):
+            if ring.started and not (former and former[0].rings[index].started):
+                self.begin(index, ring.base & 0xFFFF)
         self.states.append(state)
         while not self.may_acknowledge.is_set():  # noqa: ASYNC110 - another thread sets it
             await asyncio.sleep(0.002)
@@ -96,7 +109,9 @@ class Serving:
         self.path = Path(self.directory.name) / "vm1.sock"
         self.function = FunctionSide()
         endpoint = Endpoint(self.path, connect)
-        self.backend = Backend(endpoint, queue_pairs, self.function.publish, timeout_s)
+        self.backend = Backend(
+            endpoint, queue_pairs, self.function.publish, self.function, timeout_s
+        )
         self._error: BaseException | None = None
         self._loop = asyncio.new_event_loop()
         self._task = self._loop.create_task(self.backend.serve())

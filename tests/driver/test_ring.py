@@ -1,4 +1,4 @@
-"""A split ring's geometry (virtio 1.3, section 2.7) and the header before frames (5.1.6.1)."""
+"""A ring's geometry (virtio 1.3, 2.7 and 2.8) and the header before frames (5.1.6.1)."""
 
 from __future__ import annotations
 
@@ -100,7 +100,6 @@ def test_good(name: str) -> None:
 
 
 BAD: dict[str, tuple[dict[str, Any], str]] = {
-    "packed": ({"flags": RingFlag.PACKED}, "it is packed"),
     **{
         f"size {size}": ({"size": size}, f"its size is {size}")
         for size in (0, 3, 255, 65536, 0xFFFFFFFF)
@@ -133,3 +132,57 @@ def test_without_event_idx_the_event_fields_are_not_there() -> None:
     ring.check(MEMORY_MAP, 0)
     with pytest.raises(VhostPciError):
         ring.check(MEMORY_MAP, Feature.EVENT_IDX)
+
+
+PACKED = replace(
+    RING, size=3, flags=RingFlag.PACKED, **_bus(desc=0x1000, avail=0x1030, used=0x1034)
+)
+COMMIT = 0x7F00_0000_0000
+
+
+def test_packed_part_lengths() -> None:
+    """Section 2.8.10: 16 * size, 4 and 4, aligned to 16, 4 and 4."""
+    parts = [(part.length, part.alignment, part.written) for part in PACKED.parts(0)]
+    assert parts == [(48, 16, True), (4, 4, False), (4, 4, True)]
+
+
+PACKED_GOOD: dict[str, dict[str, Any]] = {
+    "close together": {},
+    "driver event is only read": _bus(avail=READ_ONLY + 0x7FFC),
+    "at the end": _bus(desc=END - 48, avail=0, used=4),
+    **{f"size {size}": {"size": size} for size in (2, 255, 0x700)},
+}
+
+
+@pytest.mark.parametrize("name", PACKED_GOOD)
+def test_packed_good(name: str) -> None:
+    replace(PACKED, **PACKED_GOOD[name]).check(MEMORY_MAP, 0, COMMIT)
+
+
+PACKED_BAD: dict[str, tuple[dict[str, Any], str]] = {
+    **{
+        f"size {size}": ({"size": size}, f"its size is {size}")
+        for size in (0, 1, 32769, 65536, 0xFFFFFFFF)
+    },
+    "desc alignment": (_bus(desc=8), "its descriptor ring at 0x8 is not aligned to 16"),
+    "driver event alignment": (_bus(avail=2), "its driver event at 0x2 is not aligned to 4"),
+    "device event alignment": (_bus(used=2), "its device event at 0x2 is not aligned to 4"),
+    "desc past the end": (_bus(desc=END - 32), "only 32 of 48 bytes are contiguous"),
+    "desc is read-only": (_bus(desc=READ_ONLY), "WRITE is not permitted there"),
+    "device event is read-only": (_bus(used=READ_ONLY), "WRITE is not permitted there"),
+    "device event is write-only": (_bus(used=WRITE_ONLY), "READ is not permitted there"),
+    "driver event nowhere": (_bus(avail=END), "it is outside"),
+}
+
+
+@pytest.mark.parametrize("name", PACKED_BAD)
+def test_packed_bad(name: str) -> None:
+    change, cause = PACKED_BAD[name]
+    with pytest.raises(VhostPciError, match=cause):
+        replace(PACKED, **change).check(MEMORY_MAP, 0, COMMIT)
+
+
+def test_packed_needs_commit_words() -> None:
+    """A device of minor version 0 has none (docs/device.md 5.6)."""
+    with pytest.raises(VhostPciError, match="the device has no commit area"):
+        PACKED.check(MEMORY_MAP, 0)

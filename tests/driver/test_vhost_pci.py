@@ -108,6 +108,9 @@ def test_registers_that_cannot_be(
         ({"driver_offset": 0x7800}, "its driver area is 4096 bytes at 0x7800"),
         ({"driver_offset": STATE_SIZE}, "its driver area is"),
         ({"driver_size": 4095}, "its driver area is 4095 bytes"),
+        ({"commit_offset": 0x1800, "ring_count": 2}, "its commit area is 16 bytes at 0x1800"),
+        ({"commit_offset": STATE_SIZE, "ring_count": 1}, "its commit area is 8 bytes"),
+        ({"commit_offset": 0xFFFFF000}, "its commit area is 0 bytes"),
     ],
 )
 def test_headers_that_cannot_be(function: FakeFunction, change: dict[str, int], cause: str) -> None:
@@ -128,6 +131,18 @@ def test_attach_turns_decoding_and_mastering_on_and_close_gives_back(
     device.close()
     assert function.command == 0x0400
     assert function.writes == []
+
+
+def test_commit_words_are_found_by_the_header(function: FakeFunction) -> None:
+    """docs/device.md 5.6; 0 where a device of minor 0 has none."""
+    _connect(function)
+    with VhostPci(function) as device:
+        device.state()
+        assert device.commit_address(1) == 0
+        function.header["commit_offset"] = 0x3000
+        function.publish(6)
+        device.state()
+        assert device.commit_address(1) - device.generation_address == 0x3000 - 8 + 8
 
 
 def test_inside_vm2_bar_0_is_one_area() -> None:

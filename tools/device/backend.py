@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Self
 
 from guest.errors import UsageError, errno_text
 from tools.device.backend_session import Session, disconnected
+from tools.device.backend_state import FrontEndState
 from tools.device.eventfd import signal_eventfd
 from tools.device.memory_table import is_sealed
 from tools.device.unix_socket import UnixListener
@@ -24,6 +25,7 @@ from tools.vhost_user_wire import hung_up, ready
 
 if TYPE_CHECKING:
     from tools.device.backend_session import Publish
+    from tools.device.commit_area import CommitWords
     from tools.device.vm1_state import Vm1State
 
 logger = logging.getLogger(__name__)
@@ -69,6 +71,7 @@ class Backend:
         publish: Called with each new state, one call at a time. Returns when the driver in VM2 has
             followed, or there is none, or it was declared dead; only then are descriptors of the
             former state closed and is VM1 answered. What it raises ends `serve`.
+        commits: Where the driver leaves the positions of packed rings.
         timeout_s: For a half message, and for a front-end that does not take replies.
 
     Raises:
@@ -76,7 +79,12 @@ class Backend:
     """
 
     def __init__(
-        self, endpoint: Endpoint, queue_pairs: int, publish: Publish, timeout_s: float = TIMEOUT_S
+        self,
+        endpoint: Endpoint,
+        queue_pairs: int,
+        publish: Publish,
+        commits: CommitWords,
+        timeout_s: float = TIMEOUT_S,
     ) -> None:
         if not 1 <= queue_pairs <= RING_INDEX_LIMIT // 2:
             cause = f"vhost-user can name 1 to {RING_INDEX_LIMIT // 2}"
@@ -84,6 +92,7 @@ class Backend:
         self._endpoint = endpoint
         self._queue_pairs = queue_pairs
         self._publish = publish
+        self._commits = commits
         self._timeout_s = timeout_s
         self._listener: UnixListener | None = None
         self._session: Session | None = None
@@ -157,7 +166,11 @@ class Backend:
         logger.info("VM1's front-end is connected at %s", self._endpoint)
         self._counters["connections"] += 1
         self._session = Session(
-            connection, self._queue_pairs, self._publish, self._counters, self._timeout_s
+            connection,
+            FrontEndState(self._queue_pairs, self._commits),
+            self._publish,
+            self._counters,
+            self._timeout_s,
         )
         guard = asyncio.create_task(self._turn_others_away(connection))
         try:
@@ -191,7 +204,7 @@ class Backend:
         """What an operator wants to know, as JSON types."""
         session = self._session
         front_end = session.front_end if session else None
-        rings = front_end.rings if front_end else []
+        rings = front_end.rings.rings if front_end else []
         return {
             "endpoint": str(self._endpoint),
             "connected": self.state.connected,

@@ -43,6 +43,7 @@ FEATURES = int(
     | Feature.INDIRECT_DESC
     | Feature.EVENT_IDX
     | Feature.IN_ORDER
+    | Feature.RING_PACKED
     | Feature.ANY_LAYOUT
 )
 

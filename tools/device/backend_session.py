@@ -17,7 +17,6 @@ from tools.device.backend_rules import (
     judge,
     request_name,
 )
-from tools.device.backend_state import FrontEndState
 from tools.device.vm1_state import RingState, Vm1State
 from tools.vhost_user_abi import U64, ProtocolFeature
 from tools.vhost_user_wire import Descriptors, WireError, pending, receive_async, send_async
@@ -28,6 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
     from typing import TypeAlias
 
+    from tools.device.backend_state import FrontEndState
     from tools.vhost_user_wire import Message
 
     Publish: TypeAlias = Callable[[Vm1State], Awaitable[None]]
@@ -48,7 +48,7 @@ class Session:
 
     Args:
         connection: Non-blocking, the caller's to close after `run`.
-        queue_pairs: How many the device has.
+        front_end: New; closed by `run`.
         publish: Called with each new state; returns when the driver has followed.
         counters: Refused messages by reason; counted up.
         timeout_s: For the rest of a message that has begun, and for a reply to be taken.
@@ -57,13 +57,13 @@ class Session:
     def __init__(
         self,
         connection: socket.socket,
-        queue_pairs: int,
+        front_end: FrontEndState,
         publish: Publish,
         counters: Counter[str],
         timeout_s: float,
     ) -> None:
-        self.front_end = FrontEndState(queue_pairs)
-        self.shown = disconnected(queue_pairs)
+        self.front_end = front_end
+        self.shown = disconnected(len(front_end.rings) // 2)
         self._connection = connection
         self._publish = publish
         self._counters = counters

@@ -8,20 +8,18 @@ from __future__ import annotations
 
 import os
 import stat
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING
 
 from tools.device import backend_rules as rules
 from tools.device.backend_rules import Reason, RefusalError
 from tools.device.memory_table import MemoryTable, RegionDescription, is_sealed
-from tools.device.rings import Ring, RingAddresses, check_size, parse_event, read_used_index
+from tools.device.ring_set import RingSet
 from tools.device.vm1_state import Vm1State
 from tools.vhost_user_abi import (
     MEMORY_HEADER,
     MEMORY_REGION,
     SINGLE_REGION,
     U64,
-    VRING_ADDRESS,
-    VRING_STATE,
     DeviceStatus,
     Feature,
     ProtocolFeature,
@@ -29,12 +27,9 @@ from tools.vhost_user_abi import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
+    from tools.device.commit_area import CommitWords
+    from tools.device.ring_set import Answer, Handler
     from tools.vhost_user_wire import Descriptors, Message
-
-    # Gives the reply's payload, once the driver has followed; None: only an acknowledgement.
-    Answer: TypeAlias = Callable[[], bytes] | None
 
 
 class FrontEndState:
@@ -46,35 +41,28 @@ class FrontEndState:
 
     Args:
         queue_pairs: How many the device has, 1 to 128.
+        commits: Where the driver leaves the positions of packed rings.
     """
 
-    def __init__(self, queue_pairs: int) -> None:
-        self.rings = [Ring() for _ in range(2 * queue_pairs)]
+    def __init__(self, queue_pairs: int, commits: CommitWords) -> None:
+        self.released: list[int] = []
+        self.notes: list[str] = []
+        self.rings = RingSet(queue_pairs, commits, self.released, self.notes)
         self.table = MemoryTable()
         self.features: int | None = None
         self.protocol_features = ProtocolFeature(0)
         self.status = 0
-        self.released: list[int] = []
-        self.notes: list[str] = []
         self._backend_channel = -1
         self._warned_unsealed = False
-        self._handlers: dict[int, Callable[[Message, Descriptors], Answer]] = {
+        self._handlers: dict[int, Handler] = {
             Request.GET_FEATURES: self._get_features,
             Request.SET_FEATURES: self._set_features,
             Request.SET_OWNER: self._set_owner,
             Request.RESET_OWNER: self._reset_owner,
             Request.SET_MEM_TABLE: self._set_memory_table,
-            Request.SET_VRING_NUM: self._set_ring_size,
-            Request.SET_VRING_ADDR: self._set_ring_addresses,
-            Request.SET_VRING_BASE: self._set_ring_base,
-            Request.GET_VRING_BASE: self._get_ring_base,
-            Request.SET_VRING_KICK: self._set_ring_kick,
-            Request.SET_VRING_CALL: self._set_ring_call,
-            Request.SET_VRING_ERR: self._set_ring_error,
             Request.GET_PROTOCOL_FEATURES: self._get_protocol_features,
             Request.SET_PROTOCOL_FEATURES: self._set_protocol_features,
             Request.GET_QUEUE_NUM: self._get_queue_count,
-            Request.SET_VRING_ENABLE: self._set_ring_enable,
             Request.SET_BACKEND_REQ_FD: self._set_backend_channel,
             Request.RESET_DEVICE: self._reset_device,
             Request.GET_MAX_MEM_SLOTS: self._get_memory_slots,
@@ -82,6 +70,7 @@ class FrontEndState:
             Request.REM_MEM_REG: self._remove_region,
             Request.SET_STATUS: self._set_status,
             Request.GET_STATUS: self._get_status,
+            **self.rings.handlers,
         }
 
     @property
@@ -99,26 +88,16 @@ class FrontEndState:
 
     def vm1_state(self) -> Vm1State:
         """What the driver may know now."""
-        # A ring needs accepted features: what its descriptors mean depends on them.
-        always = not (self.features or 0) & Feature.PROTOCOL_FEATURES
-        table = self.table if self.features is not None else MemoryTable()
         return Vm1State(
             connected=True,
             features=int(self.accepted),
-            memory=self.table.regions,
-            rings=tuple(ring.state(table, always_enabled=always) for ring in self.rings),
+            memory=self.table.regions if self.features is not None else (),
+            rings=self.rings.states(),
         )
 
     def note_stops(self, before: Vm1State, after: Vm1State) -> None:
         """Remember where each ring stands that ended between two states the driver has seen."""
-        old_table = MemoryTable(before.memory)
-        for index, ring in enumerate(self.rings):
-            old, new = before.rings[index], after.rings[index]
-            if old.started and not new.started:
-                used = read_used_index(old, old_table)
-                ring.base = ring.base if used is None else used
-                if ring.kicked:
-                    self.notes.append(f"ring {index} is stopped: its memory was taken away")
+        self.rings.note_stops(before, after)
 
     def close_released(self) -> None:
         """Close what the driver has let go of."""
@@ -128,10 +107,9 @@ class FrontEndState:
     def close(self) -> None:
         """Give everything up. The driver must have let go of it."""
         self.released.extend(self.table.descriptors)
-        for ring in self.rings:
-            self.released.extend(ring.descriptors())
+        self.rings.close()
         self._release(self._backend_channel)
-        self.table, self.rings, self._backend_channel = MemoryTable(), [], -1
+        self.table, self._backend_channel = MemoryTable(), -1
         self.close_released()
 
     # -- negotiation --
@@ -145,10 +123,11 @@ class FrontEndState:
             text = f"accepts features {features & ~rules.FEATURES:#x}, which were not offered"
             raise RefusalError(Reason.FEATURES, text, must_tell=True)
         # QEMU says the same again for each of its queue pairs while the first ones run.
-        if features != self.features and any(r.started for r in self.vm1_state().rings):
+        if features != self.features and self.rings.started:
             text = "changes features under a started ring"
             raise RefusalError(Reason.RING_STARTED, text, must_tell=True)
         self.features = features
+        self.rings.take_features(features)
         return None
 
     def _get_protocol_features(self, _message: Message, _fds: Descriptors) -> Answer:
@@ -176,13 +155,14 @@ class FrontEndState:
     def _reset_owner(self, _message: Message, _fds: Descriptors) -> Answer:
         # Deprecated, and means "disable all rings". Stopped too: who sends it (DPDK up to 20.02)
         # writes the rings anew before the next start.
-        self._stop_all()
+        self.rings.stop_all()
         return None
 
     def _reset_device(self, _message: Message, _fds: Descriptors) -> Answer:
         # Memory stays: QEMU sends only the difference to what it sent before.
-        self._stop_all()
+        self.rings.stop_all()
         self.features = None
+        self.rings.take_features(None)
         self.status = 0
         return None
 
@@ -191,7 +171,7 @@ class FrontEndState:
         if status > 0xFF:
             raise RefusalError(Reason.VALUE, f"gives status {status:#x}, more than 8 bits")
         if status == 0:
-            self._stop_all()
+            self.rings.stop_all()
         elif self.features is None:
             status &= ~int(DeviceStatus.FEATURES_OK)  # virtio 1.3, 2.2.2: how a device says no
         self.status = status
@@ -256,105 +236,7 @@ class FrontEndState:
                 )
         self.released.extend(before - after)
         self.table = table
-
-    # -- rings --
-
-    def _ring(self, index: int) -> Ring:
-        if index >= len(self.rings):
-            raise RefusalError(Reason.RING_INDEX, f"names ring {index} of {len(self.rings)}")
-        return self.rings[index]
-
-    def _check_stopped(self, index: int, what: str) -> None:
-        if self.vm1_state().rings[index].started:
-            raise RefusalError(
-                Reason.RING_STARTED, f"changes the {what} of ring {index}, which runs"
-            )
-
-    def _set_ring_size(self, message: Message, _fds: Descriptors) -> Answer:
-        index, size = VRING_STATE.unpack(message.payload)
-        ring = self._ring(index)
-        check_size(size)
-        if size != ring.size:
-            self._check_stopped(index, "size")
-        ring.size = size
-        return None
-
-    def _set_ring_base(self, message: Message, _fds: Descriptors) -> Answer:
-        index, base = VRING_STATE.unpack(message.payload)
-        ring = self._ring(index)
-        if base > 0xFFFF:
-            raise RefusalError(Reason.RING_BASE, f"gives base {base:#x}, more than 16 bits")
-        if base != ring.base:
-            self._check_stopped(index, "base")
-        ring.base = base
-        return None
-
-    def _set_ring_addresses(self, message: Message, _fds: Descriptors) -> Answer:
-        index, flags, desc, used, avail, _log = VRING_ADDRESS.unpack(message.payload)
-        ring = self._ring(index)
-        if flags:
-            raise RefusalError(Reason.VALUE, f"has flags {flags:#x}, and logging was not offered")
-        addresses = RingAddresses(desc, avail, used)
-        addresses.check_alignment()
-        if self.table.regions and addresses.resolve(self.table, ring.size or 1) is None:
-            raise RefusalError(Reason.RING_ADDRESS, f"puts ring {index} outside VM1's memory")
-        for other, its in enumerate(self.rings):
-            if other != index and its.kicked and its.addresses == addresses:
-                raise RefusalError(Reason.RING_ADDRESS, f"puts ring {index} where ring {other} is")
-        if addresses != ring.addresses:
-            self._check_stopped(index, "addresses")
-        ring.addresses = addresses
-        return None
-
-    def _get_ring_base(self, message: Message, _fds: Descriptors) -> Answer:
-        index, _ = VRING_STATE.unpack(message.payload)
-        ring = self._ring(index)
-        self._release(ring.stop())
-        return lambda: VRING_STATE.pack(index, ring.base)
-
-    def _set_ring_enable(self, message: Message, _fds: Descriptors) -> Answer:
-        index, enable = VRING_STATE.unpack(message.payload)
-        ring = self._ring(index)
-        if enable > 1:
-            raise RefusalError(Reason.VALUE, f"gives {enable}, neither 0 nor 1")
-        # QEMU sends it before SET_FEATURES too, so only a known "no" is one.
-        if self.features is not None and not self.features & Feature.PROTOCOL_FEATURES:
-            raise RefusalError(
-                Reason.NOT_NEGOTIATED, "needs PROTOCOL_FEATURES, which was not accepted"
-            )
-        ring.enabled = bool(enable)
-        return None
-
-    def _set_ring_kick(self, message: Message, fds: Descriptors) -> Answer:
-        index, fd = parse_event(message.payload, fds)
-        ring = self._ring(index)
-        self._release(ring.kick_fd)
-        ring.kick_fd = self._keep(fds, fd)
-        ring.kicked = True
-        if not self.vm1_state().rings[index].started:
-            self.notes.append(f"ring {index} was kicked, and cannot start: it is not set up")
-        return None
-
-    def _set_ring_call(self, message: Message, fds: Descriptors) -> Answer:
-        index, fd = parse_event(message.payload, fds)
-        ring = self._ring(index)
-        self._release(ring.replace_call(self._keep(fds, fd)))
-        return None
-
-    def _set_ring_error(self, message: Message, fds: Descriptors) -> Answer:
-        index, fd = parse_event(message.payload, fds)
-        ring = self._ring(index)
-        self._release(ring.error_fd)
-        ring.error_fd = self._keep(fds, fd)
-        return None
-
-    def _stop_all(self) -> None:
-        for ring in self.rings:
-            self._release(ring.stop())
-            ring.enabled = False
-
-    def _keep(self, fds: Descriptors, fd: int) -> int:
-        return fds.take(fd) if fd >= 0 else fd
+        self.rings.take_table(table)
 
     def _release(self, fd: int) -> None:
         if fd >= 0:

@@ -75,7 +75,7 @@ async def _serve(
     with contextlib.ExitStack() as stack:
         device = _device(queue_pairs, queue_error)
         stack.callback(device.close)
-        backend = Backend(endpoint, queue_pairs, device.publish)
+        backend = Backend(endpoint, queue_pairs, device.publish, device.commits)
         backend.open()
         stack.callback(backend.close)
         if not endpoint.connect:

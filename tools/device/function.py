@@ -30,6 +30,7 @@ from tools.device.interrupts import Interrupts
 from tools.device.kicks import KickWatch
 from tools.device.pci_config import CONFIG_SIZE, PciConfig
 from tools.device.registers import Registers
+from tools.device.ring_layout import HALF_MASK, layout_of
 from tools.device.state_writer import BAR0_SIZE, STATE_OFFSET, STATE_SIZE, StateWriter
 from tools.device.vm1_state import Vm1State
 from tools.device.windows import EMPTY_LAYOUT, Window, choose_windows, lay_out
@@ -39,13 +40,13 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+    from tools.device.commit_area import CommitWords
     from tools.device.vm1_state import RingState
 
 log = logging.getLogger(__name__)
 
 # A dynamic client sees extension windows below this; stock QEMU refuses more than 100 regions.
 REGION_COUNT_DYNAMIC = 32
-VIRTIO_F_RING_PACKED = 1 << 34  # section 6
 VM1_AWAY = Vm1State(connected=False, features=0, memory=(), rings=())
 
 
@@ -95,6 +96,11 @@ class VhostPciDevice:
 
     # VM1's side
 
+    @property
+    def commits(self) -> CommitWords:
+        """Where the driver leaves the positions of packed rings."""
+        return self._writer.commits
+
     async def publish(self, state: Vm1State) -> None:
         """Show a new state; returns when nothing of the former one is in use any more.
 
@@ -102,6 +108,7 @@ class VhostPciDevice:
         Borrows the state's descriptors until the next publish has returned.
         """
         async with self._publishing:
+            self._begin(state)
             self._vm1 = state
             self._kicks.take(state.rings)
             self._registers.take(state.rings)
@@ -112,6 +119,15 @@ class VhostPciDevice:
                 self._driver.set_status(DriverStatus.DETACHED)
                 if self._disconnect is not None:
                     self._disconnect(f"the driver is dead: {cause}")
+
+    def _begin(self, state: Vm1State) -> None:
+        """Set the commit words of the packed rings that start with a state (docs/device.md 5.6)."""
+        if not layout_of(state.features).packed:
+            return
+        running = {n for n, ring in enumerate(self._vm1.rings) if ring.started}
+        for index, ring in enumerate(state.rings[: self._writer.ring_count]):
+            if ring.started and index not in running:
+                self._writer.commits.begin(index, ring.base & HALF_MASK)
 
     def _show(self) -> None:
         """Write tables and windows anew, under a new generation, and interrupt the driver."""
@@ -135,13 +151,10 @@ class VhostPciDevice:
         self._writer.write(
             status,
             self._vm1.features,
-            ring_table(rings, self._writer.ring_count, packed=self._is_packed()),
+            ring_table(rings, self._writer.ring_count, packed=layout_of(self._vm1.features).packed),
             self._layout.memory_table(),
         )
         self.interrupts.signal(Irq.MSI, 0)
-
-    def _is_packed(self) -> bool:
-        return bool(self._vm1.features & VIRTIO_F_RING_PACKED)
 
     def _kicked(self, ring: int) -> None:
         # docs/device.md 6: vector 1 + (n mod 7).
@@ -228,7 +241,7 @@ class VhostPciDevice:
             if self.config.write(offset, data):
                 self.reset()
         elif index == Region.BAR0 and offset + len(data) > STATE_OFFSET:
-            self._writer.write_driver_area(offset, data)
+            self._writer.write_as_driver(offset, data)
         elif index == Region.BAR0:
             self._registers.write(offset, data)
         elif window and not window.writable:

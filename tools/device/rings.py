@@ -7,62 +7,38 @@ Section numbers are of the virtio specification, 1.3.
 
 from __future__ import annotations
 
+import contextlib
 import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from tools.device.backend_rules import Reason, RefusalError
 from tools.device.eventfd import is_eventfd
+from tools.device.packed_position import DESC, PackedRemains
+from tools.device.ring_layout import both_halves
 from tools.device.vm1_state import RingState
-from tools.vhost_user_abi import EVENT_INDEX_MASK, EVENT_NO_DESCRIPTOR, RING_SIZE_MAX, U64
+from tools.vhost_user_abi import EVENT_INDEX_MASK, EVENT_NO_DESCRIPTOR, U64
 
 if TYPE_CHECKING:
     from tools.device.memory_table import MemoryTable
+    from tools.device.ring_layout import RingLayout
     from tools.vhost_user_wire import Descriptors
 
 SERIAL_MASK = 0xFFFF_FFFF
 USED_INDEX_OFFSET = 2  # struct virtq_used: le16 flags, le16 idx (2.7.8)
 
 
-@dataclass(frozen=True, slots=True)
-class RingAddresses:
-    """User addresses of the three parts of a split ring (SET_VRING_ADDR)."""
-
-    desc: int
-    driver: int
-    device: int
-
-    def check_alignment(self) -> None:
-        """Refuse what 2.7 does not allow."""
-        for name, address, alignment in (
-            ("descriptor table", self.desc, 16),
-            ("available ring", self.driver, 2),
-            ("used ring", self.device, 4),
-        ):
-            if address % alignment:
-                text = f"puts the {name} at {address:#x}, not a multiple of {alignment}"
-                raise RefusalError(Reason.RING_ADDRESS, text)
-
-    def resolve(self, table: MemoryTable, size: int) -> tuple[int, int, int] | None:
-        """Their bus addresses for a ring of size descriptors; None if any part is out of place."""
-        desc = table.bus_address(self.desc, 16 * size)
-        driver = table.bus_address(self.driver, 6 + 2 * size)
-        device = table.bus_address(self.device, 6 + 8 * size)
-        if desc is None or driver is None or device is None:
-            return None
-        # A region need not be aligned, so the bus address is judged too.
-        return None if desc % 16 or driver % 2 or device % 4 else (desc, driver, device)
-
-
 @dataclass(slots=True)
 class Ring:
     """One ring of the connection. The descriptors belong to the connection's state. -1: none.
 
+    addresses: user addresses of the parts of descriptors, of the driver, of the device.
+    base: as SET_VRING_BASE gave it; after a stop, where the ring stood.
     kicked: a kick eventfd came, or word that there is none, and nothing has stopped the ring since.
     """
 
     size: int = 0
-    addresses: RingAddresses | None = None
+    addresses: tuple[int, int, int] | None = None
     base: int = 0
     kicked: bool = False
     enabled: bool = False
@@ -71,14 +47,17 @@ class Ring:
     error_fd: int = -1
     call_serial: int = 0
 
-    def state(self, table: MemoryTable, *, always_enabled: bool) -> RingState:
+    def state(self, table: MemoryTable, layout: RingLayout, *, always_enabled: bool) -> RingState:
         """What the driver sees: all of a started ring, nothing of any other (docs/device.md 5.3).
 
+        Size and base are judged once more: features may have come after them.
         always_enabled: VHOST_USER_F_PROTOCOL_FEATURES was not accepted ("ring states").
         """
-        if not (self.kicked and self.size and self.addresses):
+        if not (self.kicked and self.addresses):
             return RingState()
-        resolved = self.addresses.resolve(table, self.size)
+        if layout.size_fault(self.size) or layout.base_fault(self.base, self.size):
+            return RingState()
+        resolved = layout.resolve(self.addresses, table, self.size)
         if resolved is None:
             return RingState()
         desc, driver, device = resolved
@@ -119,12 +98,16 @@ class Ring:
         return tuple(fd for fd in (self.kick_fd, self.call_fd, self.error_fd) if fd >= 0)
 
 
-def check_size(size: int) -> None:
-    """Refuse a size that no split ring has (2.7); size is the message's full 32 bits."""
-    if not 0 < size <= RING_SIZE_MAX or size & (size - 1):
-        raise RefusalError(
-            Reason.RING_SIZE, f"gives {size} descriptors, not a power of two to 32768"
-        )
+def check_alignment(addresses: tuple[int, int, int], layout: RingLayout) -> None:
+    """Refuse addresses that 2.7 or 2.8 does not allow.
+
+    Raises:
+        RefusalError: One is not aligned.
+    """
+    for address, part in zip(addresses, layout.parts, strict=True):
+        if address % part.alignment:
+            text = f"puts the {part.name} at {address:#x}, not a multiple of {part.alignment}"
+            raise RefusalError(Reason.RING_ADDRESS, text)
 
 
 def parse_event(payload: bytes, fds: Descriptors) -> tuple[int, int]:
@@ -147,18 +130,47 @@ def parse_event(payload: bytes, fds: Descriptors) -> tuple[int, int]:
     return value & EVENT_INDEX_MASK, fd
 
 
-def read_used_index(ring: RingState, table: MemoryTable) -> int | None:
-    """used.idx of a ring in VM1's memory; None if it cannot be read any more.
+def leave(
+    ring: RingState, table: MemoryTable, layout: RingLayout, words: tuple[int, int]
+) -> int | None:
+    """Where a stopped ring stands, as SET_VRING_BASE would give it; None if nobody knows any more.
 
     To be called after the driver let go of the ring: then nobody changes it but VM1, whose own
-    answer it is (docs/device.md 5.3, commit point).
+    answer it is (docs/device.md 5.3, commit point). A batch that a driver's death cut short is
+    finished in VM1's memory. words: its commit words, of packed rings.
     """
-    place = table.locate(ring.device + USED_INDEX_OFFSET, 2)
+    if not layout.packed:
+        index = _read(ring.device + USED_INDEX_OFFSET, 2, table)
+        return None if index is None else int.from_bytes(index, "little")
+    descriptors = _read(ring.desc, DESC.size * ring.size, table)
+    if descriptors is None:
+        return None
+    remains = PackedRemains(descriptors, lambda bus, size: _read(bus, size, table))
+    standing = remains.standing(words)
+    if standing is None:
+        return None
+    for mark in standing.marks:
+        _write(ring.desc + mark.offset, mark.data, table)
+    return both_halves(standing.position)
+
+
+def _read(bus: int, size: int, table: MemoryTable) -> bytes | None:
+    """Bytes of VM1's memory; None if they cannot be read."""
+    place = table.locate(bus, size)
     if place is None:
         return None
     file, offset = place
     try:
-        data = os.pread(file.fd, 2, offset)
+        data = os.pread(file.fd, size, offset)
     except OSError:
         return None
-    return int.from_bytes(data, "little") if len(data) == 2 else None
+    return data if len(data) == size else None
+
+
+def _write(bus: int, data: bytes, table: MemoryTable) -> None:
+    """Store bytes in VM1's memory, where they can be."""
+    place = table.locate(bus, len(data))
+    if place is not None:
+        file, offset = place
+        with contextlib.suppress(OSError):
+            os.pwrite(file.fd, data, offset)

@@ -1,0 +1,95 @@
+"""How a ring lies in memory, and where one can stand: split (virtio 1.3, 2.7) or packed (2.8)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
+
+from tools.vhost_user_abi import RING_SIZE_MAX, Feature
+
+if TYPE_CHECKING:
+    from tools.device.memory_table import MemoryTable
+
+INDEX_MASK = 0x7FFF  # of a packed ring's position; above it is the wrap counter (2.8.1)
+WRAP_SHIFT = 15
+HALF_MASK = 0xFFFF
+
+
+class Part(NamedTuple):
+    """One of a ring's three areas: fixed + each * size bytes."""
+
+    name: str
+    alignment: int
+    fixed: int
+    each: int
+
+
+@dataclass(frozen=True, slots=True)
+class RingLayout:
+    """One of the two layouts. parts: of descriptors, of the driver, of the device."""
+
+    packed: bool
+    parts: tuple[Part, Part, Part]
+
+    def size_fault(self, size: int) -> str:
+        """What is wrong with a size, all 32 bits of it; "" for a ring's."""
+        if self.packed:
+            # A ring of one descriptor would be full and empty in the same state (2.8.1).
+            return "" if 1 < size <= RING_SIZE_MAX else f"{size} descriptors, not 2 to 32768"
+        if 0 < size <= RING_SIZE_MAX and not size & (size - 1):
+            return ""
+        return f"{size} descriptors, not a power of two to 32768"
+
+    def base_fault(self, base: int, size: int) -> str:
+        """What is wrong with what SET_VRING_BASE gave, all 32 bits of it; "" where it may begin.
+
+        size: 0 while it is not known.
+        """
+        if not self.packed:
+            return f"base {base:#x}, more than 16 bits" if base > HALF_MASK else ""
+        indices = (base & INDEX_MASK, base >> 16 & INDEX_MASK)
+        beyond = size and max(indices) >= size
+        return f"base {base:#x}, which names descriptor {max(indices)}" if beyond else ""
+
+    def resolve(
+        self, addresses: tuple[int, int, int], table: MemoryTable, size: int
+    ) -> tuple[int, int, int] | None:
+        """Bus addresses of the parts at these user addresses; None if any is out of place.
+
+        A region need not be aligned, so the bus address is judged too.
+        """
+        found = []
+        for address, part in zip(addresses, self.parts, strict=True):
+            bus = table.bus_address(address, part.fixed + part.each * size)
+            if bus is None or bus % part.alignment:
+                return None
+            found.append(bus)
+        return found[0], found[1], found[2]
+
+
+SPLIT = RingLayout(
+    False,
+    (
+        Part("descriptor table", 16, 0, 16),
+        Part("available ring", 2, 6, 2),
+        Part("used ring", 4, 6, 8),
+    ),
+)
+PACKED = RingLayout(
+    True,
+    (
+        Part("descriptor ring", 16, 0, 16),
+        Part("driver event suppression", 4, 4, 0),
+        Part("device event suppression", 4, 4, 0),
+    ),
+)
+
+
+def layout_of(features: int) -> RingLayout:
+    """The layout that accepted features mean."""
+    return PACKED if features & Feature.RING_PACKED else SPLIT
+
+
+def both_halves(position: int) -> int:
+    """A packed ring's base where nothing is in flight: used and available position are one."""
+    return position << 16 | position
