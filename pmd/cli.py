@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import importlib.metadata
 import json as json_format
 import logging
 import os
@@ -12,7 +11,6 @@ from pathlib import Path  # noqa: TC003 - cyclopts reads annotations at run time
 from typing import Annotated, Any
 
 from cyclopts import App, CycloptsError, Parameter
-from rich.console import Console
 
 from guest.errors import UsageError, VhostPciError, errno_text
 from pmd.bench_options import BenchFlags
@@ -24,6 +22,8 @@ _BENCH = BenchFlags()
 
 
 def _version() -> str:
+    import importlib.metadata  # noqa: PLC0415 - as slow as numpy, and asked for here alone
+
     try:
         return f"pmd {importlib.metadata.version(_DISTRIBUTION)}"
     except importlib.metadata.PackageNotFoundError:
@@ -116,6 +116,8 @@ def list_functions(*, json: Annotated[bool, _FLAG] = False) -> None:
     if json:
         print(json_format.dumps(functions), flush=True)
     elif functions:
+        from rich.console import Console  # noqa: PLC0415 - what `run` does without
+
         Console().print(table(functions))
     else:
         print("no vhost-pci function on this machine", flush=True)

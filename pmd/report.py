@@ -1,4 +1,4 @@
-"""Statistics for people and programs: the JSON object, the summary, the live table, the lines.
+"""Statistics for people and programs: the JSON object, the summary, the lines.
 
 Gbit/s count frame bytes as the virtio-net driver sees them, from destination address to payload: no
 FCS, preamble or inter-frame gap.
@@ -8,11 +8,6 @@ from __future__ import annotations
 
 import sys
 from typing import TYPE_CHECKING, Any, Protocol
-
-from rich.console import Console
-from rich.live import Live
-from rich.markup import escape
-from rich.table import Table
 
 from pmd import kernel
 
@@ -145,7 +140,7 @@ class Lines:
     def show(self, before: Snapshot, now: Snapshot) -> None:
         """Print the lines and flush them."""
         seconds = now.time_s - before.time_s
-        for old, new in _channels(before, now):
+        for old, new in both(before, now):
             moved = new.total - old.total
             parts = [
                 f"{name} {mpps(direction, seconds):.3f} Mpps {gbps(direction, seconds):.3f} Gbit/s "
@@ -162,55 +157,7 @@ class Lines:
         """Nothing to do."""
 
 
-class LiveTable:
-    """A table on the terminal, rewritten every period. NO_COLOR is rich's business and honoured."""
-
-    def __init__(self) -> None:
-        # Log lines on stderr are for the terminal too: rich prints them above the table.
-        self._live = Live(console=Console(), auto_refresh=False, redirect_stdout=False)
-
-    def show(self, before: Snapshot, now: Snapshot) -> None:
-        """Rewrite the table."""
-        self._live.start()
-        self._live.update(table(before, now), refresh=True)
-
-    def close(self) -> None:
-        """Give the cursor back."""
-        self._live.stop()
-
-
-def table(before: Snapshot, now: Snapshot) -> Table:
-    """Rates between two snapshots, one row a direction of each channel."""
-    seconds = now.time_s - before.time_s
-    busy = ", ".join(
-        f"{new.cpu} {(new - old).busy_ratio:.0%}"
-        for old, new in zip(before.lcores, now.lcores, strict=True)
-    )
-    shown = Table(caption=f"lcores busy: {busy}    Gbit/s of frames without FCS and preamble")
-    for name in ("device", "direction"):
-        shown.add_column(name)
-    for name in ("Mpps", "Gbit/s", "drops", "cycles/packet"):
-        shown.add_column(name, justify="right")
-    shown.add_column("state")
-    for old, new in _channels(before, now):
-        moved = new.total - old.total
-        for name, direction, total in (
-            ("VM1 -> " + new.vf, moved.vm1_to_vf, new.total.vm1_to_vf),
-            (new.vf + " -> VM1", moved.vf_to_vm1, new.total.vf_to_vm1),
-        ):
-            shown.add_row(
-                escape(new.device),
-                escape(name),
-                f"{mpps(direction, seconds):.3f}",
-                f"{gbps(direction, seconds):.3f}",
-                str(total.dropped),
-                f"{direction.cycles_per_packet:.0f}",
-                new.state,
-            )
-    return shown
-
-
-def _channels(before: Snapshot, now: Snapshot) -> list[tuple[Channel, Channel]]:
+def both(before: Snapshot, now: Snapshot) -> list[tuple[Channel, Channel]]:
     """Each channel before and now; one that came in between was as it is."""
     came = now.channels[len(before.channels) :]
     return list(zip((*before.channels, *came), now.channels, strict=True))
@@ -220,4 +167,8 @@ def view(*, json: bool) -> View:
     """The View this stdout calls for."""
     if json:
         return Silent()
-    return LiveTable() if sys.stdout.isatty() else Lines()
+    if not sys.stdout.isatty():
+        return Lines()
+    from pmd.live_table import LiveTable  # noqa: PLC0415 - rich, which only a terminal needs
+
+    return LiveTable()

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Protocol
 from guest.binding import Binding
 from guest.discovery import is_pci_address, pci_function
 from guest.errors import UsageError
-from guest.vfio_user import VfioUserFunction
 from pmd.sim import Simulation, parameters
 from pmd.window_map import WindowMap, open_function
 
@@ -63,7 +62,7 @@ class SocketSource:
 
     def open(self) -> Function:
         """Connect."""
-        return VfioUserFunction(self._path, _TIMEOUT_S)
+        return _connected(self._path)
 
     def settled(self) -> None:
         """Nothing to do."""
@@ -119,7 +118,7 @@ class SimSource:
     def open(self) -> Function:
         """Start the children and connect."""
         self._simulation.start()
-        return VfioUserFunction(self._simulation.socket, _TIMEOUT_S)
+        return _connected(self._simulation.socket)
 
     def settled(self) -> None:
         """VM1 has connected as well: nobody needs the sockets any more."""
@@ -147,6 +146,12 @@ def sources(devices: Sequence[str], cpus: Sequence[int], window_map: WindowMap) 
         if names.count(name) > 1:
             raise UsageError("use", f"--device {name}", "it is given more than once")
     return found
+
+
+def _connected(path: str) -> Function:
+    from guest.vfio_user import VfioUserFunction  # noqa: PLC0415 - a VM has PCI functions only
+
+    return VfioUserFunction(path, _TIMEOUT_S)
 
 
 def _source(device: str, cpus: Sequence[int], window_map: WindowMap) -> Source:

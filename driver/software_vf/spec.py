@@ -6,7 +6,6 @@ import os
 import re
 from typing import TYPE_CHECKING
 
-from driver.igbvf.device import address_error
 from driver.software_vf.abi import IFNAME_BYTES, UNIX_PATH_BYTES
 from driver.software_vf.dgram import DgramVf
 from driver.software_vf.packet import PacketVf
@@ -103,7 +102,8 @@ def _parse_dgram(spec: str, parameters: str) -> Vf:
 
 
 def _parse_igbvf(spec: str, parameters: str) -> Vf:
-    # Here, since it builds on this package.
+    # Here, since it builds on this package, and other kinds do without it.
+    from driver.igbvf.device import address_error  # noqa: PLC0415
     from driver.igbvf.vf import IgbVf  # noqa: PLC0415
 
     address, comma, mac = parameters.lower().partition(",")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from pmd import kernel, report
+from pmd import kernel, live_table, report
 from pmd.stats import Channel, Direction, Lcore, Pair, Snapshot
 
 if TYPE_CHECKING:
@@ -74,7 +74,7 @@ def test_lines_show_the_last_period(capsys: pytest.CaptureFixture[str]) -> None:
 
 def test_table_has_a_row_for_each_direction() -> None:
     out = io.StringIO()
-    table = report.table(snapshot(10.0, 1), snapshot(10.5, 2))
+    table = live_table.table(snapshot(10.0, 1), snapshot(10.5, 2))
     Console(file=out, width=120).print(table)
     text = out.getvalue()
     assert "vfio-user:[a]" in text
