@@ -43,7 +43,6 @@ def test_a_tree_becomes_an_archive(tmp_path: Path) -> None:
     (tmp_path / "bin").mkdir()
     (tmp_path / "bin" / "tool").write_bytes(b"#!/bin/sh\n")
     (tmp_path / "bin" / "tool").chmod(0o755)
-    (tmp_path / "bin" / "__pycache__").mkdir()
     (tmp_path / "plain").write_bytes(b"12345")
     (tmp_path / "link").symlink_to("/nowhere")
     (tmp_path / "surplus").mkdir()

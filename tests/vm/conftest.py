@@ -37,8 +37,9 @@ class Ingredients:
 @pytest.fixture(scope="session")
 def ingredients() -> Ingredients:
     cache = Cache(cache_directory())
-    templates = Templates(cache, find_qemu(cache, None), make_image(cache), _tell)
-    return Ingredients(templates, own.package(cache))
+    image = make_image(cache)
+    templates = Templates(cache, find_qemu(cache, None), image, _tell)
+    return Ingredients(templates, own.package(cache, image.python))
 
 
 @pytest.fixture

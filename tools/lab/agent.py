@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import select
 import shlex
 import signal
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
 _PIECE = 1 << 15  # of input; a message is as long again by a third
 _SECOND_S = 1.0
+_RANDOM_BYTES = 64
 
 
 class Job:
@@ -109,7 +111,9 @@ class Agent:
         return self._socket.fileno()
 
     def greet(self, timeout_s: float, alive: Callable[[], None]) -> None:
-        """Return once the agent answers: the machine is up.
+        """Return once the agent answers: the machine is up, and is no twin of another.
+
+        What was restored has the name, the time and the random numbers of its template.
 
         Args:
             timeout_s: How long that may take.
@@ -120,7 +124,8 @@ class Agent:
         """
         self._next += 1
         wanted = self._next
-        self.send(hello=wanted)
+        random = _encoded(os.urandom(_RANDOM_BYTES))
+        self.send(hello=wanted, name=self.name, time_s=time.time(), random=random)
         deadline = time.monotonic() + timeout_s
         while self._hello != wanted:
             alive()

@@ -66,7 +66,7 @@ class Archive:
             found = sorted(entries, key=lambda entry: entry.name)
         for entry in found:
             name = prefix + entry.name
-            if name in skip or entry.name == "__pycache__":
+            if name in skip:
                 continue
             path = directory / entry.name
             if entry.is_symlink():

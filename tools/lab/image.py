@@ -15,12 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tools.lab import debian
+from tools.lab.bytecode import MODULES as COMPILED
+from tools.lab.bytecode import Python
 from tools.lab.cache import recipe_key
 from tools.lab.commands import run
 from tools.lab.cpio import Archive
 from tools.lab.modules import MODULES, stage
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tools.lab.cache import Cache
 
 KERNEL_PACKAGE = "linux-image-amd64"
@@ -47,6 +51,7 @@ _SKIPPED = frozenset(
         "usr/include",
         "usr/lib/systemd",
         "usr/lib/udev/hwdb.d",
+        "usr/lib/x86_64-linux-gnu/gconv",
         "usr/share/bash-completion",
         "usr/share/doc",
         "usr/share/i18n",
@@ -65,10 +70,11 @@ _RECIPE = "1"  # raise it when this file makes something else of the same words
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """Files to boot from; key stands for their content."""
+    """Files to boot from, and the Python that runs in there; key stands for their content."""
 
     kernel: Path
     initramfs: Path
+    python: Python
     key: str
 
 
@@ -85,15 +91,19 @@ def make_image(cache: Cache) -> Image:
     root = cache.layer("guest", root_key, _fetch_root)
     python_key = recipe_key(_RECIPE, _PYTHON_VERSION, _PLATFORM, *requirements)
     python = cache.layer("python", python_key, lambda path: _install(path, requirements))
+    bytecode_key = recipe_key(_RECIPE, root_key, python_key, *COMPILED)
+    bytecode = cache.layer("bytecode", bytecode_key, Python(root, python).compile_imported)
     inside = {name: _inside(name) for name in ("init", "agent.py", "transfer.py")}
     modules_key = recipe_key(_RECIPE, kernel_key, root_key, *MODULES)
     modules = cache.layer("modules", modules_key, lambda path: stage(path, kernel, root))
-    key = recipe_key(root_key, python_key, modules_key, *sorted(_SKIPPED), *inside.values())
+    layers = (python, bytecode, modules)
+    keys = (root_key, python_key, bytecode_key, modules_key)
+    key = recipe_key(*keys, *sorted(_SKIPPED), *inside.values())
     image = cache.layer(
-        "initramfs", key, lambda path: _assemble(path / "initramfs", root, python, modules, inside)
+        "initramfs", key, lambda path: _assemble(path / "initramfs", root, layers, inside)
     )
     (vmlinuz,) = (kernel / "boot").glob("vmlinuz-*")
-    return Image(vmlinuz, image / "initramfs", key)
+    return Image(vmlinuz, image / "initramfs", Python(root, python), key)
 
 
 def _inside(name: str) -> bytes:
@@ -127,9 +137,7 @@ def _install(path: Path, requirements: list[str]) -> None:
     run("fetch", "Python packages", [*command, *requirements], os.environ)
 
 
-def _assemble(
-    file: Path, root: Path, python: Path, modules: Path, inside: dict[str, bytes]
-) -> None:
+def _assemble(file: Path, root: Path, layers: Iterable[Path], inside: dict[str, bytes]) -> None:
     """Everything as one archive."""
     with file.open("wb") as output:
         archive = Archive(output)
@@ -138,11 +146,11 @@ def _assemble(
         archive.data("init", inside["init"], executable=True)
         archive.directory("usr")
         archive.tree(root, _SKIPPED | set(_MERGED) | {"usr/lib/modules"})
-        archive.tree(python, _SKIPPED)
+        for layer in layers:
+            archive.tree(layer, _SKIPPED)
         archive.directory("usr/lib/vhost-pci-lab")
         archive.directory("usr/local")
         archive.directory("usr/local/busybox")
         for name in ("agent.py", "transfer.py"):
             archive.data(f"usr/lib/vhost-pci-lab/{name}", inside[name])
-        archive.tree(modules)
         archive.finish()

@@ -65,7 +65,7 @@ def prepare(steps: Steps, qemu: Path | None) -> tuple[Templates, Path]:
     with steps.step("kernel and initramfs"):
         image = make_image(cache)
     with steps.step("our package"):
-        package = own.package(cache)
+        package = own.package(cache, image.python)
     templates = Templates(cache, hypervisor, image, lambda line: steps.begin(f"   {line} ..."))
     with steps.step("accelerator") as facts:
         facts.append(templates.accelerator)

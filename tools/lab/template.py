@@ -1,8 +1,7 @@
 """Machines that were booted once, saved, and are restored in a second.
 
-A template has booted, its agent is up, and Python has imported numpy once; it has no network
-interface and knows nothing of our own package. Interfaces and functions are plugged in after the
-restore.
+A template has booted and its agent is up; it has no network interface and knows nothing of our own
+package. Interfaces and functions are plugged in after the restore.
 """
 
 from __future__ import annotations
@@ -27,15 +26,14 @@ _BOOT_TIMEOUT_S = 600.0
 _KVM_BOOT_TIMEOUT_S = 60.0
 _RESTORE_TIMEOUT_S = 120.0
 _POLL_S = 0.05
-_WARM = "import cyclopts, numpy, pyudev, rich.console"
 # Pages that are free again hold the archive's bytes; as zeros they need no room in the file.
 _ZERO = """
 import re
 free_kib = int(re.search(r"MemFree: *(\\d+)", open("/proc/meminfo").read())[1])
 b"\\0" * (max(0, free_kib - 32768) * 1024)
 """
-_RECIPE = "2"
-_BANDWIDTH = 1 << 36  # bytes a second: no limit, the default is for networks
+_RECIPE = "3"
+_MEMORY, _STATE = "memory", "state"
 
 
 class Templates:
@@ -63,10 +61,11 @@ class Templates:
         """
         hardware = Hardware(self._qemu, self._image, self.accelerator, memory_mib)
         saved = self._saved(hardware)
-        vm = Vm(name, hardware, directory, ("-incoming", f"file:{saved}"))
+        vm = Vm(name, hardware, directory, saved / _MEMORY)
         try:
+            _ignore_memory(vm)
+            vm.qmp.execute("migrate-incoming", uri=f"file:{saved / _STATE}")
             vm.wait_until_up(_RESTORE_TIMEOUT_S)
-            _make_own(vm)
         except BaseException:
             vm.close()
             raise
@@ -101,39 +100,38 @@ class Templates:
         return not (self._cache.layer("kvm", key, probe) / "refused").exists()
 
     def _saved(self, hardware: Hardware) -> Path:
-        """The file of a template."""
+        """The directory of a template."""
         facts = (hardware.qemu.version, hardware.image.key, *hardware.options())
         name = f"template{hardware.memory_mib}"
-        layer = self._cache.layer(
+        return self._cache.layer(
             name, recipe_key(_RECIPE, *facts), lambda path: self._make(hardware, path)
         )
-        return layer / "state"
 
     def _make(self, hardware: Hardware, path: Path) -> None:
         self._tell(f"booting the template of {hardware.memory_mib} MiB, with {self.accelerator}")
         with Vm("template", hardware, path) as vm:
             vm.wait_until_up(_BOOT_TIMEOUT_S)
-            vm.agent.run("python3", "-c", _WARM, timeout_s=_BOOT_TIMEOUT_S)
             vm.agent.run("python3", "-c", _ZERO, timeout_s=_BOOT_TIMEOUT_S)
-            _save(vm, path / "state")
+            _save(vm, path)
+
+
+def _ignore_memory(vm: Vm) -> None:
+    """Its memory is a file, saved and restored as one: what QEMU streams is the rest."""
+    capability = {"capability": "x-ignore-shared", "state": True}
+    vm.qmp.execute("migrate-set-capabilities", capabilities=[capability])
 
 
 def _save(vm: Vm, path: Path) -> None:
-    vm.qmp.execute("migrate-set-parameters", max_bandwidth=_BANDWIDTH)
-    vm.qmp.execute("migrate", uri=f"file:{path}")
+    """Save a machine, which stops for good."""
+    _ignore_memory(vm)
+    vm.qmp.execute("migrate", uri=f"file:{path / _STATE}")
     deadline = time.monotonic() + _BOOT_TIMEOUT_S
     while True:
         facts = vm.qmp.execute("query-migrate")
         if facts.get("status") == "completed":
+            vm.memory.save(path / _MEMORY)
             return
         if facts.get("status") == "failed" or time.monotonic() > deadline:
             cause = facts.get("error-desc", f"QEMU says {facts.get('status')}")
             raise VhostPciError("save", f"machine {vm.name}", cause)
         time.sleep(_POLL_S)
-
-
-def _make_own(vm: Vm) -> None:
-    """Restored machines must not be twins: a name and random numbers of its own, and now's time."""
-    vm.agent.run("busybox", "hostname", vm.name)
-    vm.agent.run("sh", "-c", "cat > /dev/urandom", data=os.urandom(64))
-    vm.agent.run("date", "-s", f"@{time.time():.0f}")

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Self
 from guest.errors import VhostPciError
 from tools.lab.agent import Agent
 from tools.lab.child import Child
+from tools.lab.memory import Memory
 from tools.lab.qmp import Qmp
 
 if TYPE_CHECKING:
@@ -43,16 +44,15 @@ class Hardware:
         """QEMU's options, but for where its sockets and its console are.
 
         The IOMMU's are those a vfio-user function needs: without caching-mode QEMU aborts as soon
-        as the guest enables it. VM1's memory has to be a shared file for vhost-user.
+        as the guest enables it. VM1's memory has to be a shared file for vhost-user: `memory`.
         """
         accelerate = {"kvm": "kvm", "tcg": "tcg,thread=multi"}[self.accelerator]
         chip = ",kernel-irqchip=split" if self.accelerator == "kvm" else ""
-        memory = f"memory-backend-memfd,id=memory,size={self.memory_mib}M,share=on"
         words = "console=ttyS0 panic=-1 quiet intel_iommu=on iommu.passthrough=0"
+        words += " rootfstype=ramfs"  # a tmpfs takes half of the memory, which the archive fills
         options = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
         options += ["-machine", f"q35,memory-backend=memory{chip}", "-accel", accelerate]
         options += ["-cpu", "max", "-smp", str(PROCESSORS), "-m", f"{self.memory_mib}M"]
-        options += ["-object", memory]
         options += ["-device", "intel-iommu,intremap=on,caching-mode=on,aw-bits=48"]
         for port in range(1, PORTS + 1):
             place = f"id=port{port},chassis={port},slot={port}"
@@ -72,25 +72,33 @@ class Vm:
         name: For messages and files.
         hardware: What it is made of.
         directory: Where NAME.console and NAME.qemu go.
-        options: QEMU's options beyond the hardware.
+        filled: What its memory holds at first, a file of `Memory.save`; without one it boots, with
+            one it waits for the rest of its state (`-incoming`).
 
     Raises:
         VhostPciError: QEMU does not start.
     """
 
     def __init__(
-        self, name: str, hardware: Hardware, directory: Path, options: tuple[str, ...] = ()
+        self, name: str, hardware: Hardware, directory: Path, filled: Path | None = None
     ) -> None:
         self.name = name
         self.hardware = hardware
         self.console = directory / f"{name}.console"
         self._used_ports: dict[str, int] = {}
         with contextlib.ExitStack() as stack:
+            size_bytes = hardware.memory_mib << 20
+            self.memory = stack.enter_context(Memory(name, size_bytes))
+            if filled is not None:
+                self.memory.load(filled)
             monitor, its_monitor = _pair(stack)
             agent, its_agent = _pair(stack)
-            theirs = (its_monitor, its_agent)
+            theirs = (its_monitor.fileno(), its_agent.fileno(), self.memory.fd)
             qemu = hardware.qemu
-            command = [*qemu.command, "-name", name, *hardware.options(), *options]
+            command = [*qemu.command, "-name", name, *hardware.options()]
+            backend = f"memory-backend-file,id=memory,size={size_bytes},share=on"
+            command += ["-object", f"{backend},mem-path=/proc/self/fd/{self.memory.fd}"]
+            command += ["-incoming", "defer"] if filled is not None else []
             command += ["-serial", f"file:{self.console}"]
             command += ["-chardev", f"socket,id=monitor,fd={its_monitor.fileno()}"]
             command += ["-mon", "chardev=monitor,mode=control"]
@@ -100,11 +108,11 @@ class Vm:
                 command,
                 {**os.environ, **qemu.environment},
                 directory / f"{name}.qemu",
-                [each.fileno() for each in theirs],
+                theirs,
             )
             stack.enter_context(self.process)
-            for each in theirs:
-                each.close()
+            its_monitor.close()
+            its_agent.close()
             self.agent = Agent(name, agent)
             try:
                 self.qmp = Qmp(name, monitor)

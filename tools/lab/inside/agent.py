@@ -2,7 +2,9 @@
 
 Both ways, one JSON object a line:
 
-    host -> agent    {"hello": N}                       answered by the same
+    host -> agent    {"hello": N, "name": HOSTNAME, "time_s": SECONDS, "random": BASE64}
+                                                        who the machine is from now on, and when;
+                                                        answered by {"hello": N}
                      {"id": N, "run": [WORD...]}        start a command; ids are the host's
                      {"id": N, "input": BASE64}         for its stdin; empty: end of file
                      {"id": N, "signal": NUMBER}        to its process group
@@ -19,6 +21,7 @@ import contextlib
 import json
 import os
 import selectors
+import socket
 import subprocess
 import time
 from pathlib import Path
@@ -120,6 +123,9 @@ class Agent:
 
     def _obey(self, message: dict[str, Any]) -> None:
         if "hello" in message:
+            socket.sethostname(message["name"])
+            time.clock_settime(time.CLOCK_REALTIME, message["time_s"])
+            Path("/dev/urandom").write_bytes(base64.b64decode(message["random"]))
             self._say(hello=message["hello"])
         elif "run" in message:
             self._start(message["id"], message["run"])
