@@ -47,6 +47,7 @@ find_check_packages() {
 	missing iproute2 command -v ip
 	missing iputils-ping command -v ping
 	missing tcpdump command -v tcpdump
+	missing valgrind command -v valgrind
 }
 
 # Root on Debian gets what is missing; everybody else gets the command to type.

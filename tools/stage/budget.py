@@ -1,0 +1,141 @@
+"""Instructions a packet, counted by callgrind, against what budget.json allows.
+
+    python -m tools.stage.budget            compare; exit status 1 where one is over its budget
+    python -m tools.stage.budget --record   write what this kernel needs into budget.json
+
+A count depends on source, compiler and flags, and on nothing that differs from run to run or from
+machine to machine: the C library's copies are kept to the one every x86-64 processor has. So there
+is a budget for each compiler's major version, and 3 % of slack for changes that mean nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from guest.errors import VhostPciError
+from tools.stage.build import build, compiler, kernel_path
+
+BUDGET = Path(__file__).with_name("budget.json")
+SLACK = 0.03
+_ROUNDS = 40
+_COUNTED = re.compile(r"Collected : (\d+)")
+# glibc(7) tunables: what a processor has beyond x86-64 is not used for memcpy.
+_BEYOND = ("AVX512F", "AVX2", "AVX", "AVX_Fast_Unaligned_Load", "SSSE3", "ERMS", "FSRM")
+_ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.cpu.hwcaps=" + ",".join(f"-{each}" for each in _BEYOND)}
+
+
+@dataclass(frozen=True, slots=True)
+class Scenario:
+    """A stage (stage.c): what VM1 and the port do, and how VM1's memory is cut up."""
+
+    kind: str
+    frame_bytes: int = 64
+    regions: int = 1
+    queue_size: int = 256
+    burst: int = 32
+
+    @property
+    def name(self) -> str:
+        """Tells it from the others."""
+        cut = "" if self.regions == 1 else f", {self.regions} regions"
+        return f"{self.kind} {self.frame_bytes} B{cut}"
+
+
+SCENARIOS = (
+    *(Scenario(kind, size) for kind in ("null", "loop", "gen", "held") for size in (64, 1518)),
+    Scenario("null", regions=4000),
+    Scenario("gen", regions=4000),
+    Scenario("translate"),
+    Scenario("translate", regions=4000),
+)
+
+
+def count(program: Path, scenario: Scenario) -> float:
+    """Instructions a packet, or a translation, of one scenario; program is of tools.stage.build.
+
+    Raises:
+        VhostPciError: valgrind is missing, or does not get to the end.
+    """
+    counted = "rk_map_translate" if scenario.kind == "translate" else "rk_work_turn"
+    numbers = (scenario.frame_bytes, scenario.queue_size, scenario.burst, scenario.regions, _ROUNDS)
+    command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
+    command += [f"--toggle-collect={counted}", str(program), scenario.kind, *map(str, numbers)]
+    try:
+        found = subprocess.run(
+            command, capture_output=True, text=True, env=os.environ | _ENVIRONMENT, check=False
+        )
+    except FileNotFoundError as error:
+        remedy = "install it (Debian: valgrind)"
+        raise VhostPciError("run", "valgrind", "it is not there", remedy) from error
+    instructions = _COUNTED.search(found.stderr)
+    if found.returncode != 0 or instructions is None:
+        said = found.stderr.strip().rpartition("\n")[2]
+        raise VhostPciError("count", scenario.name, said or f"status {found.returncode}")
+    return int(instructions[1]) / int(found.stdout)
+
+
+def counts() -> dict[str, float]:
+    """All scenarios, by name, of the kernel as it is installed."""
+    with tempfile.TemporaryDirectory(prefix="stage-") as folder, ThreadPoolExecutor(2) as workers:
+        program = Path(folder) / "stage"
+        build(program, kernel_path(), shared=False)
+        found = workers.map(lambda scenario: count(program, scenario), SCENARIOS)
+        return {s.name: round(each, 2) for s, each in zip(SCENARIOS, found, strict=True)}
+
+
+def key() -> str:
+    """Which budget is the installed kernel's."""
+    return f"{os.uname().machine}, {compiler(kernel_path())}"
+
+
+def budget() -> dict[str, float]:
+    """By scenario; empty: none was recorded for this machine and compiler."""
+    everything = json.loads(BUDGET.read_text())
+    return {name: float(each) for name, each in everything.get(key(), {}).items()}
+
+
+def over(allowed: dict[str, float], found: dict[str, float]) -> list[str]:
+    """What takes more than its budget and the slack, or has none; one line each."""
+    return [
+        f"{name}: {needed:.2f} instructions a packet, budget {allowed.get(name, 0.0):.2f}"
+        for name, needed in found.items()
+        if needed > allowed.get(name, 0.0) * (1 + SLACK)
+    ]
+
+
+def _record(found: dict[str, float]) -> None:
+    everything = json.loads(BUDGET.read_text()) if BUDGET.exists() else {}
+    everything[key()] = found
+    BUDGET.write_text(json.dumps(everything, indent=2, sort_keys=True) + "\n")
+
+
+def main() -> int:
+    """The command; its exit status."""
+    arguments = sys.argv[1:]
+    if arguments not in ([], ["--record"]):
+        print("usage: python -m tools.stage.budget [--record]", file=sys.stderr)
+        return 2
+    try:
+        found = counts()
+        if arguments:
+            _record(found)
+        allowed = budget()
+    except VhostPciError as error:
+        print(f"budget: {error}", file=sys.stderr)
+        return error.exit_status
+    print(f"instructions a packet, {key()}")
+    for name, needed in found.items():
+        print(f"{name:24} {needed:8.2f}  budget {allowed.get(name, 0.0):8.2f}")
+    return int(bool(over(allowed, found)))
+
+
+if __name__ == "__main__":
+    sys.exit(main())
