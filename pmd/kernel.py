@@ -121,22 +121,24 @@ class QueueError(VhostPciError):
     """A ring cannot run; `errno` says why.
 
     EINVAL: impossible geometry. EFAULT: a part is not in one run of the map with its permission.
-    ERANGE: avail.idx is further than the ring's size from used.idx (quarantine: docs/device.md
-    5.3). ENOMEM.
+    ERANGE: avail.idx is further than the ring's size from used.idx, or a packed ring's commit words
+    are none of it (quarantine: docs/device.md 5.3, 5.6). ENOMEM.
     """
 
-    def __init__(self, name: str, number: int) -> None:
+    def __init__(self, name: str, number: int, *, packed: bool = False) -> None:
         causes = {
             errno.EINVAL: "its geometry is impossible",
             errno.EFAULT: "a part of it is outside the memory the driver may use",
-            errno.ERANGE: "its available index is further than its size from its used index",
+            errno.ERANGE: "its commit words are no batch of this ring"
+            if packed
+            else "its available index is further than its size from its used index",
         }
         super().__init__("run", name, causes.get(number, os.strerror(number).lower()))
         self.errno = number
 
 
 class Queue(Handle):
-    """A split ring ready to run from VM1's used.idx (docs/device.md 5.3).
+    """A ring ready to run from VM1's used.idx; packed: from its commit words (docs/device.md 5.3).
 
     Args:
         config: Frozen with the queue; a change of VM1's ring needs a new queue.
@@ -169,7 +171,8 @@ class Queue(Handle):
         )
         handle = library().rk_queue_new(ctypes.byref(structure), map_.handle, ctypes.byref(stats))
         if not handle:
-            raise QueueError(name, ctypes.get_errno())
+            packed = RingFlags.PACKED in config.flags
+            raise QueueError(name, ctypes.get_errno(), packed=packed)
         super().__init__(handle, [map_])
 
     @property

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Walking a descriptor chain that its owner may be changing: each descriptor is read once, then judged. */
+#include "chain.h"
 #include "split.h"
 
 /* Where descriptors are read from: the ring's table in VM1's memory, or the private copy of an indirect one. */
@@ -44,16 +45,15 @@ static inline enum rk_drop add_segments(struct rk_queue *queue, struct chain *ch
 	return RK_SENT;
 }
 
-/* Copies an indirect table into private memory; it may span runs (2.7.5.3). */
-static enum rk_drop enter_table(struct rk_queue *queue, const struct desc *desc, struct cursor *at)
+/* The table may span runs (2.7.5.3). */
+enum rk_drop chain_copy_table(struct rk_queue *queue, uint64_t address, uint32_t length)
 {
-	uint8_t *to = (uint8_t *)queue->table;
-	uint64_t bus = desc->address, left = desc->length;
+	uint64_t bus = address, left = length;
+	uint8_t *to = queue->table;
 
-	/* 2.7.5.3.1: negotiated, not nested, not with NEXT; as many entries as the queue size at most. */
-	if (!(queue->flags & RK_RING_INDIRECT) || at->table || (desc->flags & DESC_NEXT) ||
-	    desc->length == 0 || desc->length % sizeof(struct desc) ||
-	    desc->length / sizeof(struct desc) > queue->size)
+	/* 2.7.5.3.1, 2.8.19: negotiated; whole entries, as many as the queue size at most. */
+	if (!(queue->flags & RK_RING_INDIRECT) || length == 0 || length % sizeof(struct desc) ||
+	    length / sizeof(struct desc) > queue->size)
 		return RK_DROP_BAD_INDIRECT;
 	while (left) {
 		uint64_t run;
@@ -66,28 +66,38 @@ static enum rk_drop enter_table(struct rk_queue *queue, const struct desc *desc,
 		bus += run;
 		left -= run;
 	}
-	at->table = queue->table;
-	at->entries = desc->length / (uint32_t)sizeof(struct desc);
-	at->index = 0;
-	queue->walked += at->entries;
+	queue->walked += length / (uint32_t)sizeof(struct desc);
 	return RK_SENT;
 }
 
-/* Judges one buffer and takes it into the chain. */
-static inline enum rk_drop take_buffer(struct rk_queue *queue, const struct desc *desc,
-				       uint32_t permission, struct chain *chain)
+static enum rk_drop enter_table(struct rk_queue *queue, const struct desc *desc, struct cursor *at)
+{
+	enum rk_drop verdict;
+
+	/* 2.7.5.3.1: not nested, not with NEXT. */
+	if (at->table || (desc->flags & DESC_NEXT))
+		return RK_DROP_BAD_INDIRECT;
+	verdict = chain_copy_table(queue, desc->address, desc->length);
+	at->table = queue->table;
+	at->entries = desc->length / (uint32_t)sizeof(struct desc);
+	at->index = 0;
+	return verdict;
+}
+
+enum rk_drop chain_take(struct rk_queue *queue, uint64_t address, uint32_t length, bool writable,
+			uint32_t permission, struct chain *chain)
 {
 	const uint64_t limit = queue->header_bytes + (uint64_t)RK_FRAME_MAX;
 	enum rk_drop verdict = RK_SENT;
 
-	/* 2.7.5.1: what the driver says is for reading is never written, and the reverse. */
-	if (!!(desc->flags & DESC_WRITE) != (permission == RK_WRITE))
+	/* 2.7.5.1, 2.8.15: what the driver says is for reading is never written, and the reverse. */
+	if (writable != (permission == RK_WRITE))
 		return RK_DROP_BAD_DIRECTION;
-	if (permission == RK_READ && chain->bytes + desc->length > limit)
+	if (permission == RK_READ && chain->bytes + length > limit)
 		return RK_DROP_OVERSIZE;
-	if (desc->length && chain->bytes < limit)
-		verdict = add_segments(queue, chain, desc->address, desc->length, permission);
-	chain->bytes += desc->length;
+	if (length && chain->bytes < limit)
+		verdict = add_segments(queue, chain, address, length, permission);
+	chain->bytes += length;
 	return verdict;
 }
 
@@ -111,7 +121,8 @@ static inline enum rk_drop walk(struct rk_queue *queue, struct cursor *at, uint3
 			at->walked--; /* it holds no buffer: a table of exactly the queue size is legal */
 			continue;
 		}
-		verdict = take_buffer(queue, &desc, permission, chain);
+		verdict = chain_take(queue, desc.address, desc.length, desc.flags & DESC_WRITE,
+				     permission, chain);
 		if (verdict != RK_SENT || !(desc.flags & DESC_NEXT))
 			return verdict;
 		at->index = desc.next;

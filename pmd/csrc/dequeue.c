@@ -1,13 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* VM1 transmits: available chains become frames, the port takes them, the chains are returned. */
-#include "split.h"
+#include "layout.h"
 
 #define ETHERNET_HEADER_BYTES 14u
 
 /* Chains in ring order. Those whose verdict is RK_SENT have a frame, in the same order. */
 struct burst {
 	uint32_t chains, frame_count;
-	bool bad_head; /* the entry after the last chain names no descriptor */
+	uint32_t fault; /* enum rk_fault: what stands after the last chain */
 	struct head heads[RK_BURST_MAX];
 	uint32_t verdicts[RK_BURST_MAX]; /* enum rk_drop */
 	struct rk_frame frames[RK_BURST_MAX];
@@ -38,18 +38,14 @@ static void flatten(struct rk_queue *queue, struct rk_frame *frame)
 	frame->segment_count = 1;
 }
 
-/* Makes the frame of one chain at the pool's tail. */
-static enum rk_drop make_frame(struct rk_queue *queue, struct head *head, struct iovec *pool,
+/* Makes the frame of a chain that was found good. */
+static enum rk_drop make_frame(const struct rk_queue *queue, const struct chain *chain,
 			       struct rk_frame *frame)
 {
-	struct chain chain = {.segments = pool, .skip = queue->header_bytes};
-	enum rk_drop verdict = chain_walk(queue, head, RK_READ, &chain);
-
-	if (verdict != RK_SENT)
-		return verdict;
-	if (chain.bytes < queue->header_bytes + ETHERNET_HEADER_BYTES)
+	if (chain->bytes < queue->header_bytes + ETHERNET_HEADER_BYTES)
 		return RK_DROP_RUNT;
-	set_frame(frame, pool, chain.count, (uint32_t)chain.bytes - queue->header_bytes);
+	set_frame(frame, chain->segments, chain->count,
+		  (uint32_t)chain->bytes - queue->header_bytes);
 	return RK_SENT;
 }
 
@@ -61,10 +57,11 @@ static inline struct rk_region readable_hint(const struct rk_queue *queue)
 	return (struct rk_region){.length = 0};
 }
 
-/* The burst as it is made: of `count` heads. */
+/* The burst as it is made: of `count` chains at most. */
 struct parsing {
 	struct burst *burst;
 	struct iovec *pool; /* its unused tail */
+	struct place place; /* of the next chain */
 	uint32_t count;
 	bool fetch; /* the port reads the frames by this core */
 };
@@ -117,6 +114,18 @@ static void parse_plain(struct rk_queue *queue, struct parsing *parsing)
 	burst->chains += n;
 	burst->frame_count += n;
 	parsing->pool += n;
+	parsing->place = ring_after(queue, parsing->place, n);
+}
+
+/* The next chain, of a split ring (whose heads are read) or a packed one. */
+static enum look look_split(struct rk_queue *queue, struct head *head, struct chain *chain,
+			    enum rk_drop *verdict)
+{
+	if (head->id >= queue->size)
+		return LOOK_FAULT;
+	if (queue->flags & RK_RING_ENABLED)
+		*verdict = chain_walk(queue, head, RK_READ, chain);
+	return LOOK_CHAIN;
 }
 
 /* Looks at one chain of any kind; false if the burst ends with it, or before it. */
@@ -125,17 +134,25 @@ static bool parse_any(struct rk_queue *queue, struct parsing *parsing)
 	struct burst *burst = parsing->burst;
 	struct rk_frame *frame = &burst->frames[burst->frame_count];
 	struct head *head = &burst->heads[burst->chains];
-	uint32_t *verdict = &burst->verdicts[burst->chains];
+	struct chain chain = {.segments = parsing->pool, .skip = queue->header_bytes};
+	enum rk_drop verdict = RK_DROP_DISABLED;
+	enum look look;
 
-	if (head->id >= queue->size) {
-		burst->bad_head = true;
+	if (ring_packed(queue))
+		look = packed_look(queue, &parsing->place,
+				   queue->flags & RK_RING_ENABLED ? RK_READ : 0, &chain, head,
+				   &verdict);
+	else
+		look = look_split(queue, head, &chain, &verdict);
+	if (look == LOOK_FAULT)
+		burst->fault = ring_packed(queue) ? RK_FAULT_LONG_CHAIN : RK_FAULT_BAD_HEAD;
+	if (look != LOOK_CHAIN)
 		return false;
-	}
-	burst->chains++;
-	*verdict = RK_DROP_DISABLED;
-	if (queue->flags & RK_RING_ENABLED)
-		*verdict = make_frame(queue, head, parsing->pool, frame);
-	if (*verdict != RK_SENT)
+	if (verdict == RK_SENT)
+		verdict = make_frame(queue, &chain, frame);
+	burst->verdicts[burst->chains++] = verdict;
+	parsing->place = ring_after(queue, parsing->place, head->span);
+	if (verdict != RK_SENT)
 		return true;
 	burst->frame_count++;
 	if (frame->segment_count > RK_SEGMENTS_MAX) {
@@ -149,15 +166,16 @@ static bool parse_any(struct rk_queue *queue, struct parsing *parsing)
 static void parse(struct rk_queue *queue, const struct place *place, uint32_t count, bool fetch,
 		  struct burst *burst)
 {
-	struct parsing parsing = {burst, queue->segments, count, fetch};
+	struct parsing parsing = {burst, queue->segments, *place, count, fetch};
 
 	burst->chains = 0;
 	burst->frame_count = 0;
-	burst->bad_head = false;
-	split_heads(queue, place, burst->heads, count);
+	burst->fault = RK_FAULT_NONE;
+	if (!ring_packed(queue))
+		split_heads(queue, place, burst->heads, count);
 	memset(burst->verdicts, 0, count * sizeof(burst->verdicts[0])); /* RK_SENT */
 	while (burst->chains < count && queue->walked < TURN_WALK_MAX) {
-		if (queue->flags & RK_RING_ENABLED)
+		if (queue->flags & RK_RING_ENABLED && !ring_packed(queue))
 			parse_plain(queue, &parsing);
 		if (burst->chains < count && queue->walked < TURN_WALK_MAX &&
 		    !parse_any(queue, &parsing))
@@ -188,8 +206,8 @@ static uint32_t complete(struct rk_queue *queue, const struct burst *burst, uint
 	uint64_t bytes;
 
 	if (all_sent(burst, taken, &bytes)) {
-		split_return_run(queue, burst->heads, NULL, taken);
-		queue->next += (uint16_t)taken;
+		ring_return_read_run(queue, burst->heads, taken);
+		queue->next = queue->used_next;
 		stats->packets += taken;
 		stats->bytes += bytes;
 		return taken;
@@ -209,9 +227,9 @@ static uint32_t complete(struct rk_queue *queue, const struct burst *burst, uint
 		}
 		if (verdict != RK_SENT)
 			stats->drops[verdict]++;
-		split_return(queue, burst->heads[i].id, 0);
+		ring_return_read(queue, burst->heads[i]);
 	}
-	queue->next += (uint16_t)i;
+	queue->next = queue->used_next;
 	return i;
 }
 
@@ -220,6 +238,7 @@ static uint32_t complete(struct rk_queue *queue, const struct burst *burst, uint
 /* Takes the chains of the frames the port took, and of what was dropped between them, off the ring. */
 static uint32_t take(struct rk_queue *queue, const struct burst *burst, uint32_t taken)
 {
+	struct place place = {.next = queue->next};
 	uint32_t frame = 0, i;
 
 	for (i = 0; i < burst->chains; i++) {
@@ -236,8 +255,9 @@ static uint32_t take(struct rk_queue *queue, const struct burst *burst, uint32_t
 			frame++;
 		}
 		queue->in_flight[(queue->flight + queue->flying++) & queue->flight_mask] = chain;
-		queue->next += chain.head.span;
+		place = ring_after(queue, place, chain.head.span);
 	}
+	queue->next = place.next;
 	return i;
 }
 
@@ -259,7 +279,7 @@ static uint32_t release(struct rk_queue *queue, uint32_t done)
 			stats->drops[chain->verdict]++;
 		}
 		if (queue->fault == RK_FAULT_NONE) /* a quarantined ring is not written */
-			split_return(queue, chain->head.id, 0);
+			ring_return_read(queue, chain->head);
 		queue->flight++;
 		queue->flying--;
 		released++;
@@ -277,7 +297,7 @@ static uint32_t dequeue_held_turn(struct rk_queue *queue, struct rk_port *port, 
 	/* Before the ring can turn out to be broken: these are VM1's. */
 	if (done)
 		queue_publish(queue);
-	place = split_place(queue);
+	place = ring_place(queue);
 	if (place.left) {
 		struct burst burst;
 		uint32_t taken = 0, at_once;
@@ -292,8 +312,8 @@ static uint32_t dequeue_held_turn(struct rk_queue *queue, struct rk_port *port, 
 			queue_publish(queue);
 		done += at_once;
 		/* Quarantined, a ring is not written any more: first let those before it go back. */
-		if (burst.bad_head && took == burst.chains && !queue->flying)
-			queue->fault = RK_FAULT_BAD_HEAD;
+		if (took == burst.chains && !queue->flying)
+			queue->fault = burst.fault;
 	}
 	if (done || took) {
 		queue->stats->bursts++;
@@ -334,18 +354,19 @@ uint32_t dequeue_turn(struct rk_queue *queue, struct rk_port *port, uint32_t lim
 
 	if (port->ops->reclaim)
 		return dequeue_held_turn(queue, port, limit);
-	place = split_place(queue);
+	place = ring_place(queue);
 	if (place.left == 0)
 		return 0;
 	start = cycles_now();
 	queue->walked = 0;
 	parse(queue, &place, place.left < limit ? place.left : limit, port->reads, &burst);
-	split_prefetch_used(queue, burst.chains);
+	if (!ring_packed(queue))
+		split_prefetch_used(queue, burst.chains);
 	if (burst.frame_count)
 		taken = port->ops->tx(port, burst.frames, burst.frame_count);
 	done = complete(queue, &burst, taken);
-	if (burst.bad_head && done == burst.chains)
-		queue->fault = RK_FAULT_BAD_HEAD;
+	if (done == burst.chains)
+		queue->fault = burst.fault;
 	if (done) {
 		queue_publish(queue);
 		queue->stats->bursts++;

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* VM1 receives: frames of the port go into available chains; what cannot hold one is returned empty. */
-#include "split.h"
+#include "layout.h"
 
 /* struct virtio_net_hdr, 5.1.6: what stands before num_buffers, which ends it. */
 #define HEADER_BEFORE_BUFFERS 10u
@@ -17,6 +17,7 @@ struct turn {
 /* The chains taken for the frame at hand: queue->gathered[0..chains), not yet consumed. */
 struct gathering {
 	uint32_t chains;
+	uint32_t span; /* of them all */
 	uint32_t segments;
 	uint64_t capacity;
 };
@@ -94,7 +95,7 @@ static uint32_t place_plain(struct turn *turn, const struct rk_frame *frames, ui
 	uint64_t bytes = 0;
 	uint32_t n;
 
-	if (!queue->hint || !(queue->hint->permission & RK_WRITE))
+	if (ring_packed(queue) || !queue->hint || !(queue->hint->permission & RK_WRITE))
 		return 0;
 	split_heads(queue, &turn->place, heads, count);
 	split_prefetch_used(queue, count);
@@ -106,12 +107,11 @@ static uint32_t place_plain(struct turn *turn, const struct rk_frame *frames, ui
 		bytes += frames[i].bytes;
 	}
 	split_return_run(queue, heads, lengths, n);
-	queue->next += (uint16_t)n;
+	queue->next = queue->used_next;
 	queue->walked += n;
 	queue->stats->packets += n;
 	queue->stats->bytes += bytes;
-	turn->place.next += (uint16_t)n;
-	turn->place.left -= n;
+	turn->place = ring_after(queue, turn->place, n);
 	turn->done += n;
 	return n;
 }
@@ -156,16 +156,18 @@ static inline void write_frame(struct rk_queue *queue, const struct rk_frame *fr
 /* Consumes the gathered chains, bytes in all written to them. */
 static void consume(struct turn *turn, struct gathering *have, uint64_t bytes)
 {
+	const bool frame = bytes != 0;
+
 	for (uint32_t i = 0; i < have->chains; i++) {
 		const struct gathered *chain = &turn->queue->gathered[i];
 		uint64_t part = bytes < chain->capacity ? bytes : chain->capacity;
 
-		split_return(turn->queue, chain->head.id, (uint32_t)part);
-		turn->queue->next += chain->head.span;
+		ring_return(turn->queue, chain->head, (uint32_t)part,
+			    frame && i + 1 < have->chains);
 		bytes -= part;
 	}
-	turn->place.next = turn->queue->next;
-	turn->place.left -= have->chains;
+	turn->queue->next = turn->queue->used_next;
+	turn->place = ring_after(turn->queue, turn->place, have->span);
 	turn->done += have->chains;
 	*have = (struct gathering){0};
 }
@@ -177,23 +179,48 @@ static enum outcome drop_frame(struct turn *turn, struct gathering *have)
 	return FRAME_TAKEN;
 }
 
-/* Takes one more chain; a faulty one is returned empty, and in order, so with all before it. */
-static inline void gather_one(struct turn *turn, struct gathering *have, uint16_t id)
+/* The chain at a place of a split ring, where there is one. */
+static enum look look_split(struct rk_queue *queue, const struct place *place, struct chain *chain,
+			    struct head *head, enum rk_drop *verdict)
+{
+	if (place->left == 0)
+		return LOOK_NONE;
+	*head = (struct head){shm_load16(split_entry(queue, place->next)), 1};
+	if (head->id >= queue->size)
+		return LOOK_FAULT;
+	*verdict = chain_walk(queue, head, RK_WRITE, chain);
+	return LOOK_CHAIN;
+}
+
+/* Takes one more chain; a faulty one is returned empty, and in order, so with all before it. False if
+ * there is none. */
+static inline bool gather_one(struct turn *turn, struct gathering *have)
 {
 	struct rk_queue *queue = turn->queue;
+	const struct place place = ring_after(queue, turn->place, have->span);
 	struct chain chain = {.segments = queue->segments + have->segments};
-	struct head head = {id, 1};
-	enum rk_drop verdict = chain_walk(queue, &head, RK_WRITE, &chain);
+	struct head head;
+	enum rk_drop verdict;
+	enum look look;
 
-	queue->gathered[have->chains] = (struct gathered){head, chain.bytes};
-	have->chains++;
+	if (ring_packed(queue))
+		look = packed_look(queue, &place, RK_WRITE, &chain, &head, &verdict);
+	else
+		look = look_split(queue, &place, &chain, &head, &verdict);
+	if (look == LOOK_FAULT)
+		queue->fault = ring_packed(queue) ? RK_FAULT_LONG_CHAIN : RK_FAULT_BAD_HEAD;
+	if (look != LOOK_CHAIN)
+		return false;
+	queue->gathered[have->chains++] = (struct gathered){head, chain.bytes};
+	have->span += head.span;
 	if (verdict != RK_SENT) {
 		consume(turn, have, 0);
 		queue->stats->drops[verdict]++;
-		return;
+		return true;
 	}
 	have->segments += chain.count;
 	have->capacity += chain.bytes;
+	return true;
 }
 
 /*
@@ -210,24 +237,16 @@ static enum outcome place_any(struct turn *turn, const struct rk_frame *frame)
 	struct gathering have = {0};
 
 	while (have.capacity < need) {
-		uint16_t id;
-
 		if (have.chains && !mergeable)
 			return drop_frame(turn, &have);
 		if (have.chains == 0 &&
 		    (turn->done >= turn->burst || queue->walked >= TURN_WALK_MAX))
 			return FRAME_WAITS;
-		if (have.chains == queue->size || queue->walked >= walk_end ||
+		if (have.span == queue->size || queue->walked >= walk_end ||
 		    have.segments + queue->chain_segments > queue->segments_max)
 			return drop_frame(turn, &have);
-		if (have.chains == turn->place.left)
+		if (!gather_one(turn, &have))
 			return FRAME_WAITS;
-		id = shm_load16(split_entry(queue, (uint16_t)(turn->place.next + have.chains)));
-		if (id >= queue->size) {
-			queue->fault = RK_FAULT_BAD_HEAD;
-			return FRAME_WAITS;
-		}
-		gather_one(turn, &have, id);
 	}
 	write_frame(queue, frame, (uint16_t)have.chains);
 	consume(turn, &have, need);
@@ -245,7 +264,7 @@ uint32_t enqueue_turn(struct rk_queue *queue, struct rk_port *port, uint32_t bur
 
 	if (!(queue->flags & RK_RING_ENABLED))
 		return 0;
-	turn.place = split_place(queue);
+	turn.place = ring_place(queue);
 	if (turn.place.left == 0)
 		return 0;
 	start = cycles_now();

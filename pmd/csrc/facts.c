@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* What the library says of itself: its ABI, its names, its clock. */
+#include "packed.h"
 #include "split.h"
 
 #include <time.h>
@@ -24,6 +25,7 @@ static const char *const fault_names[RK_FAULT_COUNT] = {
 	[RK_FAULT_INDEX_JUMP] = "index_jump",
 	[RK_FAULT_BAD_HEAD] = "bad_head",
 	[RK_FAULT_WINDOW] = "window",
+	[RK_FAULT_LONG_CHAIN] = "long_chain",
 };
 
 static const struct {
@@ -48,6 +50,7 @@ _Static_assert(sizeof(struct desc) == 16, "2.7.5");
 _Static_assert(sizeof(struct rk_offload) == 10, "5.1.6: struct virtio_net_hdr before num_buffers");
 _Static_assert(RK_SENT == 0, "dequeue.c clears verdicts");
 _Static_assert(sizeof(struct used_element) == 8, "2.7.8");
+_Static_assert(sizeof(struct packed_desc) == sizeof(struct desc), "2.8.13");
 
 uint32_t rk_abi(void)
 {

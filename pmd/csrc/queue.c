@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* A ring's life: set-up from VM1's memory, publishing, calling, the end. */
-#include "split.h"
+#include "layout.h"
 
 #include "call.h"
 
@@ -28,9 +28,27 @@ static struct shm *ring_part(const struct rk_map *map, uint64_t bus, uint64_t by
 	return host;
 }
 
+/* 2.8.10.1 */
+static bool find_packed_parts(struct rk_queue *queue, const struct rk_ring_config *config)
+{
+	const uint32_t both = RK_READ | RK_WRITE;
+
+	queue->desc = ring_part(queue->map, config->desc, 16ull * config->size, 16, both);
+	if (!queue->desc)
+		return false;
+	queue->avail = ring_part(queue->map, config->avail, 4, 4, RK_READ);
+	if (!queue->avail)
+		return false;
+	queue->used = ring_part(queue->map, config->used, 4, 4, both);
+	return queue->used != NULL;
+}
+
 static bool find_parts(struct rk_queue *queue, const struct rk_ring_config *config)
 {
 	uint64_t event = config->flags & RK_RING_EVENT_IDX ? 2 : 0;
+
+	if (ring_packed(queue))
+		return find_packed_parts(queue, config);
 
 	queue->desc = ring_part(queue->map, config->desc, 16ull * config->size, 16, RK_READ);
 	if (!queue->desc)
@@ -50,20 +68,25 @@ static bool allocate(struct rk_queue *queue)
 	queue->chain_segments = queue->size + queue->map->count + 1024;
 	queue->segments_max = RK_BURST_MAX * RK_SEGMENTS_MAX + 2 * queue->chain_segments;
 	queue->segments = calloc(queue->segments_max, sizeof(*queue->segments));
-	queue->table = calloc(queue->size, sizeof(*queue->table));
+	queue->table = calloc(queue->size, sizeof(struct desc));
 	queue->gathered = calloc(queue->size, sizeof(*queue->gathered));
-	queue->flight_mask = queue->mask;
+	queue->pending = calloc(ring_packed(queue) ? queue->size : 1, sizeof(*queue->pending));
+	while (queue->flight_mask < queue->size - 1)
+		queue->flight_mask = queue->flight_mask << 1 | 1;
 	queue->in_flight = calloc(queue->flight_mask + 1, sizeof(*queue->in_flight));
 	queue->bounce = malloc(RK_FRAME_MAX);
-	return queue->segments && queue->table && queue->gathered && queue->in_flight &&
-	       queue->bounce;
+	return queue->segments && queue->table && queue->gathered && queue->pending &&
+	       queue->in_flight && queue->bounce;
 }
 
 /* Begins where VM1's used ring says the work was left: docs/device.md 5.3. */
 static bool begin(struct rk_queue *queue)
 {
-	uint16_t used = shm_load16(shm_at(queue->used, RING_INDEX));
+	uint16_t used;
 
+	if (ring_packed(queue))
+		return packed_begin(queue);
+	used = shm_load16(shm_at(queue->used, RING_INDEX));
 	queue->next = used;
 	queue->used_next = used;
 	queue->used_shown = used;
@@ -78,14 +101,23 @@ static bool begin(struct rk_queue *queue)
 	return true;
 }
 
+static bool possible(const struct rk_ring_config *config)
+{
+	const bool packed = config->flags & RK_RING_PACKED;
+
+	if (config->size == 0 || config->size > 32768 ||
+	    (config->header_bytes != 10 && config->header_bytes != 12))
+		return false;
+	return packed ? config->commit != 0 : (config->size & (config->size - 1)) == 0;
+}
+
 struct rk_queue *rk_queue_new(const struct rk_ring_config *config, const struct rk_map *map,
 			      struct rk_direction_stats *stats)
 {
 	struct rk_queue *queue;
 	int error;
 
-	if (config->size == 0 || config->size > 32768 || (config->size & (config->size - 1)) ||
-	    (config->header_bytes != 10 && config->header_bytes != 12)) {
+	if (!possible(config)) {
 		errno = EINVAL;
 		return NULL;
 	}
@@ -98,6 +130,7 @@ struct rk_queue *rk_queue_new(const struct rk_ring_config *config, const struct 
 	queue->mask = config->size - 1;
 	queue->flags = config->flags;
 	queue->header_bytes = config->header_bytes;
+	queue->commit = (uint32_t *)(uintptr_t)config->commit;
 	queue->call_fd = config->call_fd;
 	queue->call_offset = config->call_offset;
 	if (find_parts(queue, config) && allocate(queue) && begin(queue))
@@ -115,6 +148,7 @@ void rk_queue_free(struct rk_queue *queue)
 	free(queue->segments);
 	free(queue->table);
 	free(queue->gathered);
+	free(queue->pending);
 	free(queue->in_flight);
 	free(queue->bounce);
 	free(queue);
@@ -150,6 +184,8 @@ static bool wants_call(const struct rk_queue *queue)
 {
 	uint16_t event;
 
+	if (ring_packed(queue))
+		return packed_wants_call(queue);
 	if (!(queue->flags & RK_RING_EVENT_IDX))
 		return !(shm_load16(shm_at(queue->avail, RING_FLAGS)) & AVAIL_NO_INTERRUPT);
 	event = shm_load16(shm_at(queue->avail, RING_ENTRIES + 2u * queue->size));
@@ -160,8 +196,11 @@ static bool wants_call(const struct rk_queue *queue)
 
 void queue_publish(struct rk_queue *queue)
 {
-	shm_store16_release(shm_at(queue->used, RING_INDEX), queue->used_next,
-			    queue->flags & RK_RING_COMBINING);
+	if (ring_packed(queue))
+		packed_mark(queue);
+	else
+		shm_store16_release(shm_at(queue->used, RING_INDEX), queue->used_next,
+				    queue->flags & RK_RING_COMBINING);
 	shm_fence();
 	if (wants_call(queue))
 		rk_queue_call(queue);

@@ -4,7 +4,7 @@
  *
  * Chains are looked at from a place on, without being taken; then, in ring order, they are taken
  * and, at once or once the port is done with them, returned. What is returned VM1 sees when it is
- * published. A layout's own part of that is in split.h.
+ * published. A layout's own part of that is in split.h and packed.h; layout.h chooses.
  */
 #ifndef QUEUE_H
 #define QUEUE_H
@@ -25,8 +25,10 @@ struct desc {
 	uint16_t next;
 };
 
-/* A point of the ring. Split: an index into the available ring, free-running, and what is known to
- * be available from there. */
+/*
+ * A point of the ring. Split: an index into the available ring, free-running, and how many chains are available
+ * from there. Packed: a descriptor (packed.h), and how many from there on can be VM1's.
+ */
 struct place {
 	uint16_t next;
 	uint32_t left;
@@ -35,7 +37,21 @@ struct place {
 /* A chain of the ring: the name by which it is returned, and how far the next one is from it. */
 struct head {
 	uint16_t id;
-	uint16_t span; /* split: 1 */
+	uint16_t span; /* split: 1; packed: its descriptors */
+};
+
+/* A used descriptor of a packed ring, not yet written. */
+struct pending {
+	uint32_t length;
+	uint16_t place, id;
+	bool more; /* the next one holds more of the same frame */
+};
+
+/* What there is at a place. */
+enum look {
+	LOOK_NONE,
+	LOOK_CHAIN,
+	LOOK_FAULT, /* the ring's accounting cannot be trusted from here on */
 };
 
 /* What the walk of one chain found: segments[0..count), the first `skip` bytes left out. */
@@ -86,8 +102,11 @@ struct rk_queue {
 	struct in_flight *in_flight; /* a first-in first-out of flight_mask + 1 */
 	int call_fd;
 	int64_t call_offset;
-	struct desc *table;        /* private copy of an indirect table: size entries */
+	void *table;               /* private copy of an indirect table: size entries */
 	struct gathered *gathered; /* size entries */
+	struct pending *pending;   /* packed: size entries */
+	uint32_t pending_count;
+	uint32_t *commit;          /* packed: its commit words */
 	uint8_t *bounce;           /* one frame of too many segments, made one */
 	struct iovec *segments;    /* pool of segments_max */
 	uint32_t chain_segments;   /* most that one chain can give */
@@ -104,8 +123,8 @@ struct rk_queue {
 enum rk_drop chain_walk(struct rk_queue *queue, struct head *head, uint32_t permission,
 			struct chain *chain);
 
-/* Shows VM1 what was returned since the last time, and calls it if it wants to know (2.7.7.2). Not on a
- * quarantined ring. */
+/* Shows VM1 what was returned since the last time, and calls it if it wants to know (2.7.7.2, 2.8.10). Not on
+ * a quarantined ring. */
 void queue_publish(struct rk_queue *queue);
 
 /* One turn each; return the chains completed. */

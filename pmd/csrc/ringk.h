@@ -47,6 +47,7 @@ enum rk_fault {
 	RK_FAULT_INDEX_JUMP,   /* avail.idx moved by more than the ring's size: 2.7.6 */
 	RK_FAULT_BAD_HEAD,     /* an available entry names no descriptor */
 	RK_FAULT_WINDOW,       /* the window's memory went away */
+	RK_FAULT_LONG_CHAIN,   /* packed: a chain of more descriptors than VM1 has there: 2.8.17 */
 	RK_FAULT_COUNT
 };
 
@@ -80,7 +81,7 @@ RK_API uint64_t rk_map_translate(const struct rk_map *map, uint64_t bus, uint64_
 #define RK_RING_MERGEABLE (1u << 2) /* VIRTIO_NET_F_MRG_RXBUF accepted */
 #define RK_RING_ENABLED (1u << 3)   /* else transmit buffers are returned unsent */
 #define RK_RING_PACKED (1u << 4)    /* VIRTIO_F_RING_PACKED accepted: 2.8 */
-#define RK_RING_IN_ORDER (1u << 5)  /* VIRTIO_F_IN_ORDER accepted: 2.7.9, 2.8.9 */
+#define RK_RING_IN_ORDER (1u << 5)  /* VIRTIO_F_IN_ORDER accepted: 2.7.9, 2.8.8 */
 #define RK_RING_COMBINING (1u << 6) /* the window is mapped write-combining: see shm.h */
 /* What VM1's virtio-net header may ask for (a transmit ring: CSUM, HOST_*) or be told (a receive ring: GUEST_*). */
 #define RK_RING_CSUM (1u << 8)
@@ -110,9 +111,10 @@ struct rk_direction_stats {
 struct rk_queue;
 
 /*
- * A ring, ready to run from VM1's used.idx (docs/device.md 5.3). The map and the stats must outlive
- * it. NULL with errno: EINVAL for impossible geometry, EFAULT where a ring part is not in one run of
- * the map with its permission, ERANGE where avail.idx is further than the ring's size from used.idx.
+ * A ring, ready to run from VM1's used.idx (docs/device.md 5.3), or packed, from its commit words (5.6). The
+ * map and the stats must outlive it. NULL with errno: EINVAL for impossible geometry, EFAULT where a
+ * ring part is not in one run of the map with its permission, ERANGE where avail.idx is further
+ * than the ring's size from used.idx, or the commit words are none of this ring.
  */
 RK_API struct rk_queue *rk_queue_new(const struct rk_ring_config *config, const struct rk_map *map,
 				     struct rk_direction_stats *stats);

@@ -69,6 +69,26 @@ static inline uint64_t shm_load64(struct shm *p)
 	return __atomic_load_n((const uint64_t *)(const void *)p, __ATOMIC_RELAXED);
 }
 
+/* A packed ring's descriptor but for its address: flags are written last, so they vouch for the rest. */
+static inline uint64_t shm_load64_acquire(struct shm *p, bool combining)
+{
+	uint64_t value = __atomic_load_n((const uint64_t *)(const void *)p, __ATOMIC_ACQUIRE);
+
+	shm_order_loads(combining);
+	return value;
+}
+
+static inline uint32_t shm_load32(struct shm *p)
+{
+	return __atomic_load_n((const uint32_t *)(const void *)p, __ATOMIC_RELAXED);
+}
+
+/* After everything written before, for a reader; write-combining takes shm_order_stores() as well. */
+static inline void shm_store64_release(struct shm *p, uint64_t value)
+{
+	__atomic_store_n((uint64_t *)(void *)p, value, __ATOMIC_RELEASE);
+}
+
 static inline void shm_store64(struct shm *p, uint64_t value)
 {
 	__atomic_store_n((uint64_t *)(void *)p, value, __ATOMIC_RELAXED);

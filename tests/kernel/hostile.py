@@ -30,13 +30,13 @@ _SPANS = [(DATA, DATA_SEAM), (DATA, DATA_END), (DATA_SEAM - 64, DATA_END), (MORE
 _LENGTHS = st.one_of(
     st.integers(0, 40), st.sampled_from([10, 12, 14, 26, 60, 1514]), st.integers(0, 2000)
 )
-_BAD_ADDRESSES = st.sampled_from(
+BAD_ADDRESSES = st.sampled_from(
     [0, 1, DATA - 1, DATA_END - 1, DATA_END, READ_ONLY - 5, READ_ONLY, READ_ONLY_END - 1, TOP]
 )
-_FAR_ADDRESSES = st.sampled_from(
+FAR_ADDRESSES = st.sampled_from(
     [BIG + BIG_SIZE - 20, (1 << 64) - 1, (1 << 64) - 16, (1 << 64) - 1515, 1 << 63]
 )
-_BAD_LENGTHS = st.sampled_from([0, 1, 15, 16, 17, 0x7FFFFFFF, 0xFFFFFFF0, 0xFFFFFFFF])
+BAD_LENGTHS = st.sampled_from([0, 1, 15, 16, 17, 0x7FFFFFFF, 0xFFFFFFF0, 0xFFFFFFFF])
 _BAD_INDICES = st.sampled_from([0x7FFF, 0x8000, 0xFFFF])
 
 
@@ -138,9 +138,9 @@ def _broken(draw: st.DrawFn, desc: Desc, size: int) -> Desc:
     address, length, flags, after = desc
     field = draw(st.sampled_from(["address", "length", "flags", "next", "loop"]))
     if field == "address":
-        address = draw(_BAD_ADDRESSES | _FAR_ADDRESSES)
+        address = draw(BAD_ADDRESSES | FAR_ADDRESSES)
     elif field == "length":
-        length = draw(st.one_of(_BAD_LENGTHS, st.sampled_from([16 * size, 16 * (size + 1), 66000])))
+        length = draw(st.one_of(BAD_LENGTHS, st.sampled_from([16 * size, 16 * (size + 1), 66000])))
     elif field == "flags":
         flips = [NEXT, WRITE, WRITE | NEXT, INDIRECT, INDIRECT | NEXT, INDIRECT | WRITE, 0xFFF8]
         flags ^= draw(st.sampled_from(flips))

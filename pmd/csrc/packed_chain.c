@@ -1,0 +1,62 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* Walking a chain of a packed ring: each descriptor is read once, then judged. */
+#include "chain.h"
+#include "packed.h"
+
+/* 2.8.7: of a table's entries, WRITE is the one flag that counts. */
+static enum rk_drop take_table(struct rk_queue *queue, uint64_t address, uint64_t rest,
+			       uint32_t permission, struct chain *chain)
+{
+	const uint32_t count = rest_length(rest) / (uint32_t)sizeof(struct packed_desc);
+	const struct packed_desc *desc = queue->table;
+	enum rk_drop verdict = chain_copy_table(queue, address, rest_length(rest));
+
+	for (uint32_t i = 0; verdict == RK_SENT && i < count; i++, desc++)
+		verdict = chain_take(queue, desc->address, rest_length(desc->rest),
+				     rest_flags(desc->rest) & DESC_WRITE, permission, chain);
+	return verdict;
+}
+
+static inline enum rk_drop judge(struct rk_queue *queue, uint64_t address, uint64_t rest, bool first,
+				 uint32_t permission, struct chain *chain)
+{
+	const uint32_t flags = rest_flags(rest);
+
+	if (flags & DESC_INDIRECT) {
+		/* 2.8.19: not in a list. */
+		if (!first || flags & DESC_NEXT)
+			return RK_DROP_BAD_INDIRECT;
+		return take_table(queue, address, rest, permission, chain);
+	}
+	return chain_take(queue, address, rest_length(rest), flags & DESC_WRITE, permission, chain);
+}
+
+enum look packed_look(struct rk_queue *queue, const struct place *place, uint32_t permission,
+		      struct chain *chain, struct head *head, enum rk_drop *verdict)
+{
+	uint32_t at = place->next, count = 0;
+	uint64_t rest;
+
+	chain->count = 0;
+	chain->bytes = 0;
+	if (place->left == 0)
+		return LOOK_NONE;
+	if (permission)
+		*verdict = RK_SENT;
+	do {
+		if (count == place->left)
+			return LOOK_FAULT;
+		queue->walked++;
+		rest = packed_rest(queue, at);
+		if ((rest_flags(rest) & PACKED_MARKS) != packed_available(queue, at))
+			return LOOK_NONE;
+		count++;
+		/* After a fault the rest is walked all the same: the id comes last (2.8.6). */
+		if (permission && *verdict == RK_SENT)
+			*verdict = judge(queue, shm_load64(packed_desc(queue, at)), rest,
+					 count == 1, permission, chain);
+		at = packed_after(queue, at, 1);
+	} while (rest_flags(rest) & DESC_NEXT);
+	*head = (struct head){rest_id(rest), (uint16_t)count};
+	return LOOK_CHAIN;
+}
