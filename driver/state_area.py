@@ -36,6 +36,7 @@ class Register(enum.IntEnum):
     QUEUE_ERROR = 0x18
     QUEUE_COUNT = 0x1C
     KICK_ARM = 0x20
+    KICK = 0x400  # + 4 * ring: names VM1's kick eventfd, see docs/device.md 4
     DOORBELL = 0x800  # + 4 * ring
 
 

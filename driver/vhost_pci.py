@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
+from driver.kick_events import KickEvents
 from driver.memory_map import BusAddress, MappedArea, MemoryMap
 from driver.ring import Ring
 from driver.state_area import (
@@ -102,6 +103,7 @@ class VhostPci:
         self._mappings: list[Mapping] = []
         self._active = False
         self._closed = False
+        self._kicks = KickEvents(function, self._write)
         self._check_identity()
         self._command = self._enable()
         try:
@@ -317,6 +319,29 @@ class VhostPci:
         found = self._function.doorbells(Region.BAR0, list(offsets))
         return {offsets[offset]: doorbell for offset, doorbell in found.items()}
 
+    def kick_fds(self, rings: Iterable[int]) -> dict[int, int]:
+        """What a driver that sleeps waits for: an eventfd for each of these rings.
+
+        It is written when VM1 kicks the ring; a kick since the last look counts. Natively it is
+        VM1's own, with no process between. Through QEMU it is an MSI vector's, which rings of
+        equal n modulo 7 share; KICK_ARM is set for exactly these rings. A ring that is not KICKABLE
+        never wakes anybody: poll it. The file descriptors belong to this object, until the next
+        call or close; VM1 has the same open file and may make it blocking: wait edge-triggered, or
+        read with RWF_NOWAIT.
+
+        Raises:
+            VhostPciError: The function has too few interrupt vectors.
+        """
+        return self._kicks.take(rings)
+
+    @property
+    def change_fd(self) -> int:
+        """An eventfd, non-blocking, written at each new generation; -1 before `kick_fds`.
+
+        It stays the same until close, and belongs to this object.
+        """
+        return self._kicks.change_fd
+
     def close(self) -> None:
         """Deactivate, unmap everything, restore the command register. Twice is fine."""
         if self._closed:
@@ -325,6 +350,7 @@ class VhostPci:
         with contextlib.suppress(VhostPciError):  # a device that is gone needs no farewell
             if self._active:
                 self.deactivate()
+        self._kicks.close()
         self._unmap_windows()
         self._state_area.close()
         with contextlib.suppress(VhostPciError):

@@ -127,6 +127,15 @@ class Function(Protocol):
         """How to ring the 32-bit registers at these offsets of a region, for use outside Python."""
         ...
 
+    def events(self, index: int, offsets: Sequence[int]) -> dict[int, int]:
+        """Eventfds that are written as the events at these offsets of a region happen.
+
+        Without the offsets that this way to the function has none for: interrupts tell it then.
+        The Function owns them, until its next `events()` call or its close. Others have the same
+        open files, so one may turn out to block: wait edge-triggered, or read with RWF_NOWAIT.
+        """
+        ...
+
     def irq_count(self, index: int) -> int:
         """Vectors of an interrupt index, 0 for none."""
         ...

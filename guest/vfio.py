@@ -222,6 +222,11 @@ class VfioFunction:
                 raise VhostPciError(f"get doorbells in region {index} of", self.name, cause)
         return {offset: Doorbell(self._fd, begin + offset) for offset in offsets}
 
+    def events(self, index: int, offsets: Sequence[int]) -> dict[int, int]:
+        """None: the kernel passes events as interrupts."""
+        del index, offsets
+        return {}
+
     def irq_count(self, index: int) -> int:
         """VFIO_DEVICE_GET_IRQ_INFO; an index that the function does not have has no vectors."""
         if index >= self._irq_count:

@@ -12,7 +12,6 @@ import mmap
 import os
 import stat
 import struct
-from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from guest import vfio_user_abi as abi
@@ -24,6 +23,7 @@ from guest.pci_config import HEADER_SIZE as CONFIG_HEADER_SIZE
 from guest.pci_config import parse_identity
 from guest.vfio_user_abi import Command, WireError
 from guest.vfio_user_channel import LIMITS, VfioUserChannel, close_fds
+from guest.vfio_user_io_fds import parse_io_fds
 from guest.vfio_user_wire import Limits, pack_version, unpack_version
 
 if TYPE_CHECKING:
@@ -63,6 +63,7 @@ class VfioUserFunction:
 
     def __init__(self, path: str, timeout_s: float = 5.0) -> None:
         self._doorbell_fds: list[int] = []
+        self._event_fds: list[int] = []
         self._armed_irqs: set[int] = set()
         self._channel = VfioUserChannel(path, timeout_s)
         self.name = self._channel.name
@@ -78,7 +79,7 @@ class VfioUserFunction:
         capabilities = {
             "max_msg_fds": LIMITS.max_msg_fds,
             "max_data_xfer_size": LIMITS.max_data_xfer_size,
-            abi.VHOST_PCI: {abi.DYNAMIC_WINDOWS: True},
+            abi.VHOST_PCI: {abi.DYNAMIC_WINDOWS: True, abi.EVENTS: True},
         }
         payload = self._ask(
             "attach to", Command.VERSION, pack_version(capabilities), reply_max=_VERSION_MAX
@@ -208,8 +209,27 @@ class VfioUserFunction:
             VhostPciError: The server gives no eventfd for an offset; then the earlier ones stay.
         """
         operation = f"get doorbells in region {index} of"
+        found = self._io_fds(operation, index, offsets)
+        missing = [offset for offset in offsets if offset not in found]
+        if missing:
+            close_fds(list(set(found.values())))
+            raise VhostPciError(
+                operation, self.name, f"the server gives no eventfd for {missing[0]:#x}"
+            )
+        close_fds(self._doorbell_fds)
+        self._doorbell_fds = list(set(found.values()))
+        return {offset: Doorbell(fd, None) for offset, fd in found.items()}
+
+    def events(self, index: int, offsets: Sequence[int]) -> dict[int, int]:
+        """The eventfds at these offsets that the server gives; those of the call before close."""
+        found = self._io_fds(f"get events in region {index} of", index, offsets)
+        close_fds(self._event_fds)
+        self._event_fds = list(set(found.values()))
+        return found
+
+    def _io_fds(self, operation: str, index: int, offsets: Sequence[int]) -> dict[int, int]:
+        """The server's eventfds at such of these offsets as have one; the caller owns them."""
         if not offsets:
-            self._own_doorbells([])
             return {}
         payload, fds = self._ask_grown(
             operation,
@@ -218,22 +238,14 @@ class VfioUserFunction:
             abi.IoFds.LAYOUT.size + len(offsets) * abi.IoEventFd.LAYOUT.size,
             reply_fds_max=LIMITS.max_msg_fds,
         )
-        with contextlib.ExitStack() as undo:
-            undo.callback(close_fds, fds)
+        kept: dict[int, int] = {}
+        try:
             with self._judging(operation):
-                found = _parse_io_fds(payload, index, fds)
-            missing = [offset for offset in offsets if offset not in found]
-            if missing:
-                raise VhostPciError(
-                    operation, self.name, f"the server gives no eventfd for {missing[0]:#x}"
-                )
-            undo.pop_all()
-        self._own_doorbells(fds)
-        return {offset: Doorbell(found[offset], None) for offset in offsets}
-
-    def _own_doorbells(self, fds: list[int]) -> None:
-        close_fds(self._doorbell_fds)
-        self._doorbell_fds = fds
+                found = parse_io_fds(payload, index, fds)
+            kept = {offset: found[offset] for offset in offsets if offset in found}
+        finally:
+            close_fds([fd for fd in fds if fd not in kept.values()])
+        return kept
 
     def irq_count(self, index: int) -> int:
         """DEVICE_GET_IRQ_INFO; an index that the function does not have has no vectors."""
@@ -342,8 +354,9 @@ class VfioUserFunction:
             raise VhostPciError(operation, self.name, cause) from error
 
     def close(self) -> None:
-        """Close the doorbells and disconnect. Twice is fine."""
-        self._own_doorbells([])
+        """Close doorbells and events, and disconnect. Twice is fine."""
+        close_fds(self._doorbell_fds + self._event_fds)
+        self._doorbell_fds, self._event_fds = [], []
         self._channel.close()
 
     def __enter__(self) -> Self:
@@ -356,28 +369,3 @@ class VfioUserFunction:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _parse_io_fds(payload: bytes, index: int, fds: Sequence[int]) -> dict[int, int]:
-    """Offset of a 32-bit register -> the eventfd that any write to it signals. Raises WireError."""
-    info = abi.IoFds.unpack(payload)
-    if info.index != index:
-        raise WireError(f"doorbells of region {info.index} in answer to {index}")
-    if info.count == 0:
-        return {}
-    stride = (len(payload) - abi.IoFds.LAYOUT.size) // info.count
-    if stride < abi.IoEventFd.LAYOUT.size:
-        raise WireError(f"{info.count} sub-regions in {len(payload)} bytes")
-    found = {}
-    for number in range(info.count):
-        part = abi.IoEventFd.unpack(payload, abi.IoFds.LAYOUT.size + number * stride)
-        if part.type != abi.IoFdType.IOEVENTFD or part.flags or part.size not in {0, 4}:
-            continue  # needs a value, a port or another memory: not ours to ring
-        if part.fd_index >= len(fds):
-            raise WireError(f"descriptor {part.fd_index} of {len(fds)}")
-        fd = fds[part.fd_index]
-        # The data path writes 8 bytes to it without looking: a pipe could block it for good.
-        if str(Path(f"/proc/self/fd/{fd}").readlink()) != "anon_inode:[eventfd]":
-            raise WireError("a descriptor that is not an eventfd")
-        found[part.offset] = fd
-    return found

@@ -357,6 +357,7 @@ class DmaAccess(Layout):
 
 # Keys of the VERSION message's JSON.
 CAPABILITIES = "capabilities"
-# Ours (docs/device.md 3): {"vhost_pci": {"dynamic_windows": true}}.
+# Ours (docs/device.md 3 and 4): {"vhost_pci": {"dynamic_windows": true, "events": true}}.
 VHOST_PCI = "vhost_pci"
 DYNAMIC_WINDOWS = "dynamic_windows"
+EVENTS = "events"

@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from guest.vfio_user_abi import (
     CAPABILITIES,
-    DYNAMIC_WINDOWS,
     HEADER_SIZE,
     MAJOR,
     MINOR,
@@ -56,10 +55,10 @@ class Limits:
         return cls(**given)
 
 
-def wants_dynamic_windows(capabilities: Mapping[str, Any]) -> bool:
-    """Whether a client's capabilities say that it asks for regions anew (docs/device.md 3)."""
-    extension = capabilities.get(VHOST_PCI)
-    return isinstance(extension, dict) and extension.get(DYNAMIC_WINDOWS) is True
+def wants(capabilities: Mapping[str, Any], extension: str) -> bool:
+    """Whether a client's capabilities name one of our extensions: DYNAMIC_WINDOWS or EVENTS."""
+    ours = capabilities.get(VHOST_PCI)
+    return isinstance(ours, dict) and ours.get(extension) is True
 
 
 def pack_version(

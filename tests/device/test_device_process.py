@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from driver.state_area import DRIVER, HEADER, MEMORY, RING, Register
+from driver.vhost_pci import VhostPci
 from guest.errors import VhostPciError
 from guest.function import Area, Irq, Region
 from guest.vfio_user import VfioUserFunction
@@ -159,6 +160,20 @@ def test_calls_and_kicks(device: DeviceProcess, driver: Driver) -> None:
             vm1.enable_ring(0, 0)
             assert readable(msi[0])  # a new generation
             driver.function.set_irqs(Irq.MSI, [])
+
+
+def test_a_driver_that_sleeps(device: DeviceProcess, driver: Driver) -> None:
+    """Natively VM1's kicks come from VM1 itself; a new generation comes as an interrupt."""
+    with memory(SIZE) as fd, started_vm1(device, fd) as vm1, VhostPci(driver.function) as pmd:
+        wait_until(lambda: driver.status() == 0b011)
+        kicks = pmd.kick_fds([0, 1])
+        assert not select.select([*kicks.values(), pmd.change_fd], [], [], 0)[0]
+        os.eventfd_write(vm1.eventfds[2], 1)  # ring 1's
+        assert select.select([*kicks.values(), pmd.change_fd], [], [], TIMEOUT_S)[0] == [kicks[1]]
+        vm1.enable_ring(0, 0)
+        assert readable(pmd.change_fd)
+        shown = device.state()["function"]
+        assert (shown["armed_kicks"], shown["kick_interrupts"]) == ([], 0)
 
 
 def test_windows_change_under_a_driver(device: DeviceProcess, driver: Driver) -> None:

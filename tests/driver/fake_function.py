@@ -36,6 +36,8 @@ class FakeFunction:
     """A device with one file of VM1 behind window 2, changed by attributes and `publish`.
 
     map_count: areas mapped and not closed yet. writes: what the driver wrote to registers.
+    sleeps: the driver may set interrupts, which are in `interrupts`. vectors: how many MSI has.
+    kicks: eventfds of the function's own, by offset.
     on_region: called at each GET_REGION_INFO of a window: a test can change the world there.
     """
 
@@ -45,6 +47,10 @@ class FakeFunction:
         self.command = 0x0400
         self.gone = False
         self.writes: list[tuple[int, int]] = []
+        self.sleeps = False
+        self.vectors = 8
+        self.interrupts: tuple[int, ...] = ()
+        self.kicks: dict[int, int] = {}
         self.on_region: Callable[[int], None] | None = None
         self.mappings: list[Mapping] = []
         self.registers = {
@@ -179,10 +185,16 @@ class FakeFunction:
         return {offset: Doorbell(self._bar0, offset) for offset in offsets}
 
     def irq_count(self, index: int) -> int:
-        return 8 if index == 1 else 0
+        return self.vectors if index == 1 else 0
+
+    def events(self, index: int, offsets: Sequence[int]) -> dict[int, int]:
+        assert index == Region.BAR0
+        return {offset: self.kicks[offset] for offset in offsets if offset in self.kicks}
 
     def set_irqs(self, index: int, eventfds: Sequence[int]) -> None:
-        raise AssertionError(f"a polling driver set {len(eventfds)} vectors of interrupt {index}")
+        assert self.sleeps, f"a polling driver set {len(eventfds)} vectors of interrupt {index}"
+        assert (index, len(eventfds) <= self.vectors) == (1, True)
+        self.interrupts = tuple(eventfds)
 
     def reset(self) -> None:
         self.command = 0

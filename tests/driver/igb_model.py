@@ -275,6 +275,9 @@ class IgbModel:
     def irq_count(self, index: int) -> int:
         return 3 if index == 2 else 0
 
+    def events(self, index: int, offsets: Sequence[int]) -> dict[int, int]:
+        raise VhostPciError("wait for", self.name, f"region {index} has no events at {offsets}")
+
     def set_irqs(self, index: int, eventfds: Sequence[int]) -> None:
         raise VhostPciError("arm", self.name, f"interrupt {index}, {eventfds}")
 

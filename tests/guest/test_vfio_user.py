@@ -213,7 +213,7 @@ def test_capabilities_told_to_the_server(function: VfioUserFunction, device: Dev
     assert device.client_capabilities == {
         "max_msg_fds": 253,
         "max_data_xfer_size": 1 << 20,
-        "vhost_pci": {"dynamic_windows": True},
+        "vhost_pci": {"dynamic_windows": True, "events": True},
     }
 
 

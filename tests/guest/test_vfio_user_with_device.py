@@ -89,6 +89,37 @@ def test_doorbells_are_vm1s_own(host: DeviceHost, function: VfioUserFunction) ->
         function.doorbells(0, [0x804])
 
 
+def test_events_are_vm1s_own(host: DeviceHost, function: VfioUserFunction) -> None:
+    """docs/device.md 4: VM1's kick reaches the client with no process between, nothing armed."""
+    file = host.vm1.file(MIB)
+    ring, other = host.vm1.ring(), host.vm1.ring()
+    polled = dataclasses.replace(host.vm1.ring(), kick_fd=-1)
+    host.publish(state(region(file, 0, MIB), rings=(ring, polled, other)))
+    events = function.events(0, [0x400, 0x404, 0x408])
+    assert events.keys() == {0x400, 0x408}
+    assert function.doorbells(0, [0x800]).keys() == {0x800}
+    os.eventfd_write(ring.kick_fd, 3)
+    assert select.select(list(events.values()), [], [], 30)[0] == [events[0x400]]
+    assert os.eventfd_read(events[0x400]) == 3
+    assert not select.select([ring.kick_fd], [], [], 0)[0]  # one counter, and it was taken
+    assert function.events(0, [0x404]) == {}
+    with pytest.raises(OSError, match="Bad file descriptor"):
+        os.fstat(events[0x400])
+
+
+def test_events_are_for_those_who_want_them(host: DeviceHost) -> None:
+    ring = host.vm1.ring()
+    host.publish(state(region(host.vm1.file(MIB), 0, MIB), rings=(ring,)))
+    with host.attached() as client:
+        assert host.device.eventfds() == [(0x800, ring.call_fd)]
+        client.close()
+    host.wait_detached()
+    with VfioUserFunction(str(host.path), 30):
+        assert host.device.eventfds() == [(0x800, ring.call_fd), (0x400, ring.kick_fd)]
+    host.wait_detached()
+    host.attached(dynamic=False).close()
+
+
 def test_interrupts(host: DeviceHost, function: VfioUserFunction) -> None:
     assert [function.irq_count(index) for index in Irq] == [0, 8, 0, 1, 0]
     eventfds = [host.vm1.eventfd() for _ in range(8)]

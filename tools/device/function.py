@@ -89,6 +89,7 @@ class VhostPciDevice:
         self._frozen: tuple[Window, ...] | None = None
         self._disconnect: Callable[[str], None] | None = None
         self._dynamic = True
+        self._events = False
         self._publishing = asyncio.Lock()
         self._kick_interrupts = 0
         self.config.set_bar(Region.BAR0, BAR0_SIZE, prefetchable=False)
@@ -162,13 +163,17 @@ class VhostPciDevice:
 
     # The client's side
 
-    def attach(self, disconnect: Callable[[str], None], *, dynamic: bool) -> None:
+    def attach(
+        self, disconnect: Callable[[str], None], *, dynamic: bool, events: bool = False
+    ) -> None:
         """A client is there; disconnect(reason) is how to get rid of it.
 
+        dynamic, events: what it wants of docs/device.md 3 and 4.
         It finds a state area written anew, whatever the one before it left there.
         """
         self._disconnect = disconnect
         self._dynamic = dynamic
+        self._events = events
         self._show()
 
     def detach(self) -> None:
@@ -256,9 +261,13 @@ class VhostPciDevice:
         if not (0 < count <= size and 0 <= offset <= size - count):
             raise OSError(errno.EINVAL, f"{count} bytes at {offset:#x} of region {index}")
 
-    def doorbells(self) -> list[tuple[int, int]]:
-        """BAR 0 offset and call eventfd of each ring that has one; the eventfds are borrowed."""
-        return self._registers.doorbells()
+    def eventfds(self) -> list[tuple[int, int]]:
+        """BAR 0 offset and eventfd of what a client may signal, then of what it may wait for.
+
+        VM1's call and, if the client wants events, its kick eventfds. They are borrowed.
+        """
+        kicks = self._registers.kicks() if self._events else []
+        return self._registers.doorbells() + kicks
 
     def describe(self) -> dict[str, Any]:
         """All of it, for the host's display; only what JSON can say."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 LOG_INTERVAL_S = 1.0
+NAMED_KICKS_MAX = (Register.DOORBELL - Register.KICK) // 4
 
 
 class Registers:
@@ -122,6 +123,11 @@ class Registers:
         """Offset in BAR 0 and call eventfd of each ring that has one; the eventfds are borrowed."""
         rings = enumerate(self._rings[: self._ring_count])
         return [(Register.DOORBELL + 4 * n, r.call_fd) for n, r in rings if r.call_fd >= 0]
+
+    def kicks(self) -> list[tuple[int, int]]:
+        """Offset in BAR 0 and kick eventfd of each ring that has one; the eventfds are borrowed."""
+        rings = enumerate(self._rings[: min(self._ring_count, NAMED_KICKS_MAX)])
+        return [(Register.KICK + 4 * n, r.kick_fd) for n, r in rings if r.kick_fd >= 0]
 
     def describe(self) -> dict[str, Any]:
         """Counters and rings, for the host's display."""

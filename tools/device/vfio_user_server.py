@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from driver.state_area import PAGE_SIZE
 from guest.vfio_user_abi import (
     DYNAMIC_WINDOWS,
+    EVENTS,
     MAJOR,
     MINOR,
     VHOST_PCI,
@@ -24,7 +25,7 @@ from guest.vfio_user_wire import (
     pack_reply,
     pack_version,
     unpack_version,
-    wants_dynamic_windows,
+    wants,
 )
 from tools.device.dma_table import DMA_MAPS_MAX
 from tools.device.vfio_user_connection import (
@@ -118,11 +119,12 @@ class VfioUserServer:
             log.warning("vfio-user: client refused: %s", reason)
             code = (isinstance(error, OSError) and error.errno) or errno.EINVAL
             return pack_error(message.header, code)
-        dynamic = wants_dynamic_windows(capabilities)
-        payload = pack_version(_our_capabilities(dynamic=dynamic), minor=min(version.minor, MINOR))
+        dynamic, events = (wants(capabilities, each) for each in (DYNAMIC_WINDOWS, EVENTS))
+        ours = _our_capabilities(dynamic=dynamic, events=events)
+        payload = pack_version(ours, minor=min(version.minor, MINOR))
         greeting = pack_reply(message.header, payload)
         self._session = Session(connection, self._device, limits, greeting)
-        self._device.attach(self._session.end, dynamic=dynamic)
+        self._device.attach(self._session.end, dynamic=dynamic, events=events)
         return self._session
 
     def _check_version(self, message: Message) -> tuple[Version, dict[str, Any]]:
@@ -160,7 +162,7 @@ class VfioUserServer:
         }
 
 
-def _our_capabilities(*, dynamic: bool) -> dict[str, Any]:
+def _our_capabilities(*, dynamic: bool, events: bool) -> dict[str, Any]:
     """What we take. Short: QEMU has room for 214 bytes of VERSION reply, header included."""
     ours: dict[str, Any] = {
         "max_msg_fds": REQUEST_FDS_MAX,
@@ -168,4 +170,6 @@ def _our_capabilities(*, dynamic: bool) -> dict[str, Any]:
         "max_dma_maps": DMA_MAPS_MAX,
         "pgsizes": PAGE_SIZE,
     }
-    return ours | ({VHOST_PCI: {DYNAMIC_WINDOWS: True}} if dynamic else {})
+    wanted = {DYNAMIC_WINDOWS: dynamic, EVENTS: events}
+    extensions = {name: True for name, is_wanted in wanted.items() if is_wanted}
+    return ours | ({VHOST_PCI: extensions} if extensions else {})

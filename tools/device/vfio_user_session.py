@@ -215,20 +215,20 @@ class Session:
         return Reply(info.pack() + capability, (view.fd,))
 
     def _io_fds(self, message: Message) -> Reply:
-        """The doorbells' eventfds, as many as the client takes; none if argsz has no room."""
+        """BAR 0's eventfds, as many as the client takes; none if argsz has no room."""
         request = IoFds.unpack(message.payload)
         fixed = IoFds.LAYOUT.size
         _check_argsz(request.argsz, fixed)
         if request.flags or request.index >= self._device.region_count:
             raise OSError(errno.EINVAL, f"region {request.index}, flags {request.flags:#x}")
-        doorbells = self._device.doorbells() if request.index == 0 else []
-        doorbells = doorbells[: min(self._limits.max_msg_fds, MESSAGE_FDS_MAX)]
-        subs = [IoEventFd(offset, 4, n) for n, (offset, _fd) in enumerate(doorbells)]
+        eventfds = self._device.eventfds() if request.index == 0 else []
+        eventfds = eventfds[: min(self._limits.max_msg_fds, MESSAGE_FDS_MAX)]
+        subs = [IoEventFd(offset, 4, n) for n, (offset, _fd) in enumerate(eventfds)]
         data = b"".join(sub.pack() for sub in subs)
         reply = IoFds(fixed + len(data), 0, request.index, len(subs))
         if request.argsz < reply.argsz:
             return Reply(replace(reply, count=0).pack())
-        return Reply(reply.pack() + data, tuple(fd for _offset, fd in doorbells))
+        return Reply(reply.pack() + data, tuple(fd for _offset, fd in eventfds))
 
     def _irq_info(self, message: Message) -> Reply:
         return Reply(irq_info(message))
