@@ -7,7 +7,6 @@ specification, and what it does wrong is one entry of Fault, once, at the frame 
 from __future__ import annotations
 
 import contextlib
-import enum
 import os
 import select
 import socket
@@ -15,8 +14,10 @@ import threading
 from collections import deque
 from typing import TYPE_CHECKING, Self
 
-from tests.vm1.device_ring import DESC, WRITE, Chain, DeviceRing
+from tests.vm1.device_ring import WRITE, Chain, DeviceRing
+from tests.vm1.fault import Fault
 from tests.vm1.guest_memory import GuestMemory
+from tests.vm1.packed_device_ring import PackedDeviceRing
 from tools import vhost_user_abi as abi
 from tools import vhost_user_wire as wire
 from tools.vhost_user_abi import Feature, ProtocolFeature, Request
@@ -36,40 +37,12 @@ OFFERED = (
 PROTOCOL = ProtocolFeature.MQ | ProtocolFeature.REPLY_ACK
 
 
-class Fault(enum.Enum):
-    """What the back-end does wrong."""
-
-    DUPLICATE_ID = enum.auto()
-    BAD_ID = enum.auto()
-    LONG_LENGTH = enum.auto()
-    SHORT_LENGTH = enum.auto()
-    TRANSMIT_LENGTH = enum.auto()
-    WRITE_BEHIND = enum.auto()
-    WRITE_BEFORE = enum.auto()
-    WRITE_IN_BUFFER = enum.auto()
-    CORRUPT = enum.auto()
-    TRUNCATE = enum.auto()
-    LOSE = enum.auto()
-    REPEAT = enum.auto()
-    SWAP = enum.auto()
-    FOREIGN = enum.auto()
-    INDEX_JUMP = enum.auto()
-    OUT_OF_ORDER = enum.auto()
-    HEADER_FLAGS = enum.auto()
-    NO_BUFFERS = enum.auto()
-    MISSING_BUFFER = enum.auto()
-    WRITE_READABLE = enum.auto()
-    WRITE_DESC = enum.auto()
-    WRONG_BASE = enum.auto()
-    SIGNAL_ERROR = enum.auto()
-    REFUSE_MEMORY = enum.auto()
-    HANG_UP = enum.auto()
-
-
 class Backend:
     """Serves one front-end after another at path, on a thread, until left.
 
-    batch: completes transmit chains a batch at a time, one used element each (2.7.9).
+    batch: completes transmit chains a batch at a time, one used element each (2.7.9, 2.8.9).
+    kick_after: asks for a kick by event index: for the first chain transmitted, and then each time
+        for the one after so many. None: asks for none.
     Leaving it raises what went wrong on the thread.
     """
 
@@ -81,6 +54,7 @@ class Backend:
         fault: Fault | None = None,
         fault_at: int = 100,
         batch: bool = False,
+        kick_after: int | None = None,
         connect: bool = False,
     ) -> None:
         self.offered = offered
@@ -88,7 +62,7 @@ class Backend:
         self.rings = [DeviceRing() for _ in range(128)]
         self.received = 0
         self.delivered = 0
-        self.kicks_wanted = False
+        self._kick_after, self._until_kick = kick_after, 0
         self._fault, self._fault_at = fault, fault_at
         self._batch = batch
         self._memory: GuestMemory | None = None
@@ -198,6 +172,11 @@ class Backend:
         if request == Request.SET_FEATURES:
             self.features = Feature(abi.U64.unpack(message.payload)[0])
             assert not self.features & ~self.offered
+            kind = PackedDeviceRing if self.features & Feature.RING_PACKED else DeviceRing
+            assert not any(ring.running for ring in self.rings)
+            for ring in self.rings:
+                ring.close()
+            self.rings = [kind() for _ in self.rings]
         elif request == Request.SET_MEM_TABLE:
             assert self._memory is None
             self._memory = GuestMemory(message)
@@ -216,7 +195,7 @@ class Backend:
         if request == Request.SET_VRING_NUM:
             ring.size = value
         elif request == Request.SET_VRING_BASE:
-            ring.last_avail = ring.used_index = value
+            ring.set_base(value)
         elif request == Request.SET_VRING_ENABLE:
             ring.enabled = bool(value)
         else:
@@ -227,15 +206,16 @@ class Backend:
             ring.avail = self._memory.bus_of_user(avail)
             ring.used = self._memory.bus_of_user(used)
             ring.event_idx = bool(self.features & Feature.EVENT_IDX)
-            if not self.kicks_wanted:
-                ring.suppress_kicks(self._memory)
+            ring.suppress_kicks(self._memory)
+            if self._kick_after is not None and ring is self.rings[1]:
+                ring.want_kick(self._memory, 0)
 
     def _stop_ring(self, payload: bytes) -> bytes:
         index = abi.VRING_STATE.unpack(payload)[0]
         ring = self.rings[index]
-        base = ring.last_avail + (self._fault == Fault.WRONG_BASE and index == 1)
+        base = ring.base() ^ (self._fault == Fault.WRONG_BASE and index == 1)
         ring.close()
-        return abi.VRING_STATE.pack(index, base & 0xFFFF)
+        return abi.VRING_STATE.pack(index, base)
 
     # ---- rings ----------------------------------------------------------------------------------
 
@@ -271,6 +251,7 @@ class Backend:
             self._outgoing.append(data[self._header_bytes :])
             self.received += 1
             chains.append(chain)
+            self._ask_for_kick(memory, ring)
             self._write_where_forbidden(memory, ring, chain)
         if self._batch and chains:
             ring.put_used(memory, chains[-1].head, 0)
@@ -278,6 +259,14 @@ class Backend:
         elif chains:
             self._use_transmitted(memory, ring, self._reordered(chains))
         return bool(chains)
+
+    def _ask_for_kick(self, memory: GuestMemory, ring: DeviceRing) -> None:
+        if self._kick_after is None:
+            return
+        if self._until_kick == 0:
+            self._until_kick = self._kick_after + 1
+            ring.want_kick(memory, self._kick_after)
+        self._until_kick -= 1
 
     def _reordered(self, chains: list[Chain]) -> list[Chain]:
         """Holds one chain back until the driver, at its next but one turn, has seen others used."""
@@ -296,10 +285,19 @@ class Backend:
             bus, length, _ = chain.buffers[-1]
             memory.write(bus + length - 1, bytes([memory.read(bus + length - 1, 1)[0] ^ 1]))
         if self._faulty(Fault.WRITE_DESC):
-            memory.write(ring.desc + DESC.size * chain.head + 8, b"\1\0\0\0")
+            memory.write(chain.last_at + 8, b"\1\0\0\0")
 
     def _use_transmitted(self, memory: GuestMemory, ring: DeviceRing, chains: list[Chain]) -> None:
-        for chain in chains:
+        passed_over: Chain | None = None
+        for chain, following in zip(chains, [*chains[1:], None], strict=True):
+            if chain is passed_over:
+                continue
+            if following is not None and self._faulty(Fault.STALE_ID):
+                ring.put_used(memory, chain.head, 0)
+                ring.put_used(memory, chain.head, 0, ahead=1)
+                ring.publish(memory, 2)
+                passed_over = following
+                continue
             if self._doubling:
                 # In the place of the chain that was passed over, so that used.idx can be right.
                 ring.use(memory, chain.head, 0)
@@ -311,8 +309,7 @@ class Backend:
             elif self._faulty(Fault.TRANSMIT_LENGTH):
                 ring.use(memory, chain.head, 1)
             elif self._faulty(Fault.INDEX_JUMP):
-                ring.put_used(memory, chain.head, 0)
-                ring.publish(memory, ring.size + 1)
+                ring.jump(memory, chain.head)
             else:
                 ring.use(memory, chain.head, 0)
 
@@ -328,7 +325,7 @@ class Backend:
             if self._faulty(Fault.FOREIGN):
                 self._frames.appendleft(b"\xff" * 12 + b"\x08\x06" + bytes(46))
             if not self._frames:
-                ring.last_avail -= 1
+                ring.give_back(chain)
                 break
             self._fill(memory, ring, chain, self._frames.popleft())
             busy = True

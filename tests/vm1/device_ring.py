@@ -17,10 +17,15 @@ NEXT, WRITE, INDIRECT = 1, 2, 4
 
 @dataclass(slots=True)
 class Chain:
-    """An available chain: head, and (bus address, length, flags) of each buffer."""
+    """An available chain: its id, and (bus address, length, flags) of each buffer.
+
+    count: its descriptors in the ring. last_at: the bus address of its last descriptor, wherever.
+    """
 
     head: int
     buffers: list[tuple[int, int, int]]
+    count: int = 1
+    last_at: int = 0
 
     @property
     def length(self) -> int:
@@ -62,9 +67,21 @@ class DeviceRing:
             return None
         head = memory.read_u16(self.avail + 4 + 2 * (self.last_avail % self.size))
         self.last_avail += 1
-        return Chain(head, self._walk(memory, head))
+        return self._walk(memory, head)
 
-    def _walk(self, memory: GuestMemory, head: int) -> list[tuple[int, int, int]]:
+    def give_back(self, chain: Chain) -> None:  # noqa: ARG002 - a packed ring asks for its length
+        """Forget that the chain, the last one taken, was taken."""
+        self.last_avail -= 1
+
+    def set_base(self, base: int) -> None:
+        """What SET_VRING_BASE says."""
+        self.last_avail = self.used_index = base
+
+    def base(self) -> int:
+        """What GET_VRING_BASE is to be told."""
+        return self.last_avail & 0xFFFF
+
+    def _walk(self, memory: GuestMemory, head: int) -> Chain:
         table, count, index, buffers = self.desc, self.size, head, []
         for _ in range(count):
             assert index < count, "2.7.5: next names no descriptor"
@@ -77,7 +94,7 @@ class DeviceRing:
                 continue
             buffers.append((address, length, flags))
             if not flags & NEXT:
-                return buffers
+                return Chain(head, buffers, last_at=at)
             index = following
         raise AssertionError("2.7.5.3.1: a chain longer than its table")
 
@@ -96,9 +113,19 @@ class DeviceRing:
             wanted = (new - event - 1) & 0xFFFF < (new - old) & 0xFFFF
         else:
             wanted = not memory.read_u16(self.avail) & 1
-        if wanted and "call" in self.fds:
+        if wanted:
+            self.call()
+
+    def call(self) -> None:
+        """Interrupt the driver."""
+        if "call" in self.fds:
             os.eventfd_write(self.fds["call"], 1)
             self.calls += 1
+
+    def jump(self, memory: GuestMemory, head: int) -> None:
+        """Use more than there is: what no device may do."""
+        self.put_used(memory, head, 0)
+        self.publish(memory, self.size + 1)
 
     def use(self, memory: GuestMemory, head: int, length: int) -> None:
         """Use one chain."""
@@ -112,3 +139,9 @@ class DeviceRing:
             memory.write_u16(self.used + 4 + USED_ELEMENT.size * self.size, behind)
         else:
             memory.write_u16(self.used, 1)
+
+    def want_kick(self, memory: GuestMemory, after: int) -> None:
+        """Ask for a kick by the chain that follows so many more (2.7.10, with EVENT_IDX)."""
+        assert self.event_idx
+        event = self.last_avail + after
+        memory.write_u16(self.used + 4 + USED_ELEMENT.size * self.size, event)

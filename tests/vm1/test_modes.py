@@ -14,7 +14,9 @@ from typing import Any
 import pytest
 
 from tests.system.network import inside
-from tests.vm1.backend import Backend, Fault
+from tests.vm1.backend import OFFERED, Backend
+from tests.vm1.fault import Fault
+from tools.vhost_user_abi import Feature
 from tools.vm1.options import (
     Direction,
     MemoryOptions,
@@ -77,16 +79,19 @@ def wait_for(control: Path, key: str, least: int) -> dict[str, Any]:
     return found
 
 
-def options(path: Path, mode: Mode, traffic: TrafficOptions) -> Options:
+def options(path: Path, mode: Mode, traffic: TrafficOptions, *, packed: bool = False) -> Options:
     where = Socket(path, listen=False)
-    return Options(mode, where, MemoryOptions(), RingOptions(), traffic, seconds=0.3)
+    rings = RingOptions(packed=packed)
+    return Options(mode, where, MemoryOptions(), rings, traffic, seconds=0.3)
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("touch", [0, 1, 2])
-def test_replay_keeps_the_rings_busy(tmp_path: Path, touch: int) -> None:
-    with Backend(tmp_path / "socket") as backend:
-        traffic = TrafficOptions(touch=touch)
-        result = Session(options(tmp_path / "socket", Mode.REPLAY, traffic), lambda: False).run()
+def test_replay_keeps_the_rings_busy(tmp_path: Path, touch: int, packed: bool) -> None:
+    path = tmp_path / "socket"
+    with Backend(path, offered=OFFERED | Feature.RING_PACKED) as backend:
+        wanted = options(path, Mode.REPLAY, TrafficOptions(touch=touch), packed=packed)
+        result = Session(wanted, lambda: False).run()
     found = result.json_object()
     assert (result.ended, result.exit_status) == (Ended.SECONDS, 0)
     # More than one ring's worth came, so chains were given again.
@@ -154,15 +159,17 @@ def test_back_end_that_leaves_ends_the_run(tmp_path: Path) -> None:
     assert "the back-end closed the connection" in err
 
 
-def test_restarted_back_end_goes_on(tmp_path: Path) -> None:
-    """The next back-end starts at used.idx, so what the last one held unused comes again."""
+@pytest.mark.parametrize("layout", [[], ["--packed", "--queue-size", "100"]], ids=" ".join)
+def test_restarted_back_end_goes_on(tmp_path: Path, layout: list[str]) -> None:
+    """The next back-end starts behind what is used, so what the last held unused comes again."""
     path, control = tmp_path / "socket", tmp_path / "control"
-    arguments = ["--vhost-user", str(path), "--control", str(control), "--reconnect"]
+    arguments = ["--vhost-user", str(path), "--control", str(control), "--reconnect", *layout]
+    offered = OFFERED | Feature.RING_PACKED
     with vm1("verify", "--count", "0", "--timeout", "2", *arguments) as process:
-        with Backend(path):
+        with Backend(path, offered=offered):
             before = wait_for(control, "received", 300)["received"]
         path.unlink()
-        with Backend(path) as second:
+        with Backend(path, offered=offered) as second:
             after = wait_for(control, "received", before + 600)
             process.send_signal(signal.SIGINT)
             _, found, err = finish(process)

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.vm1.backend import OFFERED, Backend, Fault
+from tests.vm1.backend import OFFERED, Backend
+from tests.vm1.fault import Fault
 from tools.vhost_user_abi import Feature
 from tools.vm1 import cli
 
@@ -49,6 +50,8 @@ def test_the_command_itself() -> None:
         (["--size", "1514-60"], "--size 1514-60: it is out of range"),
         (["--size", "many"], "it is no frame size"),
         (["--queue-size", "100"], "it is no power of two"),
+        (["--packed", "--queue-size", "1"], "it is not 2 to 32768"),
+        (["--packed", "--queue-size", "32769"], "it is not 2 to 32768"),
         (["--queue-pairs", "65"], "--queue-pairs 65"),
         (["--chain", "0"], "--chain 0"),
         (["--memory-regions", "9"], "--memory-regions 9"),
@@ -121,6 +124,7 @@ def test_paths_that_are_no_sockets(tmp_path: Path) -> None:
     [
         (Feature.VERSION_1, []),
         (Feature.INDIRECT_DESC, ["--indirect"]),
+        (Feature.RING_PACKED, ["--packed"]),
         (Feature.NET_MQ, ["--queue-pairs", "2"]),
     ],
 )

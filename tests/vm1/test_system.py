@@ -22,12 +22,17 @@ pytestmark = pytest.mark.system
 @pytest.mark.parametrize(
     "arguments",
     [
-        ["--count", "1000000"],
+        ["--count", "500000"],
         ["--count", "200000", "--size", "imix", "--no-in-order"],
         ["--count", "200000", "--size", "60-1514", "--no-event-idx", "--no-mergeable"],
         ["--count", "200000", "--size", "60-1514", "--indirect", "--chain", "3"],
         ["--count", "200000", "--size", "60-1514", "--chain", "2", "--memory-regions", "4"],
         ["--count", "100000", "--size", "200-1514", "--buffer-size", "256"],
+        ["--count", "200000", "--packed"],
+        ["--count", "100000", "--packed", "--size", "imix", "--no-in-order", "--no-event-idx"],
+        ["--count", "100000", "--packed", "--size", "60-1514", "--indirect", "--chain", "3"],
+        ["--count", "100000", "--packed", "--no-mergeable", "--chain", "3", "--queue-size", "130"],
+        ["--count", "50000", "--packed", "--size", "200-1514", "--buffer-size", "256"],
     ],
     ids=" ".join,
 )
@@ -65,16 +70,19 @@ def _until_there(where: str) -> None:
             return
 
 
-def test_two_network_stacks_talk(tmp_path: Path, namespaces: tuple[str, str]) -> None:
+@pytest.mark.parametrize("layout", [[], ["--packed"], ["--packed", "--no-event-idx"]], ids=" ".join)
+def test_two_network_stacks_talk(
+    tmp_path: Path, namespaces: tuple[str, str], layout: list[str]
+) -> None:
     """TAP in one namespace - VM1 - testpmd - VM1 - TAP in the other; ping goes both ways."""
     paths = [tmp_path / "a", tmp_path / "b"]
     devices = [f"net_vhost{i},iface={path},queues=1" for i, path in enumerate(paths)]
     with Testpmd(devices) as testpmd:
         testpmd.start("io")
         with (
-            vm1("tap", "--tap", "vm1tap", "--vhost-user", str(paths[0]),
+            vm1("tap", "--tap", "vm1tap", "--vhost-user", str(paths[0]), *layout,
                 namespace=namespaces[0]) as first,
-            vm1("tap", "--tap", "vm1tap", "--vhost-user", str(paths[1]),
+            vm1("tap", "--tap", "vm1tap", "--vhost-user", str(paths[1]), *layout,
                 namespace=namespaces[1]) as second,
         ):  # fmt: skip
             for number, where in enumerate(namespaces, 1):

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.vm1.backend import OFFERED, Backend, Fault
+from tests.vm1.backend import OFFERED, Backend
+from tests.vm1.fault import Fault
 from tools.vhost_user_abi import Feature
 from tools.vm1.options import (
     MemoryOptions,

@@ -128,9 +128,12 @@ class Engine:
         """Kick every ring."""
         self._library.vm1_kick(self._handle)
 
-    def used(self, ring: int) -> int:
-        """The used index of a ring, 16 bits, as far as it can be believed."""
-        return int(self._library.vm1_used(self._handle, ring))
+    def base(self, ring: int) -> int:
+        """What SET_VRING_BASE says of a ring for a device that goes on behind what is used now.
+
+        A split ring's used index; of a packed one its position and wrap counter, twice.
+        """
+        return int(self._library.vm1_base(self._handle, ring))
 
     def finish(self) -> None:
         """Make no further frame: verify is done when those in flight came back."""

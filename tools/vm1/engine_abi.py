@@ -24,6 +24,7 @@ class RingFlag(enum.IntFlag):
     IN_ORDER = 1 << 1
     INDIRECT = 1 << 2
     RECEIVE = 1 << 3
+    PACKED = 1 << 4
 
 
 class Outcome(enum.IntEnum):
@@ -145,7 +146,7 @@ _SIGNATURES = {
     "vm1_run": (ctypes.c_uint32, (_HANDLE, ctypes.c_uint64)),
     "vm1_touch_clock": (None, (_HANDLE,)),
     "vm1_kick": (None, (_HANDLE,)),
-    "vm1_used": (ctypes.c_uint32, (_HANDLE, ctypes.c_uint32)),
+    "vm1_base": (ctypes.c_uint32, (_HANDLE, ctypes.c_uint32)),
     "vm1_finish": (None, (_HANDLE,)),
     "vm1_drain": (ctypes.c_uint32, (_HANDLE, ctypes.c_uint64)),
     "vm1_slices": (ctypes.c_uint32, (_HANDLE, ctypes.POINTER(SliceCounts), ctypes.c_uint32)),

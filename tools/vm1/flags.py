@@ -104,11 +104,12 @@ class RingFlags:
     """How the rings are made.
 
     Args:
-        queue_size: Descriptors of each ring.
+        queue_size: Descriptors of each ring; of a split ring a power of two.
         queue_pairs: Receive and transmit rings, each so many.
         chain: Descriptors of a transmitted frame.
         receive_chain: Descriptors of a receive buffer.
         buffer_size: Bytes of a receive buffer; 0: what any frame needs.
+        packed: Use packed rings (VIRTIO_F_RING_PACKED).
         indirect: Put every chain into an indirect table.
         mergeable: Take VIRTIO_NET_F_MRG_RXBUF where it is offered.
         event_idx: Take VIRTIO_F_EVENT_IDX where it is offered.
@@ -121,6 +122,7 @@ class RingFlags:
     chain: int = 1
     receive_chain: int = 1
     buffer_size: int = 0
+    packed: Annotated[bool, _FLAG] = False
     indirect: Annotated[bool, _FLAG] = False
     mergeable: bool = True
     event_idx: bool = True
@@ -135,6 +137,7 @@ class RingFlags:
             chain=self.chain,
             receive_chain=self.receive_chain,
             buffer_bytes=self.buffer_size,
+            packed=self.packed,
             indirect=self.indirect,
             mergeable=self.mergeable,
             event_idx=self.event_idx,

@@ -31,6 +31,8 @@ def wanted_features(options: RingOptions) -> tuple[Feature, Feature]:
     needed, taken = Feature(0), Feature.PROTOCOL_FEATURES
     if not options.legacy:
         needed |= Feature.VERSION_1
+    if options.packed:
+        needed |= Feature.RING_PACKED
     if options.indirect:
         needed |= Feature.INDIRECT_DESC
     if options.pairs > 1:
@@ -39,9 +41,9 @@ def wanted_features(options: RingOptions) -> tuple[Feature, Feature]:
         taken |= Feature.NET_MRG_RXBUF
     if options.event_idx:
         taken |= Feature.EVENT_IDX
-    # 2.7.9.1: in order, descriptors go round the table, so chains must divide it.
+    # 2.7.9.1: in order, a split ring's descriptors go round the table, so chains must divide it.
     chains = (options.chain, options.receive_chain)
-    even = options.indirect or all(chain & (chain - 1) == 0 for chain in chains)
+    even = options.indirect or options.packed or all(chain & (chain - 1) == 0 for chain in chains)
     if options.in_order and even and not options.legacy:
         taken |= Feature.IN_ORDER
     return needed, taken

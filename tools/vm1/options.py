@@ -111,6 +111,7 @@ class RingOptions:
     chain: int = 1
     receive_chain: int = 1
     buffer_bytes: int = 0
+    packed: bool = False
     indirect: bool = False
     mergeable: bool = True
     event_idx: bool = True
@@ -173,8 +174,10 @@ def _require(flag: str, value: object, condition: bool, cause: str) -> None:
 
 def _check_rings(rings: RingOptions) -> None:
     size = rings.size
-    power = 2 <= size <= 32768 and size & (size - 1) == 0
-    _require("--queue-size", size, power, "it is no power of two from 2 to 32768")
+    _require("--queue-size", size, 2 <= size <= 32768, "it is not 2 to 32768")
+    # 2.7, 2.8.10.1
+    power = rings.packed or size & (size - 1) == 0
+    _require("--queue-size", size, power, "it is no power of two, which a split ring needs")
     _require(
         "--queue-pairs", rings.pairs, 1 <= rings.pairs <= PAIRS_MAX, f"it is not 1 to {PAIRS_MAX}"
     )

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from tools.vm1.options import Options, RingOptions
 
-_DESC_BYTES = 16  # 2.7.5
+_DESC_BYTES = 16  # 2.7.5, 2.8.13
 _FRAME_USUAL = 1536  # what a receive buffer holds at least, where it is not said
 
 
@@ -36,6 +36,7 @@ class RingShape:
     frame_capacity: int
     indirect: bool
     receive: bool
+    packed: bool
 
     @property
     def area_bytes(self) -> int:
@@ -45,8 +46,10 @@ class RingShape:
 
     @property
     def pieces(self) -> list[int]:
-        """What it allocates, in bytes: descriptors, avail, used (2.7), tables, buffers."""
-        fixed = [_DESC_BYTES * self.size, 6 + 2 * self.size, 6 + 8 * self.size]
+        """What it allocates, in bytes: descriptors, driver and device area, tables, buffers."""
+        # 2.7: available and used ring; 2.8.10.1: two event suppression structures.
+        areas = [4, 4] if self.packed else [6 + 2 * self.size, 6 + 8 * self.size]
+        fixed = [_DESC_BYTES * self.size, *areas]
         tables = [_DESC_BYTES * self.chain * self.slot_count] if self.indirect else []
         return fixed + tables + [self.area_bytes] * self.slot_count
 
@@ -65,7 +68,15 @@ def shapes(options: Options) -> tuple[RingShape, ...]:
 
 def _shape(rings: RingOptions, chain: int, frame_capacity: int, *, receive: bool) -> RingShape:
     slot_count = rings.size if rings.indirect else rings.size // chain
-    return RingShape(rings.size, chain, slot_count, frame_capacity, rings.indirect, receive)
+    return RingShape(
+        size=rings.size,
+        chain=chain,
+        slot_count=slot_count,
+        frame_capacity=frame_capacity,
+        indirect=rings.indirect,
+        receive=receive,
+        packed=rings.packed,
+    )
 
 
 class Ring:
@@ -101,6 +112,7 @@ class Ring:
             (Feature.IN_ORDER, RingFlag.IN_ORDER),
         ):
             flags |= flag if features & feature else RingFlag(0)
+        flags |= RingFlag.PACKED if self.shape.packed else RingFlag(0)
         flags |= RingFlag.INDIRECT if self.shape.indirect else RingFlag(0)
         flags |= RingFlag.RECEIVE if self.shape.receive else RingFlag(0)
         return RingConfig(

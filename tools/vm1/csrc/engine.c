@@ -33,7 +33,7 @@ static void check_untouched(struct vm1 *vm1, const struct ring *ring,
 	if (memcmp(ring_header(ring, chain->slot), empty, ring->header_bytes) ||
 	    !frame_is_intact(frame, chain->posted - ring->header_bytes))
 		vm1->stats->readable_written++;
-	vm1->stats->desc_written += !ring_desc_intact(ring, chain->slot, chain->posted);
+	vm1->stats->desc_written += !ring_desc_intact(ring, chain);
 }
 
 uint32_t transmit_reclaim(struct vm1 *vm1, struct ring *ring)
@@ -175,12 +175,11 @@ void vm1_kick(struct vm1 *vm1)
 	}
 }
 
-uint32_t vm1_used(struct vm1 *vm1, uint32_t ring)
+uint32_t vm1_base(struct vm1 *vm1, uint32_t ring)
 {
 	struct pair *pair = &vm1->pairs[ring / 2];
-	struct ring *chosen = ring % 2 ? &pair->transmit : &pair->receive;
 
-	return (uint16_t)(chosen->used_index + ring_look(chosen));
+	return ring_base(ring % 2 ? &pair->transmit : &pair->receive);
 }
 
 void vm1_finish(struct vm1 *vm1)

@@ -48,7 +48,7 @@ static bool take(struct vm1 *vm1, struct ring *ring, struct used_chain *chain)
 		return false;
 	if (vm1->config.mode == VM1_VERIFY) {
 		check_guards(vm1, ring, chain);
-		vm1->stats->desc_written += !ring_desc_intact(ring, chain->slot, chain->posted);
+		vm1->stats->desc_written += !ring_desc_intact(ring, chain);
 	}
 	return true;
 }

@@ -2,7 +2,7 @@
 /*
  * The replay driver: its transmit rings are always full, its receive rings always stocked, so that what is
  * measured is the back-end. touch says how much the driver does for each packet:
- * 0 moves avail.idx; 1 writes descriptor, entry, header and 64 bytes of payload anew (or reads them, on
+ * 0 moves avail.idx (packed: writes the descriptor); 1 writes descriptor, entry, header and 64 bytes of payload anew (or reads them, on
  * receive); 2 the whole payload.
  */
 #include <string.h>
@@ -58,6 +58,8 @@ static uint64_t read_payload(const struct vm1 *vm1, const struct ring *ring, uin
 /* touch 0 goes round these entries for ever, so they must repeat: slot_count is a power of two. */
 static void repeat_entries(struct ring *ring)
 {
+	if (ring->packed)
+		return;
 	for (uint32_t entry = 0; entry < ring->size; entry++) {
 		uint32_t slot = entry & (ring->slot_count - 1);
 
@@ -87,11 +89,28 @@ void replay_stock(struct vm1 *vm1)
 	}
 }
 
+/* A packed ring's descriptors the device has written over, so that they are always written anew. */
+static uint32_t turn_packed_untouched(struct ring *ring)
+{
+	struct used_chain chain;
+	uint32_t packets = 0;
+
+	while (packets < REPLAY_BURST && ring_take(ring, &chain)) {
+		ring_post(ring, chain.slot, chain.posted);
+		packets++;
+	}
+	ring_publish(ring);
+	return packets;
+}
+
 /* touch 0: everything is as it was; only the indices move. */
 static uint32_t turn_untouched(struct ring *ring)
 {
-	uint32_t ready = ring_look(ring);
+	uint32_t ready;
 
+	if (ring->packed)
+		return turn_packed_untouched(ring);
+	ready = split_look(ring);
 	ring->used_index = ring->used_seen;
 	ring->avail_index = (uint16_t)(ring->avail_index + ready);
 	ring_publish(ring);

@@ -1,7 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The embedded VM1's hot loop: a virtio-net driver on split rings, as Python (tools/vm1/engine.py)
- * sees it.
+ * The embedded VM1's hot loop: a virtio-net driver, as Python (tools/vm1/engine.py) sees it.
  *
  * Python lays memory out, talks vhost-user and decides; one thread runs vm1_run() without the GIL. Nothing
  * here calls back, and nothing allocates after vm1_new(). Section numbers are of the virtio
@@ -42,16 +41,17 @@ struct vm1_slot {
 
 #define VM1_RING_EVENT_IDX (1u << 0) /* VIRTIO_F_EVENT_IDX accepted */
 #define VM1_RING_IN_ORDER (1u << 1)  /* VIRTIO_F_IN_ORDER accepted */
-#define VM1_RING_INDIRECT (1u << 2)  /* every chain in an indirect table: 2.7.5.3 */
+#define VM1_RING_INDIRECT (1u << 2)  /* every chain in an indirect table: 2.7.5.3, 2.8.7 */
 #define VM1_RING_RECEIVE (1u << 3)   /* buffers are device-writable */
+#define VM1_RING_PACKED (1u << 4)    /* VIRTIO_F_RING_PACKED accepted: 2.8 */
 
 /* A ring: addresses of this process, but for indirect_bus. */
 struct vm1_ring_config {
-	uint64_t desc, avail, used;
+	uint64_t desc, avail, used;           /* packed: the descriptor ring, driver and device event */
 	uint64_t indirect_host, indirect_bus; /* slot_count tables of chain descriptors; 0: none */
 	const struct vm1_slot *slots;         /* copied */
 	uint32_t slot_count;                  /* with its descriptors not more than size */
-	uint32_t size;                        /* a power of two */
+	uint32_t size;                        /* of a split ring a power of two */
 	uint32_t chain;                       /* descriptors of one buffer */
 	uint32_t flags;
 	uint32_t frame_capacity;              /* bytes of a buffer after its header */
@@ -95,9 +95,9 @@ struct vm1_stats {
 	/* What the device did wrong. */
 	uint64_t bad_id;           /* a used id that is no chain of ours */
 	uint64_t duplicate_id;     /* a used id that is not in flight */
-	uint64_t out_of_order;     /* IN_ORDER broken: 2.7.9 */
-	uint64_t bad_length;       /* a used length that cannot be: 2.7.8.2, 5.1.6.4 */
-	uint64_t index_jump;       /* used.idx passed what is in flight; the ring is left alone from then on */
+	uint64_t out_of_order;     /* IN_ORDER broken: 2.7.9, 2.8.9 */
+	uint64_t bad_length;       /* a used length that cannot be: 2.7.8.2, 2.8.5, 5.1.6.4 */
+	uint64_t index_jump;       /* more was used than is in flight; the ring is left alone from then on */
 	uint64_t bad_header;       /* virtio-net header fields that were not negotiated: 5.1.6.4.1 */
 	uint64_t broken_merge;     /* num_buffers and the used buffers disagree: 5.1.6.4 */
 	uint64_t canary;           /* wrote outside a receive buffer, or beyond what it said */
@@ -136,8 +136,11 @@ VM1_API uint32_t vm1_run(struct vm1 *vm1, uint64_t budget_ns);
 VM1_API void vm1_touch_clock(struct vm1 *vm1);
 /* Kicks every ring (after a back-end came, 2.7.10: spurious notifications are legal). */
 VM1_API void vm1_kick(struct vm1 *vm1);
-/* The ring's used index as the device has it now, if it can be; else as it last could. Takes nothing. */
-VM1_API uint32_t vm1_used(struct vm1 *vm1, uint32_t ring);
+/*
+ * What SET_VRING_BASE says of the ring for a device that goes on behind what is used now, as far as that can be
+ * believed: a split ring's used index; a packed one's position and wrap counter, twice. Takes nothing.
+ */
+VM1_API uint32_t vm1_base(struct vm1 *vm1, uint32_t ring);
 /* verify: makes no further frame; vm1_run() is done when those made came back. */
 VM1_API void vm1_finish(struct vm1 *vm1);
 /* Waits, for at most budget_ns, until the device has used every transmitted chain; what is left. */
