@@ -7,22 +7,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from guest.pci_config import COMMAND, COMMAND_MEMORY, HEADER_SIZE
+from guest.pci_config import COMMAND, COMMAND_MEMORY, HEADER_SIZE, capabilities
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from guest.discovery import PciFunction
 
 # linux/ioport.h
 _IORESOURCE_PREFETCH = 0x2000
 _IORESOURCE_UNSET = 0x20000000
-# Type 0 header (PCI Local Bus Specification 3.0, sections 6.1, 6.2.5.1, 6.7)
+# Type 0 header (PCI Local Bus Specification 3.0, sections 6.1, 6.2.5.1)
 _VENDOR_GONE = 0xFFFF
-_STATUS = 0x06
-_STATUS_CAPABILITIES = 1 << 4
 _BAR0 = 0x10
-_CAPABILITIES = 0x34
 _CAPABILITY_MSI = 0x05
 
 
@@ -71,7 +66,7 @@ def read_pci(pci: PciFunction) -> PciFacts | None:
     return PciFacts(
         present=vendor != _VENDOR_GONE,
         memory_enabled=bool(command & COMMAND_MEMORY),
-        msi=_CAPABILITY_MSI in _capabilities(config) if len(config) > HEADER_SIZE else None,
+        msi=_has_msi(config) if len(config) > HEADER_SIZE else None,
         bars=tuple(
             Bar(_size(begin, end, flags), bool(flags & _IORESOURCE_PREFETCH), register != 0)
             for (begin, end, flags), register in zip(resources, registers, strict=True)
@@ -79,15 +74,9 @@ def read_pci(pci: PciFunction) -> PciFacts | None:
     )
 
 
+def _has_msi(config: bytes) -> bool:
+    return any(identifier == _CAPABILITY_MSI for identifier, _ in capabilities(config))
+
+
 def _size(begin: int, end: int, flags: int) -> int:
     return end - begin + 1 if end > begin and not flags & _IORESOURCE_UNSET else 0
-
-
-def _capabilities(config: bytes) -> Iterator[int]:
-    """The ids of the capability list, which a broken function might close to a ring."""
-    if not struct.unpack_from("<H", config, _STATUS)[0] & _STATUS_CAPABILITIES:
-        return
-    offset, left = config[_CAPABILITIES] & ~3, 48
-    while HEADER_SIZE <= offset < min(len(config), 256) and left:
-        yield config[offset]
-        offset, left = config[offset + 1] & ~3, left - 1

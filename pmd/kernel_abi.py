@@ -27,7 +27,9 @@ from ctypes import (
 from typing import TYPE_CHECKING, Any
 
 from driver.memory_map import REGION
+from driver.virtio_net.report import Report
 from guest.errors import VhostPciError
+from pmd.virtio_abi import VirtioConfigStructure, VirtioQueueStructure
 
 if TYPE_CHECKING:
     from driver.igbvf.queue import QueuePair
@@ -135,8 +137,7 @@ class Frame(Structure):
     ]
 
 
-IGBVF_WINDOWS = 16  # RK_IGBVF_WINDOWS
-IGBVF_WINDOW_BYTES = 24  # struct rk_igbvf_window: address, length, iova
+VF_WINDOW_BYTES = 24  # struct rk_vf_window: address, length, iova
 
 
 class IgbvfConfigStructure(Structure):
@@ -193,6 +194,7 @@ class PortConfigStructure(Structure):
         ("receives", c_uint32),
         ("reserved", c_uint32),
         ("igbvf", POINTER(IgbvfConfigStructure)),
+        ("virtio", POINTER(VirtioConfigStructure)),
     ]
 
 
@@ -232,8 +234,11 @@ SIZES = {
     "rk_direction_stats": ctypes.sizeof(DirectionStats),
     "rk_offload": ctypes.sizeof(Offload),
     "rk_frame": ctypes.sizeof(Frame),
-    "rk_igbvf_window": IGBVF_WINDOW_BYTES,
+    "rk_vf_window": VF_WINDOW_BYTES,
     "rk_igbvf_config": ctypes.sizeof(IgbvfConfigStructure),
+    "rk_virtio_queue": ctypes.sizeof(VirtioQueueStructure),
+    "rk_virtio_report": ctypes.sizeof(Report),
+    "rk_virtio_config": ctypes.sizeof(VirtioConfigStructure),
     "rk_port_config": ctypes.sizeof(PortConfigStructure),
     "rk_work": ctypes.sizeof(WorkStructure),
     "rk_loop_stats": ctypes.sizeof(LoopStats),

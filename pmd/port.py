@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Protocol
 from guest.errors import VhostPciError
 from pmd.handle import Handle
 from pmd.kernel_abi import PortConfigStructure, igbvf_config, library
+from pmd.virtio_abi import virtio_config
 
 if TYPE_CHECKING:
     from driver.igbvf.queue import QueuePair
+    from driver.virtio_net.queue import VirtioPair
 
 _ERROR_BYTES = 256
 
@@ -24,7 +26,7 @@ class PortSpec(Protocol):
 
     @property
     def kind(self) -> str:
-        """One of "null", "loop", "gen", "tap", "packet", "dgram", "pcap", "igbvf"."""
+        """One of "null", "loop", "gen", "tap", "packet", "dgram", "pcap", "igbvf", "virtio-net"."""
         ...
 
     @property
@@ -57,6 +59,11 @@ class PortSpec(Protocol):
         """The VF's queue pair of igbvf, whose memory must outlive the port."""
         ...
 
+    @property
+    def virtio(self) -> VirtioPair | None:
+        """The device's queue pair of virtio-net, whose memory must outlive the port."""
+        ...
+
 
 class Port(Handle):
     """One queue pair's end at the VF.
@@ -78,6 +85,7 @@ class Port(Handle):
             None if path is None else os.fsencode(path) for path in (spec.input, spec.output)
         )
         queue_pair = None if spec.igbvf is None else ctypes.pointer(igbvf_config(spec.igbvf))
+        virtio_pair = None if spec.virtio is None else ctypes.pointer(virtio_config(spec.virtio))
         structure = PortConfigStructure(
             spec.kind.encode(),
             spec.fd,
@@ -86,6 +94,7 @@ class Port(Handle):
             spec.receives,
             0,
             queue_pair,
+            virtio_pair,
         )
         error = ctypes.create_string_buffer(_ERROR_BYTES)
         handle = library().rk_port_open(ctypes.byref(structure), error, _ERROR_BYTES)

@@ -24,7 +24,6 @@ _FCS_BYTES = 4
 _ENABLE_S = 1.0
 _PAUSE_S = 0.0005
 _NO_ADDRESS = bytes(6)
-_MULTICAST = 1  # in an address's first byte
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,10 +182,3 @@ class Device:
         )
         self._last = now
         return Counters(*self._totals)
-
-
-def address_error(address: bytes) -> str:
-    """Why no VF can have this address, or ""."""
-    if address == _NO_ADDRESS:
-        return "it is all zeros"
-    return "it is a multicast address" if address[0] & _MULTICAST else ""

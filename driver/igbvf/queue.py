@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -37,7 +36,7 @@ class QueuePair:
     """What pmd/csrc/port_igbvf.c works with: struct rk_igbvf_config. All stays the VF's.
 
     rx_tail, tx_tail and link_up are addresses in this process: of two registers, and of a uint32.
-    frame_bytes_max is without FCS. windows is the address of a `WindowTable`.
+    frame_bytes_max is without FCS. windows is the address of a `driver.passthrough.WindowTable`.
     """
 
     rx: Ring
@@ -60,31 +59,3 @@ def lay_out(memory: DmaMemory) -> tuple[Ring, Ring]:
         return Ring(here + descriptors, there + descriptors, here + buffers, there + buffers, count)
 
     return ring(rx_ring, 0, RX_COUNT), ring(tx_ring, rx_size, TX_COUNT)
-
-
-class WindowTable:
-    """Parts of VM1's memory that the VF reaches: RK_IGBVF_WINDOWS of struct rk_igbvf_window.
-
-    Changed only while no loop runs the port.
-    """
-
-    capacity = 16
-
-    def __init__(self) -> None:
-        self._words = (ctypes.c_uint64 * (3 * self.capacity))()
-        self.count = 0
-
-    @property
-    def address(self) -> int:
-        """Of the table in this process, as long as it lives."""
-        return ctypes.addressof(self._words)
-
-    def append(self, address: int, size: int, iova: int) -> None:
-        """One more; count must be less than capacity."""
-        self._words[3 * self.count : 3 * self.count + 3] = [address, size, iova]
-        self.count += 1
-
-    def clear(self) -> None:
-        """None any more."""
-        ctypes.memset(self._words, 0, ctypes.sizeof(self._words))
-        self.count = 0

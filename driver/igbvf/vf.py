@@ -9,19 +9,17 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from driver.igbvf.device import FRAME_BYTES_MAX, Device, address_error
-from driver.igbvf.queue import BUFFER_BYTES, MEMORY_BYTES, QueuePair, WindowTable, lay_out
+from driver.igbvf.device import FRAME_BYTES_MAX, Device
+from driver.igbvf.queue import BUFFER_BYTES, MEMORY_BYTES, QueuePair, lay_out
 from driver.igbvf.registers import BAR_SIZE, RDT, TDT
+from driver.mac_address import address_error
+from driver.passthrough import OpenFunction, SharedWindows, open_by_vfio
 from driver.software_vf.vf import PortSpec, Vf
-from guest.discovery import pci_function
 from guest.dma import DmaMemory, IovaSpace
 from guest.errors import VhostPciError
 from guest.function import Area, Region
-from guest.vfio import VfioFunction
-from guest.vfio_container import Container
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -34,25 +32,6 @@ _log = logging.getLogger("pmd")
 
 _INTEL = 0x8086
 _DEVICES = {0x10CA: "82576 VF", 0x152D: "82576 VF", 0x1520: "I350 VF", 0x152F: "I350 VF"}
-
-
-@dataclass(frozen=True, slots=True)
-class OpenFunction:
-    """A function and the I/O addresses its container's IOMMU translates; closing it closes both."""
-
-    function: Function
-    iova_ranges: tuple[tuple[int, int], ...]
-
-
-def open_by_vfio(address: str) -> OpenFunction:
-    """The function at a PCI address, in a container of its own."""
-    container = Container()
-    function = VfioFunction(container, pci_function(address), owns_container=True)
-    try:
-        return OpenFunction(function, container.iommu_info().iova_ranges)
-    except BaseException:
-        function.close()
-        raise
 
 
 class IgbVf(Vf):
@@ -83,8 +62,7 @@ class IgbVf(Vf):
         self._open_function = open_function
         self._device: Device | None = None
         self._link_up = ctypes.c_uint32()
-        self._windows = WindowTable()
-        self._shared = contextlib.ExitStack()
+        self._windows = SharedWindows(spec)
         self._opened: tuple[Function, IovaSpace] | None = None
 
     def open(self, queue_pairs: int) -> list[PortSpec]:
@@ -164,24 +142,12 @@ class IgbVf(Vf):
 
     def share(self, mappings: Sequence[Mapping]) -> None:
         """See `Vf.share`: the VF may read all of them, and write none."""
-        if self._opened is None:
-            return
-        function, space = self._opened
-        self._shared.callback(space.rewind, space.mark())
-        for mapping in mappings[: self._windows.capacity]:
-            try:
-                iova = space.take(mapping.size)
-                function.dma_map(mapping.address, mapping.size, iova, writable=False)
-            except VhostPciError as error:
-                _log.warning("VF %s: %s; frames there are copied", self.spec, error)
-                continue
-            self._shared.callback(function.dma_unmap, iova, mapping.size)
-            self._windows.append(mapping.address, mapping.size, iova)
+        if self._opened is not None:
+            self._windows.map(*self._opened, mappings)
 
     def unshare(self) -> None:
         """See `Vf.unshare`."""
-        self._windows.clear()
-        self._shared.close()
+        self._windows.unmap()
 
     def counters(self) -> Counters | None:
         """What the VF itself counted since it was opened; None while it is not."""

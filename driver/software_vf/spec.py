@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import os
-import re
 from typing import TYPE_CHECKING
 
+from driver.mac_address import address_error, parse_address
 from driver.software_vf.abi import IFNAME_BYTES, UNIX_PATH_BYTES
 from driver.software_vf.dgram import DgramVf
 from driver.software_vf.packet import PacketVf
@@ -28,6 +28,7 @@ KINDS: dict[str, str] = {
     "dgram": "dgram:LOCAL,REMOTE: a unix datagram socket, as of QEMU's -netdev dgram",
     "pcap": "pcap:IN,OUT: replays file IN once, writes what VM1 sends to OUT; either may be empty",
     "igbvf": "igbvf:ADDRESS[,MAC]: an Intel 82576 or I350 VF's PCI address, and VM1's MAC",
+    "virtio-net": "virtio-net:ADDRESS[,MAC]: a virtio NIC's PCI address, and VM1's MAC",
 }
 
 
@@ -101,24 +102,35 @@ def _parse_dgram(spec: str, parameters: str) -> Vf:
     return DgramVf(spec, local, remote)
 
 
-def _parse_igbvf(spec: str, parameters: str) -> Vf:
-    # Here, since it builds on this package, and other kinds do without it.
-    from driver.igbvf.device import address_error  # noqa: PLC0415
-    from driver.igbvf.vf import IgbVf  # noqa: PLC0415
-
-    address, comma, mac = parameters.lower().partition(",")
+def _pci_and_mac(spec: str, parameters: str) -> tuple[str, bytes | None]:
+    """ADDRESS[,MAC]."""
+    address, comma, text = parameters.lower().partition(",")
     if is_pci_address(f"0000:{address}"):
         address = f"0000:{address}"
     if not is_pci_address(address):
         raise _misuse(spec, f"{address or 'nothing'} is no PCI address")
     if not comma:
-        return IgbVf(spec, address)
-    if not re.fullmatch("[0-9a-f]{2}(:[0-9a-f]{2}){5}", mac):
-        raise _misuse(spec, f"{mac or 'nothing'} is no MAC address")
-    octets = bytes.fromhex(mac.replace(":", ""))
-    if wrong := address_error(octets):
-        raise _misuse(spec, f"{mac} cannot be VM1's: {wrong}")
-    return IgbVf(spec, address, octets)
+        return address, None
+    mac = parse_address(text)
+    if mac is None:
+        raise _misuse(spec, f"{text or 'nothing'} is no MAC address")
+    if wrong := address_error(mac):
+        raise _misuse(spec, f"{text} cannot be VM1's: {wrong}")
+    return address, mac
+
+
+def _parse_igbvf(spec: str, parameters: str) -> Vf:
+    # Here, since it builds on this package, and other kinds do without it.
+    from driver.igbvf.vf import IgbVf  # noqa: PLC0415
+
+    return IgbVf(spec, *_pci_and_mac(spec, parameters))
+
+
+def _parse_virtio_net(spec: str, parameters: str) -> Vf:
+    # As above.
+    from driver.virtio_net.vf import VirtioNetVf  # noqa: PLC0415
+
+    return VirtioNetVf(spec, *_pci_and_mac(spec, parameters))
 
 
 def _parse_pcap(spec: str, parameters: str) -> Vf:
@@ -137,4 +149,5 @@ _PARSERS: dict[str, Callable[[str, str], Vf]] = {
     "dgram": _parse_dgram,
     "pcap": _parse_pcap,
     "igbvf": _parse_igbvf,
+    "virtio-net": _parse_virtio_net,
 }

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping as ReadOnlyDict
 
     from driver.igbvf.queue import QueuePair
+    from driver.virtio_net.queue import VirtioPair
     from guest.mapping import Mapping
 
 FRAME_BYTES_MIN = 60  # Ethernet's minimum, without FCS
@@ -27,7 +28,8 @@ class PortSpec:
     """What one queue pair's port is opened with: struct rk_port_config of pmd/csrc/ringk.h.
 
     fd belongs to whoever holds the PortSpec, until a port was opened with it: then to the port.
-    -1: this kind has none. igbvf is a queue pair of that kind, whose memory stays the VF's.
+    -1: this kind has none. igbvf and virtio are queue pairs of those kinds, whose memory stays the
+    VF's.
     """
 
     kind: str
@@ -37,6 +39,7 @@ class PortSpec:
     output: str | None = None
     receives: bool = True
     igbvf: QueuePair | None = None
+    virtio: VirtioPair | None = None
 
 
 class Vf(ABC):

@@ -16,6 +16,11 @@ static inline void mmio_write32(uint64_t address, uint32_t value)
 	*(volatile uint32_t *)(uintptr_t)address = value;
 }
 
+static inline void mmio_write16(uint64_t address, uint16_t value)
+{
+	*(volatile uint16_t *)(uintptr_t)address = value;
+}
+
 /* What was written to memory before is there when the device sees the register written next. */
 static inline void dma_publish(void)
 {
@@ -36,10 +41,31 @@ static inline void dma_consume(void)
 #endif
 }
 
+/* What was written to memory before is there for the device when the next read happens: on x86-64, too, only
+ * a full fence keeps a read behind a write. */
+static inline void dma_fence(void)
+{
+#if defined(__aarch64__)
+	__asm__ volatile("dmb osh" ::: "memory");
+#else
+	__atomic_thread_fence(__ATOMIC_SEQ_CST);
+#endif
+}
+
 /* Descriptors are little endian, as is every machine this is built for. */
+static inline uint16_t dma_read16(const void *p)
+{
+	return *(const volatile uint16_t *)p;
+}
+
 static inline uint32_t dma_read32(const void *p)
 {
 	return *(const volatile uint32_t *)p;
+}
+
+static inline void dma_write16(void *p, uint16_t value)
+{
+	*(volatile uint16_t *)p = value;
 }
 
 static inline void dma_write32(void *p, uint32_t value)

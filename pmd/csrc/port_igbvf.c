@@ -207,7 +207,7 @@ struct rk_port *port_igbvf_open(const struct rk_port_config *config, char *error
 	vf->port.reads = 1;
 	vf->buffer_bytes = pair->buffer_bytes;
 	vf->frame_bytes_max = pair->frame_bytes_max;
-	vf->windows = (const struct rk_igbvf_window *)(uintptr_t)pair->windows;
+	vf->windows = (const struct rk_vf_window *)(uintptr_t)pair->windows;
 	vf->link_up = (const uint32_t *)(uintptr_t)pair->link_up;
 	ring_init(&vf->rx, pair->rx_ring, pair->rx_buffers, pair->rx_buffers_iova, pair->rx_tail,
 		  pair->rx_count);

@@ -5,6 +5,7 @@
  */
 #define _GNU_SOURCE
 #include "igbvf.h"
+#include "windows.h"
 
 /* Shorter frames, and those in many pieces, are copied: cheaper, and VM1 has its buffers back at once. */
 #define HELD_BYTES_MIN 256u
@@ -50,29 +51,13 @@ static void tx_fill(struct igbvf_ring *tx, uint32_t at, uint64_t iova, uint32_t 
 	dma_write32(&to->word3, bytes << TX_PAYLOAD_SHIFT);
 }
 
-/* The VF's address of a segment, or 0: it does not reach all of it. */
-static uint64_t window_iova(const struct igbvf_port *vf, const struct iovec *segment)
-{
-	const uint64_t address = (uint64_t)(uintptr_t)segment->iov_base;
-
-	for (uint32_t i = 0; i < RK_IGBVF_WINDOWS && vf->windows[i].length; i++) {
-		const struct rk_igbvf_window *window = &vf->windows[i];
-
-		if (address - window->address < window->length)
-			return segment->iov_len <= window->length - (address - window->address)
-				       ? window->iova + (address - window->address)
-				       : 0;
-	}
-	return 0;
-}
-
 /* Whether the VF can and should read the frame where it is; then iovas has its segments' addresses. */
 static bool tx_holdable(const struct igbvf_port *vf, const struct rk_frame *frame, uint64_t *iovas)
 {
 	if (frame->bytes < HELD_BYTES_MIN || frame->segment_count > HELD_SEGMENTS_MAX)
 		return false;
 	for (uint32_t i = 0; i < frame->segment_count; i++) {
-		iovas[i] = window_iova(vf, &frame->segments[i]);
+		iovas[i] = window_iova(vf->windows, &frame->segments[i]);
 		if (!iovas[i])
 			return false;
 	}

@@ -187,18 +187,17 @@ struct rk_port {
 	uint32_t reads; /* not 0: tx() reads the frames' bytes by this core, so they are fetched ahead */
 };
 
-/*
- * One queue pair of an Intel 82576 or I350 VF, set up and enabled with empty rings: head and tail 0. All
- * memory stays its owner's, mapped and reachable by the VF's DMA, until the port is closed. "iova" is
- * an address as the VF uses it, the others are addresses in this process.
- */
-#define RK_IGBVF_WINDOWS 16u
+/* What the ports of VFs driven from here are given: memory stays its owner's, mapped and reachable by the
+ * VF's DMA, until the port is closed. "iova" is an address as the VF uses it, the others are addresses in
+ * this process. */
+#define RK_VF_WINDOWS 16u
 
 /* VM1's memory as this process and the VF's DMA see it. */
-struct rk_igbvf_window {
+struct rk_vf_window {
 	uint64_t address, length, iova; /* length 0: none, nor after it */
 };
 
+/* One queue pair of an Intel 82576 or I350 VF, set up and enabled with empty rings: head and tail 0. */
 struct rk_igbvf_config {
 	uint64_t rx_tail, tx_tail;       /* the 32-bit tail registers, mapped */
 	uint64_t rx_ring, tx_ring;       /* 16 bytes a descriptor */
@@ -208,11 +207,48 @@ struct rk_igbvf_config {
 	uint32_t buffer_bytes;
 	uint32_t frame_bytes_max;        /* what the VF sends, without FCS */
 	uint64_t link_up;                /* uint32_t, 0 while the link is down; may change at any time */
-	uint64_t windows;                /* RK_IGBVF_WINDOWS of them; may change while no loop runs */
+	uint64_t windows;                /* RK_VF_WINDOWS of them; may change while no loop runs */
+};
+
+/* One virtqueue of a virtio network device, enabled and empty; its memory is zeroed. */
+struct rk_virtio_queue {
+	uint64_t descriptor_area, driver_area, device_area; /* 2.6 */
+	uint64_t buffers, buffers_iova;  /* buffer_bytes for each descriptor */
+	uint64_t notify;                 /* where its number is written to notify it, mapped */
+	uint32_t size;                   /* a power of two, 64..32768 */
+	uint32_t number;
+};
+
+/* Why a device is no longer used, though it may answer: it has to be reset. */
+enum rk_virtio_trouble {
+	RK_VIRTIO_WELL = 0,
+	RK_VIRTIO_BAD_INDEX,  /* more buffers used than it was given: 2.7.8 */
+	RK_VIRTIO_BAD_ID,     /* a buffer used that it does not have: never given, or used twice */
+	RK_VIRTIO_BAD_LENGTH, /* more bytes written than the buffer has, or not even a header: 5.1.6.4 */
+	RK_VIRTIO_BAD_COUNT,  /* num_buffers that cannot be: 5.1.6.4 */
+};
+
+/* What a port tells whoever looks after the device, at any time. */
+struct rk_virtio_report {
+	uint32_t trouble;    /* enum rk_virtio_trouble: the port stays away from the device */
+	uint32_t looks;      /* how often the port looked for frames that were sent */
+	uint32_t given, done; /* frames given to the device, and those it reported sent */
+};
+
+/* One queue pair of a virtio network device of VERSION_1 (5.1). */
+struct rk_virtio_config {
+	struct rk_virtio_queue rx, tx;
+	uint32_t features;        /* RK_RING_PACKED, IN_ORDER, MERGEABLE; CSUM ... USO: what the device does */
+	uint32_t buffer_bytes;
+	uint32_t frame_bytes_max; /* what the device sends, but for frames that it segments */
+	uint32_t reserved;
+	uint64_t link_up;         /* uint32_t, 0 while the link is down; may change at any time */
+	uint64_t report;          /* struct rk_virtio_report */
+	uint64_t windows;         /* RK_VF_WINDOWS of them; may change while no loop runs */
 };
 
 struct rk_port_config {
-	const char *kind;   /* "null", "loop", "gen", "tap", "packet", "dgram", "pcap", "igbvf" */
+	const char *kind;   /* "null", "loop", "gen", "tap", "packet", "dgram", "pcap", "igbvf", "virtio-net" */
 	int32_t fd;         /* tap, packet, dgram: the open device or socket, which the port now owns */
 	uint32_t frame_bytes; /* gen: size of the synthetic frames without FCS */
 	const char *input;  /* pcap: file to replay once, or NULL */
@@ -220,6 +256,7 @@ struct rk_port_config {
 	uint32_t receives;  /* 0: this queue pair only sends (a further pair on a socket without queues) */
 	uint32_t reserved;
 	const struct rk_igbvf_config *igbvf; /* igbvf: its queue pair; else NULL */
+	const struct rk_virtio_config *virtio; /* virtio-net: its queue pair; else NULL */
 };
 
 /* NULL, with a sentence in error (cause only, no newline), if the port cannot be opened. */

@@ -9,7 +9,8 @@ import pytest
 from driver.igbvf import mailbox
 from driver.igbvf.device import FRAME_BYTES_MAX, Counters
 from driver.igbvf.queue import RX_COUNT, TX_COUNT
-from driver.igbvf.vf import IgbVf, OpenFunction
+from driver.igbvf.vf import IgbVf
+from driver.passthrough import OpenFunction
 from guest.errors import DeviceGoneError, VhostPciError
 from guest.function import Identity
 from tests.driver.igb_model import (

@@ -118,6 +118,9 @@ def few_descriptors(more: int) -> Iterator[None]:
         ("igbvf:01:10.0,52:54:00:12:34", "52:54:00:12:34 is no MAC address"),
         ("igbvf:01:10.0,00:00:00:00:00:00", "it is all zeros"),
         ("igbvf:01:10.0,01:00:5e:00:00:01", "it is a multicast address"),
+        ("virtio-net", "nothing is no PCI address"),
+        ("virtio-net:01:00.0,1:2", "1:2 is no MAC address"),
+        ("virtio-net:0000:01:00.0,01:00:5e:00:00:01", "it is a multicast address"),
     ],
 )
 def test_what_cannot_be_meant(spec: str, cause: str) -> None:
@@ -129,7 +132,7 @@ def test_what_cannot_be_meant(spec: str, cause: str) -> None:
 
 def test_every_kind_has_its_help_and_an_example() -> None:
     examples = ["null", "loop", "gen", "tap:t0", "packet:v0", "dgram:/a,/b", "pcap:a,"]
-    examples.append("igbvf:01:10.0,52:54:00:12:34:56")
+    examples += [f"{kind}:01:10.0,52:54:00:12:34:56" for kind in ("igbvf", "virtio-net")]
     assert [parse_vf(example).kind for example in examples] == list(KINDS)
     assert [parse_vf(example).spec for example in examples] == examples
     for kind, words in KINDS.items():

@@ -77,6 +77,7 @@ class LoopSpec:
     output: str | None = None
     receives: bool = True
     igbvf: None = None
+    virtio: None = None
 
 
 def frames_of(port: Port, limit: int = 256) -> list[bytes]:

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 
 from driver.igbvf.queue import TX_COUNT
-from driver.igbvf.vf import IgbVf, OpenFunction
+from driver.igbvf.vf import IgbVf
+from driver.passthrough import OpenFunction
 from guest.mapping import Mapping
 from pmd.kernel import Port
 from pmd.kernel_abi import Frame, Segment, library

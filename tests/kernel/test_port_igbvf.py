@@ -8,7 +8,8 @@ import pytest
 
 from driver.igbvf.device import FRAME_BYTES_MAX
 from driver.igbvf.queue import BUFFER_BYTES, RX_COUNT, TX_COUNT
-from driver.igbvf.vf import IgbVf, OpenFunction
+from driver.igbvf.vf import IgbVf
+from driver.passthrough import OpenFunction
 from tests.driver.igb_model import IgbModel
 from tests.kernel.port_user import PortUser
 

@@ -2,80 +2,20 @@
 
 from __future__ import annotations
 
-import os
-import struct
 from typing import TYPE_CHECKING
 
 import pytest
 
 from driver.igbvf import mailbox
-from driver.igbvf.vf import IgbVf, OpenFunction
-from driver.state_area import PAGE_SIZE, Status
-from guest.function import Area
+from driver.igbvf.vf import IgbVf
+from driver.passthrough import OpenFunction
 from pmd import channel as channel_module
 from pmd.channel import Channel
-from tests.driver.fake_function import FakeFunction
 from tests.driver.igb_model import IgbModel
+from tests.pmd.fake_source import FakeSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    from guest.function import Function
-
-DESC, AVAIL, USED, DATA = 0, PAGE_SIZE, 2 * PAGE_SIZE, 4 * PAGE_SIZE
-WINDOW = 16 * PAGE_SIZE
-STARTED_AND_ENABLED = 3
-SIZE = 8
-
-
-class FakeSource:
-    """Opens one device of memory."""
-
-    name = "fake"
-    comes_back = False
-
-    def __init__(self) -> None:
-        self.function = FakeFunction()
-        self.function.add_window(2, Area(0, WINDOW))
-        self.function.header["status"] = Status.CONNECTED | Status.RUNNING
-        self.function.header["features"] = 1 << 32
-        self.function.memory = [(0, WINDOW, 0, 2, 3)]
-        self.start(2)
-
-    def start(self, generation: int, *, started: bool = True) -> None:
-        flags = STARTED_AND_ENABLED if started else 0
-        self.function.rings = [(0,) * 7, (SIZE, flags, DESC, AVAIL, USED, 0, 0)]
-        self.function.publish(generation)
-
-    def open(self) -> Function:
-        return self.function
-
-    def settled(self) -> None:
-        pass
-
-    def close(self) -> None:
-        self.function.close()
-
-    # ---- VM1
-
-    def poke(self, offset: int, data: bytes) -> None:
-        os.pwrite(self.function.files[2], data, offset)
-
-    def peek(self, offset: int, size: int) -> bytes:
-        return os.pread(self.function.files[2], size, offset)
-
-    def send(self, number: int, size: int = 1000) -> None:
-        """Head number, filled with its number, becomes available."""
-        buffer = DATA + 4096 * number
-        self.poke(buffer, bytes(12) + bytes([number]) * size)
-        self.poke(DESC + 16 * number, struct.pack("<QIHH", buffer, 12 + size, 0, 0))
-        self.poke(AVAIL + 4 + 2 * number, struct.pack("<H", number))
-        self.poke(AVAIL + 2, struct.pack("<H", number + 1))
-
-    def used(self) -> list[int]:
-        """Heads returned, in order."""
-        count = struct.unpack("<H", self.peek(USED + 2, 2))[0]
-        return [struct.unpack("<I", self.peek(USED + 4 + 8 * i, 4))[0] for i in range(count)]
 
 
 class Rig:

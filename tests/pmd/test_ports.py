@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from driver.igbvf import mailbox
-from driver.igbvf.vf import IgbVf, OpenFunction
+from driver.igbvf.vf import IgbVf
+from driver.passthrough import OpenFunction
 from driver.software_vf import parse_vf
 from guest.errors import VhostPciError
 from pmd.ports import Ports

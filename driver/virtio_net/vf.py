@@ -1,0 +1,226 @@
+"""`VirtioNetVf`: the VF behind `--vf virtio-net:ADDRESS[,MAC]`.
+
+The ladder of `open`: container and function (guest/) -> reset and features -> DMA memory -> queues
+enabled -> started -> addresses and queue pairs by the control queue. `close` takes it back in
+reverse: a reset stops the device before its memory goes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import ctypes
+import logging
+import mmap
+import struct
+from typing import TYPE_CHECKING
+
+from driver.mac_address import address_error
+from driver.passthrough import OpenFunction, SharedWindows, open_by_vfio
+from driver.software_vf.vf import PortSpec, Vf
+from driver.virtio_net.control import Command, ControlQueue
+from driver.virtio_net.device import Device
+from driver.virtio_net.features import Feature
+from driver.virtio_net.queue import FRAME_OVERHEAD, MTU_UNTOLD, VirtioPair, plan
+from driver.virtio_net.report import Watch
+from guest.dma import DmaMemory, IovaSpace
+from guest.errors import VhostPciError
+from guest.function import Area
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from driver.virtio_net.capabilities import Place
+    from driver.virtio_net.queue import Layout, Plan
+    from guest.function import Function
+    from guest.mapping import Mapping
+
+_log = logging.getLogger("pmd")
+
+_VENDOR = 0x1AF4
+_DEVICE = 0x1041  # 4.1.2: 0x1040 and the device's type, 1
+_TRANSITIONAL_DEVICE = 0x1000
+
+
+class VirtioNetVf(Vf):
+    """A virtio network function, with as many queue pairs as it has.
+
+    Args:
+        spec: The user's words.
+        address: Its PCI address in full.
+        mac: VM1's MAC address, 6 bytes; None: the device's, which VM1 must use.
+        open_function: Opens it.
+    """
+
+    kind = "virtio-net"
+    look_period_s = 0.5
+    opens_slowly = True
+
+    def __init__(
+        self,
+        spec: str,
+        address: str,
+        mac: bytes | None = None,
+        open_function: Callable[[str], OpenFunction] = open_by_vfio,
+    ) -> None:
+        super().__init__(spec)
+        self._address = address
+        self._mac = mac
+        self._open_function = open_function
+        self._device: Device | None = None
+        self._watches: list[Watch] = []
+        self._link_up = ctypes.c_uint32()
+        self._windows = SharedWindows(spec)
+        self._opened: tuple[Function, IovaSpace] | None = None
+
+    def open(self, queue_pairs: int) -> list[PortSpec]:
+        """See `Vf.open`; the device is reset first, whatever state it was left in."""
+        with contextlib.ExitStack() as undo:
+            opened = self._open_function(self._address)
+            function = opened.function
+            undo.callback(function.close)
+            device = self._reset(function, queue_pairs)
+            planned = plan(device, queue_pairs)
+            space = IovaSpace(opened.iova_ranges)
+            memory = undo.enter_context(DmaMemory(function, space, planned.memory_bytes))
+            undo.callback(self.unshare)
+            undo.callback(_stop, device)
+            layout = planned.lay_out(memory)
+            registers = undo.enter_context(_map_notify(function, device.structures.notify))
+            notify = {q.number: device.enable_queue(q.number, q.areas) for q in layout.all}
+            device.start()
+            self._command(function, device, layout, notify)
+            self._device = device
+            self._opened = function, space
+            undo.callback(self._forget)
+            self._see_link(device, first=True)
+            self._left = undo.pop_all()
+        self._watches = [Watch() for _ in range(queue_pairs)]
+        begin = registers.address - _page_of(device.structures.notify.offset)
+        at = {number: begin + offset for number, offset in notify.items()}
+        return [self._port_spec(device, planned, layout, at, n) for n in range(queue_pairs)]
+
+    def _reset(self, function: Function, queue_pairs: int) -> Device:
+        """The device, with its features agreed on."""
+        found = function.identity()
+        modern = found.device == _DEVICE
+        transitional = found.device == _TRANSITIONAL_DEVICE and found.subsystem_device == 1
+        if found.vendor != _VENDOR or not (modern or transitional):
+            cause = f"it is {found.vendor:04x}:{found.device:04x}, no virtio network function"
+            raise self._error(cause)
+        device = Device(function)
+        device.reset()
+        device.negotiate()
+        self.queue_pairs_max = device.queue_pairs_max()
+        if queue_pairs > self.queue_pairs_max:
+            raise self._error(f"it has {self.queue_pairs_max} queue pairs, not {queue_pairs}")
+        return device
+
+    def _port_spec(
+        self, device: Device, planned: Plan, layout: Layout, notify: dict[int, int], number: int
+    ) -> PortSpec:
+        rx, tx = layout.queues[2 * number : 2 * number + 2]
+        pair = VirtioPair(
+            rx=rx,
+            tx=tx,
+            rx_notify=notify[rx.number],
+            tx_notify=notify[tx.number],
+            features=device.features,
+            buffer_bytes=planned.buffer_bytes,
+            frame_bytes_max=FRAME_OVERHEAD + (device.mtu() or MTU_UNTOLD),
+            link_up=ctypes.addressof(self._link_up),
+            report=ctypes.addressof(self._watches[number].report),
+            windows=self._windows.address,
+        )
+        return PortSpec(self.kind, virtio=pair)
+
+    def _command(
+        self, function: Function, device: Device, layout: Layout, notify: dict[int, int]
+    ) -> None:
+        """Make it receive for VM1, and by all queue pairs that there are ports for."""
+        control = None
+        if layout.control is not None:
+            number = layout.control.number
+
+            def ring() -> None:
+                bar, data = device.structures.notify.bar, struct.pack("<H", number)
+                function.write(bar, notify[number], data)
+
+            control = ControlQueue(device.name, layout.control, ring, device.order)
+        self._set_address(device, control)
+        pairs = len(layout.queues) // 2
+        if control is None or not device.features & Feature.MQ:
+            return
+        if not control.request(Command.SET_QUEUE_PAIRS, struct.pack("<H", pairs)):
+            raise self._error(f"it does not turn {pairs} queue pairs on")
+
+    def _set_address(self, device: Device, control: ControlQueue | None) -> None:
+        given = device.mac()
+        mac = self._mac or given
+        if mac is None or (wrong := address_error(mac)):
+            cause = (
+                f"it has no MAC address of its own ({wrong})" if mac else "it tells no MAC address"
+            )
+            raise self._error(cause, f"name VM1's: {self.kind}:{self._address},MAC")
+        has_it = mac == given
+        if not has_it and control is not None and device.features & Feature.CTRL_MAC_ADDR:
+            has_it = control.request(Command.SET_ADDRESS, mac)
+        receives_all = False
+        if control is not None and device.features & Feature.CTRL_RX:
+            receives_all = control.request(Command.PROMISCUOUS, bytes([not has_it])) and not has_it
+            if not control.request(Command.ALL_MULTICAST, b"\1"):
+                _log.warning("VF %s: the device does not let it have all multicast", self.spec)
+        if not has_it and not receives_all:
+            remedy = f"give VM1 {given.hex(':')}" if given else ""
+            raise self._error(f"the device does not let it have {mac.hex(':')}", remedy)
+        text = "all addresses" if receives_all else f"{mac.hex(':')}, which must be VM1's address"
+        _log.info("VF %s: receives for %s", self.spec, text)
+
+    def _see_link(self, device: Device, *, first: bool = False) -> None:
+        up = device.link_up()
+        if first or up != bool(self._link_up.value):
+            _log.info("VF %s: link %s", self.spec, "up" if up else "down")
+        self._link_up.value = up
+
+    def look(self) -> str:
+        """See `Vf.look`."""
+        device = self._device
+        if device is None:
+            return ""
+        try:
+            if trouble := device.trouble():
+                return trouble
+            self._see_link(device)
+        except VhostPciError as error:
+            return error.cause
+        up = bool(self._link_up.value)
+        return next(filter(None, [watch.trouble(link_up=up) for watch in self._watches]), "")
+
+    def share(self, mappings: Sequence[Mapping]) -> None:
+        """See `Vf.share`: the device may read all of them, and write none."""
+        if self._opened is not None:
+            self._windows.map(*self._opened, mappings)
+
+    def unshare(self) -> None:
+        """See `Vf.unshare`."""
+        self._windows.unmap()
+
+    def _forget(self) -> None:
+        self._device = None
+        self._opened = None
+
+
+def _page_of(offset: int) -> int:
+    return offset // mmap.PAGESIZE * mmap.PAGESIZE
+
+
+def _map_notify(function: Function, place: Place) -> Mapping:
+    """The pages of the notification structure."""
+    begin = _page_of(place.offset)
+    end = _page_of(place.offset + place.size + mmap.PAGESIZE - 1)
+    return function.map_area(place.bar, Area(begin, end - begin), writable=True)
+
+
+def _stop(device: Device) -> None:
+    """Before the memory goes. A device that is gone touches none."""
+    with contextlib.suppress(VhostPciError):
+        device.reset()
