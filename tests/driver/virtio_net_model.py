@@ -332,6 +332,9 @@ class VirtioNetModel:
     def doorbells(self, index: int, offsets: Sequence[int]) -> dict[int, Doorbell]:
         raise VhostPciError("ring", self.name, f"region {index} has no doorbells at {offsets}")
 
+    def events(self, index: int, offsets: Sequence[int]) -> dict[int, int]:
+        raise VhostPciError("wait for", self.name, f"region {index} has no events at {offsets}")
+
     def irq_count(self, index: int) -> int:
         return 4 if index == 2 else 0
 
