@@ -47,7 +47,7 @@ class Ours(Side):
             *(sys.executable, "-m", "pmd.cli", "run", "--bar", "2", "--json"),
             *("--lcores", lcores, "--burst", str(case.burst), *channels),
         )
-        return [self._keep(Child("pmd run", run))]
+        return [self._keep(Child("pmd run", run, first=True))]
 
     def _function(self, index: int) -> Path:
         return self._directory / f"{index}.vfio-user"

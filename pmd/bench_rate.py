@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 CONDITIONS = ("near_quiet", "far_quiet", "near_busy", "far_busy")
 UNTAGGED = "untagged"
 SLICES_MIN = 40
+# "busy" is many states; two medians of rates that vary more than this are of different ones.
+SPREAD_MAX = 0.25
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +90,11 @@ def _of_one(result: dict[str, Any], direction: Direction) -> Rates:
 
 def common(ours: Rates, theirs: Rates) -> list[str]:
     """Under which conditions two sides can be compared, the cleanest first."""
-    return [each for each in CONDITIONS if _enough(ours, each) and _enough(theirs, each)]
+    return [each for each in CONDITIONS if _steady(ours, each) and _steady(theirs, each)]
+
+
+def _steady(side: Rates, condition: str) -> bool:
+    return _enough(side, condition) and side[condition].spread <= SPREAD_MAX
 
 
 def _enough(side: Rates, condition: str) -> bool:
@@ -104,5 +110,6 @@ def best(side: Rates) -> Rate | None:
 
 
 def told(side: Rates) -> str:
-    """How many slices of each condition there are, for people."""
-    return ", ".join(f"{rate.slices} {rate.condition}" for rate in side.values()) or "none"
+    """How many slices of each condition there are, and how far they spread, for people."""
+    each = [f"{r.slices} {r.condition} spread {r.spread:.0%}" for r in side.values()]
+    return ", ".join(each) or "none"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pmd.bench_rate import SLICES_MIN, best, common, told
+from pmd.bench_rate import SLICES_MIN, SPREAD_MAX, best, common, told
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -112,4 +112,7 @@ def _row(
 
 def _refusal(ours: Measured, peer: Measured) -> str:
     counts = f"{ours.label} {told(ours.rates)}; {peer.label} {told(peer.rates)}"
-    return f"not {SLICES_MIN} slices on each side under one condition ({counts})"
+    wanted = (
+        f"{SLICES_MIN} slices on each side under one condition, spread {SPREAD_MAX:.0%} or less"
+    )
+    return f"there are not {wanted} ({counts})"

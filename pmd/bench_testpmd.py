@@ -62,7 +62,7 @@ class Testpmd(Side):
             *("--record-core-cycles", f"--mbuf-size={self._mbuf_bytes()}"),
         ]
         environment = {"RUNTIME_DIRECTORY": str(self._directory)}
-        child = self._keep(Child(self.name, command, environment=environment))
+        child = self._keep(Child(self.name, command, first=True, environment=environment))
         for index in range(case.channels):
             self._wait_for_socket(self._back_end_socket(index))
         return [child]

@@ -61,7 +61,7 @@ class BenchVm1:
         command += ["--huge-pages"] if place.huge_pages else []
         command += [] if place.peer_cpu is None else ["--peer-cpu", str(place.peer_cpu)]
         command += ["--packed"] if case.ring == Ring.PACKED else []
-        self.child = Child(f"VM1 of {name}", command)
+        self.child = Child(f"VM1 of {name}", command, first=True)
 
     def moved(self) -> int:
         """Frames that went over its rings so far; 0 while it cannot say."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
 import subprocess
 import tempfile
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from guest.errors import VhostPciError, errno_text
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
 _STOP_TIMEOUT_S = 3.0
+_FIRST = -20  # nice(2): of all priorities the highest
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _SAID_BYTES_MAX = 1 << 24
 
@@ -28,6 +31,7 @@ class Child:
         name: For messages.
         command: A program and its arguments.
         cpus: Where it may run; None: where this process may.
+        first: Let it run before all others, if this process may decide that (root).
         environment: Variables beside this process's own.
 
     Raises:
@@ -40,6 +44,7 @@ class Child:
         command: Sequence[str],
         *,
         cpus: set[int] | None = None,
+        first: bool = False,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
@@ -51,6 +56,8 @@ class Child:
             libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             if cpus is not None:
                 os.sched_setaffinity(0, cpus)
+            if first:
+                _go_first()
 
         try:
             self._process = subprocess.Popen(
@@ -61,7 +68,7 @@ class Child:
                 env=os.environ | dict(environment or {}),
                 # A terminal's ^C is for us; we stop them in their order.
                 start_new_session=True,
-                # Safe: bring-up has one thread, and these two system calls take no lock.
+                # Safe: bring-up has one thread, and these few system calls take no lock.
                 preexec_fn=settle,  # noqa: PLW1509
             )
         except OSError as error:
@@ -134,6 +141,16 @@ class Child:
     def _close_files(self) -> None:
         self._output.close()
         self._log.close()
+
+
+def _go_first() -> None:
+    """For this process and its threads to come. A session's processes share its priority as well.
+
+    See sched(7), "The autogroup feature".
+    """
+    with contextlib.suppress(OSError):
+        os.setpriority(os.PRIO_PROCESS, 0, _FIRST)
+        Path("/proc/self/autogroup").write_text(str(_FIRST))
 
 
 def _text(fd: int) -> str:

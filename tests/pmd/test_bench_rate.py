@@ -30,8 +30,10 @@ def result(*tags: dict[str, Any]) -> dict[str, Any]:
 
 
 def side(**mpps: float) -> Measured:
-    """A side with enough slices of each condition."""
-    each = {name: Rate(name, value, value - 1, value + 1, 100) for name, value in mpps.items()}
+    """A side with enough slices of each condition, that spread by a tenth."""
+    each = {
+        name: Rate(name, value, 0.95 * value, 1.05 * value, 100) for name, value in mpps.items()
+    }
     return Measured("pmd", each, 20.0)
 
 
@@ -82,20 +84,25 @@ def test_a_row_for_each_common_condition_the_cleanest_first() -> None:
         ({"near_quiet": SLICES_MIN - 1}, {"near_quiet": 100}),
         ({"untagged": 100}, {"untagged": 100}),
         ({}, {"near_quiet": 100}),
+        ({"near_quiet": -100}, {"near_quiet": 100}),
     ],
 )
 def test_a_ratio_is_refused(ours: dict[str, int], theirs: dict[str, int]) -> None:
-    pair = [
-        Measured(name, {tag: Rate(tag, 9.0, 8.0, 10.0, n) for tag, n in counts.items()}, None)
-        for name, counts in (("pmd", ours), ("testpmd", theirs))
-    ]
+    """Other conditions, too few slices, or (negative numbers) slices that vary too much."""
+    pair = []
+    for name, counts in ("pmd", ours), ("testpmd", theirs):
+        found = {
+            tag: Rate(tag, 9.0, 8.0 if count > 0 else 6.0, 10.0, abs(count))
+            for tag, count in counts.items()
+        }
+        pair.append(Measured(name, found, None))
     (row,) = rows(CASE, pair[0], pair[1:])
     assert row.ratio is None
-    assert row.refusal.startswith(f"not {SLICES_MIN} slices on each side under one condition (pmd ")
+    assert row.refusal.startswith(f"there are not {SLICES_MIN} slices on each side under one con")
     assert row.json_object()["ratio"] is None
     shown = text([row])
     assert "refused" in shown
-    assert "null-tx-64B-split-q256-b32-c1: no ratio: not" in shown.replace("\n", " ")
+    assert "null-tx-64B-split-q256-b32-c1: no ratio: there" in shown.replace("\n", " ")
 
 
 def text(rows: list[Row]) -> str:
@@ -108,7 +115,7 @@ def text(rows: list[Row]) -> str:
 def test_the_table() -> None:
     (row,) = rows(CASE, side(near_quiet=30.0), [side(near_quiet=12.0)])
     shown = text([row])
-    for cell in ("VM1 -> VF", "near_quiet", "30.00 -1.00 +1.00", "12.00 -1.00 +1.00", "2.50"):
+    for cell in ("VM1 -> VF", "near_quiet", "30.00 -1.50 +1.50", "12.00 -0.60 +0.60", "2.50"):
         assert cell in shown
     (alone,) = rows(CASE, side(far_quiet=30.0), [])
     assert "ratio" not in text([alone])
@@ -141,7 +148,7 @@ def test_the_json_object() -> None:
         "peer_mpps": 12.0,
         "peer_cycles_per_packet": 20.0,
         "ratio": 2.5,
-        "spread": {"ours": [29.0, 31.0], "peer": [11.0, 13.0]},
+        "spread": {"ours": [28.5, 31.5], "peer": [11.4, 12.6]},
         "refusal": None,
     }
 
