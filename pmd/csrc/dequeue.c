@@ -117,14 +117,18 @@ static void parse_plain(struct rk_queue *queue, struct parsing *parsing)
 	parsing->place = ring_after(queue, parsing->place, n);
 }
 
-/* The next chain, of a split ring (whose heads are read) or a packed one. */
-static enum look look_split(struct rk_queue *queue, struct head *head, struct chain *chain,
-			    enum rk_drop *verdict)
+/* The next chain, its verdict in chain: of a packed ring; of a split one, whose heads are read. */
+static inline enum look look_any(struct rk_queue *queue, const struct place *place,
+				 struct head *head, struct chain *chain)
 {
+	const bool enabled = queue->flags & RK_RING_ENABLED;
+
+	if (LAYOUT_PACKED)
+		return packed_look(queue, place, enabled ? RK_READ : 0, chain, head);
 	if (head->id >= queue->size)
 		return LOOK_FAULT;
-	if (queue->flags & RK_RING_ENABLED)
-		*verdict = chain_walk(queue, head, RK_READ, chain);
+	if (enabled)
+		chain->verdict = chain_walk(queue, head, RK_READ, chain);
 	return LOOK_CHAIN;
 }
 
@@ -134,20 +138,17 @@ static bool parse_any(struct rk_queue *queue, struct parsing *parsing)
 	struct burst *burst = parsing->burst;
 	struct rk_frame *frame = &burst->frames[burst->frame_count];
 	struct head *head = &burst->heads[burst->chains];
-	struct chain chain = {.segments = parsing->pool, .skip = queue->header_bytes};
-	enum rk_drop verdict = RK_DROP_DISABLED;
-	enum look look;
+	struct chain chain = {.segments = parsing->pool,
+			      .skip = queue->header_bytes,
+			      .verdict = RK_DROP_DISABLED};
+	const enum look look = look_any(queue, &parsing->place, head, &chain);
+	enum rk_drop verdict = chain.verdict;
 
-	if (ring_packed(queue))
-		look = packed_look(queue, &parsing->place,
-				   queue->flags & RK_RING_ENABLED ? RK_READ : 0, &chain, head,
-				   &verdict);
-	else
-		look = look_split(queue, head, &chain, &verdict);
-	if (look == LOOK_FAULT)
-		burst->fault = ring_packed(queue) ? RK_FAULT_LONG_CHAIN : RK_FAULT_BAD_HEAD;
-	if (look != LOOK_CHAIN)
+	if (look != LOOK_CHAIN) {
+		if (look == LOOK_FAULT)
+			burst->fault = RING_FAULT;
 		return false;
+	}
 	if (verdict == RK_SENT)
 		verdict = make_frame(queue, &chain, frame);
 	burst->verdicts[burst->chains++] = verdict;
@@ -171,11 +172,11 @@ static void parse(struct rk_queue *queue, const struct place *place, uint32_t co
 	burst->chains = 0;
 	burst->frame_count = 0;
 	burst->fault = RK_FAULT_NONE;
-	if (!ring_packed(queue))
+	if (!LAYOUT_PACKED)
 		split_heads(queue, place, burst->heads, count);
 	memset(burst->verdicts, 0, count * sizeof(burst->verdicts[0])); /* RK_SENT */
 	while (burst->chains < count && queue->walked < TURN_WALK_MAX) {
-		if (queue->flags & RK_RING_ENABLED && !ring_packed(queue))
+		if (queue->flags & RK_RING_ENABLED && !LAYOUT_PACKED)
 			parse_plain(queue, &parsing);
 		if (burst->chains < count && queue->walked < TURN_WALK_MAX &&
 		    !parse_any(queue, &parsing))
@@ -227,7 +228,7 @@ static uint32_t complete(struct rk_queue *queue, const struct burst *burst, uint
 		}
 		if (verdict != RK_SENT)
 			stats->drops[verdict]++;
-		ring_return_read(queue, burst->heads[i]);
+		ring_return_read(queue, &burst->heads[i]);
 	}
 	queue->next = queue->used_next;
 	return i;
@@ -238,8 +239,8 @@ static uint32_t complete(struct rk_queue *queue, const struct burst *burst, uint
 /* Takes the chains of the frames the port took, and of what was dropped between them, off the ring. */
 static uint32_t take(struct rk_queue *queue, const struct burst *burst, uint32_t taken)
 {
-	struct place place = {.next = queue->next};
-	uint32_t frame = 0, i;
+	const struct place from = {.next = queue->next};
+	uint32_t frame = 0, span = 0, i;
 
 	for (i = 0; i < burst->chains; i++) {
 		struct in_flight chain = {.head = burst->heads[i], .verdict = burst->verdicts[i]};
@@ -255,9 +256,9 @@ static uint32_t take(struct rk_queue *queue, const struct burst *burst, uint32_t
 			frame++;
 		}
 		queue->in_flight[(queue->flight + queue->flying++) & queue->flight_mask] = chain;
-		place = ring_after(queue, place, chain.head.span);
+		span += chain.head.span;
 	}
-	queue->next = place.next;
+	queue->next = ring_after(queue, from, span).next;
 	return i;
 }
 
@@ -279,7 +280,7 @@ static uint32_t release(struct rk_queue *queue, uint32_t done)
 			stats->drops[chain->verdict]++;
 		}
 		if (queue->fault == RK_FAULT_NONE) /* a quarantined ring is not written */
-			ring_return_read(queue, chain->head);
+			ring_return_read(queue, &chain->head);
 		queue->flight++;
 		queue->flying--;
 		released++;
@@ -322,14 +323,14 @@ static uint32_t dequeue_held_turn(struct rk_queue *queue, struct rk_port *port, 
 	return done > took ? done : took;
 }
 
-uint32_t dequeue_drain(struct rk_queue *queue, struct rk_port *port)
+uint32_t LAYOUT(dequeue_drain)(struct rk_queue *queue, struct rk_port *port)
 {
 	if (release(queue, port->ops->reclaim(port)) && queue->fault == RK_FAULT_NONE)
 		queue_publish(queue);
 	return queue->flying;
 }
 
-void rk_queue_abandon(struct rk_queue *queue)
+void LAYOUT(dequeue_abandon)(struct rk_queue *queue)
 {
 	for (uint32_t i = 0; i < queue->flying; i++) {
 		struct in_flight *chain =
@@ -345,7 +346,7 @@ void rk_queue_abandon(struct rk_queue *queue)
 
 /* ---- one turn --------------------------------------------------------------------------------- */
 
-uint32_t dequeue_turn(struct rk_queue *queue, struct rk_port *port, uint32_t limit)
+uint32_t LAYOUT(dequeue_turn)(struct rk_queue *queue, struct rk_port *port, uint32_t limit)
 {
 	uint32_t done, taken = 0;
 	struct place place;
@@ -360,7 +361,7 @@ uint32_t dequeue_turn(struct rk_queue *queue, struct rk_port *port, uint32_t lim
 	start = cycles_now();
 	queue->walked = 0;
 	parse(queue, &place, place.left < limit ? place.left : limit, port->reads, &burst);
-	if (!ring_packed(queue))
+	if (!LAYOUT_PACKED)
 		split_prefetch_used(queue, burst.chains);
 	if (burst.frame_count)
 		taken = port->ops->tx(port, burst.frames, burst.frame_count);

@@ -95,7 +95,7 @@ static uint32_t place_plain(struct turn *turn, const struct rk_frame *frames, ui
 	uint64_t bytes = 0;
 	uint32_t n;
 
-	if (ring_packed(queue) || !queue->hint || !(queue->hint->permission & RK_WRITE))
+	if (LAYOUT_PACKED || !queue->hint || !(queue->hint->permission & RK_WRITE))
 		return 0;
 	split_heads(queue, &turn->place, heads, count);
 	split_prefetch_used(queue, count);
@@ -179,16 +179,18 @@ static enum outcome drop_frame(struct turn *turn, struct gathering *have)
 	return FRAME_TAKEN;
 }
 
-/* The chain at a place of a split ring, where there is one. */
-static enum look look_split(struct rk_queue *queue, const struct place *place, struct chain *chain,
-			    struct head *head, enum rk_drop *verdict)
+/* The chain at a place, its verdict in chain. */
+static inline enum look look_any(struct rk_queue *queue, const struct place *place,
+				 struct chain *chain, struct head *head)
 {
+	if (LAYOUT_PACKED)
+		return packed_look(queue, place, RK_WRITE, chain, head);
 	if (place->left == 0)
 		return LOOK_NONE;
 	*head = (struct head){shm_load16(split_entry(queue, place->next)), 1};
 	if (head->id >= queue->size)
 		return LOOK_FAULT;
-	*verdict = chain_walk(queue, head, RK_WRITE, chain);
+	chain->verdict = chain_walk(queue, head, RK_WRITE, chain);
 	return LOOK_CHAIN;
 }
 
@@ -200,22 +202,18 @@ static inline bool gather_one(struct turn *turn, struct gathering *have)
 	const struct place place = ring_after(queue, turn->place, have->span);
 	struct chain chain = {.segments = queue->segments + have->segments};
 	struct head head;
-	enum rk_drop verdict;
-	enum look look;
+	const enum look look = look_any(queue, &place, &chain, &head);
 
-	if (ring_packed(queue))
-		look = packed_look(queue, &place, RK_WRITE, &chain, &head, &verdict);
-	else
-		look = look_split(queue, &place, &chain, &head, &verdict);
-	if (look == LOOK_FAULT)
-		queue->fault = ring_packed(queue) ? RK_FAULT_LONG_CHAIN : RK_FAULT_BAD_HEAD;
-	if (look != LOOK_CHAIN)
+	if (look != LOOK_CHAIN) {
+		if (look == LOOK_FAULT)
+			queue->fault = RING_FAULT;
 		return false;
+	}
 	queue->gathered[have->chains++] = (struct gathered){head, chain.bytes};
 	have->span += head.span;
-	if (verdict != RK_SENT) {
+	if (chain.verdict != RK_SENT) {
 		consume(turn, have, 0);
-		queue->stats->drops[verdict]++;
+		queue->stats->drops[chain.verdict]++;
 		return true;
 	}
 	have->segments += chain.count;
@@ -255,7 +253,7 @@ static enum outcome place_any(struct turn *turn, const struct rk_frame *frame)
 	return FRAME_TAKEN;
 }
 
-uint32_t enqueue_turn(struct rk_queue *queue, struct rk_port *port, uint32_t burst)
+uint32_t LAYOUT(enqueue_turn)(struct rk_queue *queue, struct rk_port *port, uint32_t burst)
 {
 	struct turn turn = {.queue = queue, .burst = burst};
 	struct rk_frame frames[RK_BURST_MAX];

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The poll loop of one lcore. */
-#include "queue.h"
+#include "turn.h"
 
 #include <stdlib.h>
 

@@ -69,6 +69,18 @@ static uint32_t batch_end(const struct rk_queue *queue, uint32_t from)
 	return to;
 }
 
+void packed_return_read(struct rk_queue *queue, const struct head *heads, uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++) {
+		if (queue->pending_count && queue->flags & RK_RING_IN_ORDER) {
+			queue->pending[0].id = heads[i].id;
+			queue->used_next = packed_after(queue, queue->used_next, heads[i].span);
+		} else {
+			packed_return(queue, heads[i], 0, false);
+		}
+	}
+}
+
 void packed_mark(struct rk_queue *queue)
 {
 	const uint32_t count = queue->pending_count;
@@ -118,11 +130,10 @@ static bool finish_batch(struct rk_queue *queue, uint16_t end, bool one_frame)
 
 	while (at.left) {
 		struct chain chain = {.segments = queue->segments};
-		enum rk_drop verdict = RK_SENT;
 		enum look look;
 		struct head head;
 
-		look = packed_look(queue, &at, one_frame ? RK_WRITE : 0, &chain, &head, &verdict);
+		look = packed_look(queue, &at, one_frame ? RK_WRITE : 0, &chain, &head);
 		if (look == LOOK_FAULT)
 			break;
 		if (look == LOOK_NONE && marks_at(queue, at.next) == packed_used(queue, at.next)) {
@@ -134,7 +145,7 @@ static bool finish_batch(struct rk_queue *queue, uint16_t end, bool one_frame)
 		if (look == LOOK_NONE)
 			break;
 		packed_return(queue, head,
-			      one_frame && verdict == RK_SENT ? (uint32_t)chain.bytes : 0, false);
+			      one_frame && chain.verdict == RK_SENT ? (uint32_t)chain.bytes : 0, false);
 		at.next = packed_after(queue, at.next, head.span);
 		at.left -= head.span;
 	}

@@ -100,12 +100,12 @@ static inline struct place packed_place(const struct rk_queue *queue)
 }
 
 /*
- * The chain at a place, judged as chain_walk() does; permission 0: not judged, its verdict is that given.
+ * The chain at a place, judged as chain_walk() does; permission 0: not judged, chain->verdict stays.
  * A chain of which a descriptor is not available is none (2.8.17). LOOK_FAULT: it is longer than what
  * VM1 has, and nobody can tell where it ends.
  */
 enum look packed_look(struct rk_queue *queue, const struct place *place, uint32_t permission,
-		      struct chain *chain, struct head *head, enum rk_drop *verdict);
+		      struct chain *chain, struct head *head);
 
 /* Adds the used descriptor of the oldest chain not yet returned to those to be published. */
 static inline void packed_return(struct rk_queue *queue, struct head head, uint32_t length, bool more)
@@ -115,23 +115,8 @@ static inline void packed_return(struct rk_queue *queue, struct head head, uint3
 	queue->used_next = packed_after(queue, queue->used_next, head.span);
 }
 
-/* The same of a chain that was for reading: one used descriptor may stand for many (2.8.8). */
-static inline void packed_return_read(struct rk_queue *queue, struct head head)
-{
-	if (queue->pending_count && queue->flags & RK_RING_IN_ORDER) {
-		queue->pending[0].id = head.id;
-		queue->used_next = packed_after(queue, queue->used_next, head.span);
-	} else {
-		packed_return(queue, head, 0, false);
-	}
-}
-
-static inline void packed_return_read_run(struct rk_queue *queue, const struct head *heads,
-					  uint32_t count)
-{
-	for (uint32_t i = 0; i < count; i++)
-		packed_return_read(queue, heads[i]);
-}
+/* The same of count chains that were for reading: one used descriptor may stand for all (2.8.8). */
+void packed_return_read(struct rk_queue *queue, const struct head *heads, uint32_t count);
 
 /* Begins where the commit words say: docs/device.md 5.6. False with errno ERANGE if they say nonsense. */
 bool packed_begin(struct rk_queue *queue);

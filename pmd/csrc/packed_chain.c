@@ -32,7 +32,7 @@ static inline enum rk_drop judge(struct rk_queue *queue, uint64_t address, uint6
 }
 
 enum look packed_look(struct rk_queue *queue, const struct place *place, uint32_t permission,
-		      struct chain *chain, struct head *head, enum rk_drop *verdict)
+		      struct chain *chain, struct head *head)
 {
 	uint32_t at = place->next, count = 0;
 	uint64_t rest;
@@ -42,7 +42,7 @@ enum look packed_look(struct rk_queue *queue, const struct place *place, uint32_
 	if (place->left == 0)
 		return LOOK_NONE;
 	if (permission)
-		*verdict = RK_SENT;
+		chain->verdict = RK_SENT;
 	do {
 		if (count == place->left)
 			return LOOK_FAULT;
@@ -52,9 +52,9 @@ enum look packed_look(struct rk_queue *queue, const struct place *place, uint32_
 			return LOOK_NONE;
 		count++;
 		/* After a fault the rest is walked all the same: the id comes last (2.8.6). */
-		if (permission && *verdict == RK_SENT)
-			*verdict = judge(queue, shm_load64(packed_desc(queue, at)), rest,
-					 count == 1, permission, chain);
+		if (permission && chain->verdict == RK_SENT)
+			chain->verdict = judge(queue, shm_load64(packed_desc(queue, at)), rest,
+					       count == 1, permission, chain);
 		at = packed_after(queue, at, 1);
 	} while (rest_flags(rest) & DESC_NEXT);
 	*head = (struct head){rest_id(rest), (uint16_t)count};

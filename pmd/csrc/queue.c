@@ -1,6 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* A ring's life: set-up from VM1's memory, publishing, calling, the end. */
-#include "layout.h"
+#include "packed.h"
+#include "split.h"
+#include "turn.h"
 
 #include "call.h"
 
@@ -47,7 +49,7 @@ static bool find_parts(struct rk_queue *queue, const struct rk_ring_config *conf
 {
 	uint64_t event = config->flags & RK_RING_EVENT_IDX ? 2 : 0;
 
-	if (ring_packed(queue))
+	if (queue_packed(queue))
 		return find_packed_parts(queue, config);
 
 	queue->desc = ring_part(queue->map, config->desc, 16ull * config->size, 16, RK_READ);
@@ -70,7 +72,7 @@ static bool allocate(struct rk_queue *queue)
 	queue->segments = calloc(queue->segments_max, sizeof(*queue->segments));
 	queue->table = calloc(queue->size, sizeof(struct desc));
 	queue->gathered = calloc(queue->size, sizeof(*queue->gathered));
-	queue->pending = calloc(ring_packed(queue) ? queue->size : 1, sizeof(*queue->pending));
+	queue->pending = calloc(queue_packed(queue) ? queue->size : 1, sizeof(*queue->pending));
 	while (queue->flight_mask < queue->size - 1)
 		queue->flight_mask = queue->flight_mask << 1 | 1;
 	queue->in_flight = calloc(queue->flight_mask + 1, sizeof(*queue->in_flight));
@@ -84,7 +86,7 @@ static bool begin(struct rk_queue *queue)
 {
 	uint16_t used;
 
-	if (ring_packed(queue))
+	if (queue_packed(queue))
 		return packed_begin(queue);
 	used = shm_load16(shm_at(queue->used, RING_INDEX));
 	queue->next = used;
@@ -164,6 +166,14 @@ uint32_t rk_queue_in_flight(const struct rk_queue *queue)
 	return queue->flying;
 }
 
+void rk_queue_abandon(struct rk_queue *queue)
+{
+	if (queue_packed(queue))
+		packed_dequeue_abandon(queue);
+	else
+		split_dequeue_abandon(queue);
+}
+
 void rk_queue_call(struct rk_queue *queue)
 {
 	const uint32_t one = 1;
@@ -184,7 +194,7 @@ static bool wants_call(const struct rk_queue *queue)
 {
 	uint16_t event;
 
-	if (ring_packed(queue))
+	if (queue_packed(queue))
 		return packed_wants_call(queue);
 	if (!(queue->flags & RK_RING_EVENT_IDX))
 		return !(shm_load16(shm_at(queue->avail, RING_FLAGS)) & AVAIL_NO_INTERRUPT);
@@ -196,7 +206,7 @@ static bool wants_call(const struct rk_queue *queue)
 
 void queue_publish(struct rk_queue *queue)
 {
-	if (ring_packed(queue))
+	if (queue_packed(queue))
 		packed_mark(queue);
 	else
 		shm_store16_release(shm_at(queue->used, RING_INDEX), queue->used_next,

@@ -60,6 +60,7 @@ struct chain {
 	uint32_t count;
 	uint32_t skip;  /* in: bytes to leave out at the front (the virtio-net header) */
 	uint64_t bytes; /* in all descriptors, the skipped ones included */
+	uint32_t verdict; /* enum rk_drop; set by packed_look() */
 };
 
 /* A receive chain taken for a frame: what goes into used ring and how much it holds. */
@@ -113,6 +114,11 @@ struct rk_queue {
 	uint32_t segments_max;
 };
 
+static inline bool queue_packed(const struct rk_queue *queue)
+{
+	return queue->flags & RK_RING_PACKED;
+}
+
 /*
  * Walks the chain of head into chain->segments (at least queue->chain_segments of room).
  * permission RK_READ: all descriptors must be device-readable; RK_WRITE: device-writable. Returns
@@ -126,13 +132,6 @@ enum rk_drop chain_walk(struct rk_queue *queue, struct head *head, uint32_t perm
 /* Shows VM1 what was returned since the last time, and calls it if it wants to know (2.7.7.2, 2.8.10). Not on
  * a quarantined ring. */
 void queue_publish(struct rk_queue *queue);
-
-/* One turn each; return the chains completed. */
-uint32_t dequeue_turn(struct rk_queue *queue, struct rk_port *port, uint32_t burst);
-uint32_t enqueue_turn(struct rk_queue *queue, struct rk_port *port, uint32_t burst);
-
-/* Takes nothing new, and returns what the port is done with; what is left in flight. */
-uint32_t dequeue_drain(struct rk_queue *queue, struct rk_port *port);
 
 static inline uint64_t cycles_now(void)
 {

@@ -1,0 +1,39 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* A turn of a ring: what the loop calls. The turns of either layout are compiled from one source (layout.h). */
+#ifndef TURN_H
+#define TURN_H
+
+#include "queue.h"
+
+#define TURNS_OF(layout)                                                                          \
+	uint32_t layout##_dequeue_turn(struct rk_queue *queue, struct rk_port *port,              \
+				       uint32_t burst);                                           \
+	uint32_t layout##_dequeue_drain(struct rk_queue *queue, struct rk_port *port);            \
+	void layout##_dequeue_abandon(struct rk_queue *queue);                                    \
+	uint32_t layout##_enqueue_turn(struct rk_queue *queue, struct rk_port *port,              \
+				       uint32_t burst);
+
+TURNS_OF(split)
+TURNS_OF(packed)
+
+/* One turn each; return the chains completed. */
+static inline uint32_t dequeue_turn(struct rk_queue *queue, struct rk_port *port, uint32_t burst)
+{
+	return queue_packed(queue) ? packed_dequeue_turn(queue, port, burst)
+				   : split_dequeue_turn(queue, port, burst);
+}
+
+static inline uint32_t enqueue_turn(struct rk_queue *queue, struct rk_port *port, uint32_t burst)
+{
+	return queue_packed(queue) ? packed_enqueue_turn(queue, port, burst)
+				   : split_enqueue_turn(queue, port, burst);
+}
+
+/* Takes nothing new, and returns what the port is done with; what is left in flight. */
+static inline uint32_t dequeue_drain(struct rk_queue *queue, struct rk_port *port)
+{
+	return queue_packed(queue) ? packed_dequeue_drain(queue, port)
+				   : split_dequeue_drain(queue, port);
+}
+
+#endif
