@@ -167,6 +167,9 @@ class Feature(enum.IntFlag):
     IN_ORDER = 1 << 35
     ORDER_PLATFORM = 1 << 36
     RING_RESET = 1 << 40
+    NET_GUEST_USO4 = 1 << 54
+    NET_GUEST_USO6 = 1 << 55
+    NET_HOST_USO = 1 << 56
 
 
 class DeviceStatus(enum.IntFlag):

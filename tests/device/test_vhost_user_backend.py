@@ -30,9 +30,10 @@ WHOLE = Region(BUS, 4 * MIB, USER)
 def test_offer() -> None:
     with serving(queue_pairs=3) as server, server.front_end() as front_end:
         features = front_end.ask_u64(Request.GET_FEATURES)
-        assert features == sum(1 << bit for bit in (15, 16, 17, 21, 22, 27, 28, 29, 30, 32, 34, 35))
+        bits = (3, 15, 16, 17, 21, 22, 27, 28, 29, 30, 32, 34, 35)
+        assert features == sum(1 << bit for bit in bits)
         protocol = front_end.ask_u64(Request.GET_PROTOCOL_FEATURES)
-        assert protocol == sum(1 << bit for bit in (0, 3, 5, 13, 15, 16, 21))
+        assert protocol == sum(1 << bit for bit in (0, 3, 4, 5, 13, 15, 16, 21))
         assert front_end.ask_u64(Request.GET_QUEUE_NUM) == 3
 
 

@@ -110,7 +110,7 @@ class Serving:
         self.function = FunctionSide()
         endpoint = Endpoint(self.path, connect)
         self.backend = Backend(
-            endpoint, queue_pairs, self.function.publish, self.function, timeout_s
+            endpoint, queue_pairs, self.function.publish, self.function, timeout_s=timeout_s
         )
         self._error: BaseException | None = None
         self._loop = asyncio.new_event_loop()

@@ -19,6 +19,7 @@ from tools.device.backend_session import Session, disconnected
 from tools.device.backend_state import FrontEndState
 from tools.device.eventfd import signal_eventfd
 from tools.device.memory_table import is_sealed
+from tools.device.offer import Offer
 from tools.device.unix_socket import UnixListener
 from tools.vhost_user_abi import RING_INDEX_LIMIT, Feature, ProtocolFeature
 from tools.vhost_user_wire import hung_up, ready
@@ -73,6 +74,7 @@ class Backend:
             former state closed and is VM1 answered. What it raises ends `serve`.
         commits: Where the driver leaves the positions of packed rings.
         timeout_s: For a half message, and for a front-end that does not take replies.
+        offer: What VM1 may accept; everything there is, if None.
 
     Raises:
         UsageError: No front-end could name so many queue pairs.
@@ -84,7 +86,9 @@ class Backend:
         queue_pairs: int,
         publish: Publish,
         commits: CommitWords,
+        *,
         timeout_s: float = TIMEOUT_S,
+        offer: Offer | None = None,
     ) -> None:
         if not 1 <= queue_pairs <= RING_INDEX_LIMIT // 2:
             cause = f"vhost-user can name 1 to {RING_INDEX_LIMIT // 2}"
@@ -93,6 +97,7 @@ class Backend:
         self._queue_pairs = queue_pairs
         self._publish = publish
         self._commits = commits
+        self._offer = offer or Offer()
         self._timeout_s = timeout_s
         self._listener: UnixListener | None = None
         self._session: Session | None = None
@@ -167,7 +172,7 @@ class Backend:
         self._counters["connections"] += 1
         self._session = Session(
             connection,
-            FrontEndState(self._queue_pairs, self._commits),
+            FrontEndState(self._queue_pairs, self._offer, self._commits),
             self._publish,
             self._counters,
             self._timeout_s,
@@ -212,7 +217,9 @@ class Backend:
             "protocol_features": _names(
                 front_end.protocol_features if front_end else ProtocolFeature(0)
             ),
+            "offered": _names(Feature(self._offer.features & ~int(Feature.PROTOCOL_FEATURES))),
             "device_status": front_end.status if front_end else 0,
+            "mtu": front_end.mtu if front_end else 0,
             "memory": [
                 {
                     "bus": region.bus,

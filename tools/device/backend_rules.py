@@ -17,7 +17,6 @@ from tools.vhost_user_abi import (
     U64,
     VRING_ADDRESS,
     VRING_STATE,
-    Feature,
     ProtocolFeature,
     Request,
 )
@@ -28,25 +27,7 @@ if TYPE_CHECKING:
 MEMORY_SLOTS = 64
 NOTHING = ProtocolFeature(0)
 
-# What the front-end may accept. No offloads: the driver moves plain frames. CTRL_VQ, MQ, STATUS and
-# GUEST_ANNOUNCE belong to the control queue, which front-ends end themselves; without them in the
-# offer QEMU and DPDK would hide several queues from their guests.
-# Both are ints: the complement of an IntFlag has none of the bits that have no name.
-FEATURES = int(
-    Feature.VERSION_1
-    | Feature.PROTOCOL_FEATURES
-    | Feature.NET_MRG_RXBUF
-    | Feature.NET_MQ
-    | Feature.NET_CTRL_VQ
-    | Feature.NET_STATUS
-    | Feature.NET_GUEST_ANNOUNCE
-    | Feature.INDIRECT_DESC
-    | Feature.EVENT_IDX
-    | Feature.IN_ORDER
-    | Feature.RING_PACKED
-    | Feature.ANY_LAYOUT
-)
-
+# An int: the complement of an IntFlag has none of the bits that have no name.
 PROTOCOL_FEATURES = int(
     ProtocolFeature.MQ
     | ProtocolFeature.REPLY_ACK
@@ -55,6 +36,7 @@ PROTOCOL_FEATURES = int(
     | ProtocolFeature.RESET_DEVICE
     | ProtocolFeature.STATUS
     | ProtocolFeature.GPA_ADDRESSES
+    | ProtocolFeature.MTU
 )
 
 
@@ -145,6 +127,7 @@ RULES: dict[int, Rule] = {
     Request.GET_QUEUE_NUM: Rule(answers=True),
     Request.SET_VRING_ENABLE: Rule(VRING_STATE.size),
     Request.SET_BACKEND_REQ_FD: Rule(fds=(1, 1), needs=ProtocolFeature.BACKEND_REQ),
+    Request.NET_SET_MTU: Rule(U64.size, needs=ProtocolFeature.MTU),
     Request.RESET_DEVICE: Rule(needs=ProtocolFeature.RESET_DEVICE, takes_away=True),
     Request.GET_MAX_MEM_SLOTS: Rule(needs=ProtocolFeature.CONFIGURE_MEM_SLOTS, answers=True),
     Request.ADD_MEM_REG: Rule(

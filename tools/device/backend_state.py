@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from tools.device import backend_rules as rules
 from tools.device.backend_rules import Reason, RefusalError
 from tools.device.memory_table import MemoryTable, RegionDescription, is_sealed
+from tools.device.offer import MTU_MIN
 from tools.device.ring_set import RingSet
 from tools.device.vm1_state import Vm1State
 from tools.vhost_user_abi import (
@@ -28,6 +29,7 @@ from tools.vhost_user_abi import (
 
 if TYPE_CHECKING:
     from tools.device.commit_area import CommitWords
+    from tools.device.offer import Offer
     from tools.device.ring_set import Answer, Handler
     from tools.vhost_user_wire import Descriptors, Message
 
@@ -41,10 +43,13 @@ class FrontEndState:
 
     Args:
         queue_pairs: How many the device has, 1 to 128.
+        offer: What it may accept.
         commits: Where the driver leaves the positions of packed rings.
     """
 
-    def __init__(self, queue_pairs: int, commits: CommitWords) -> None:
+    def __init__(self, queue_pairs: int, offer: Offer, commits: CommitWords) -> None:
+        self._offer = offer
+        self.mtu = 0  # until NET_SET_MTU
         self.released: list[int] = []
         self.notes: list[str] = []
         self.rings = RingSet(queue_pairs, commits, self.released, self.notes)
@@ -64,6 +69,7 @@ class FrontEndState:
             Request.SET_PROTOCOL_FEATURES: self._set_protocol_features,
             Request.GET_QUEUE_NUM: self._get_queue_count,
             Request.SET_BACKEND_REQ_FD: self._set_backend_channel,
+            Request.NET_SET_MTU: self._set_mtu,
             Request.RESET_DEVICE: self._reset_device,
             Request.GET_MAX_MEM_SLOTS: self._get_memory_slots,
             Request.ADD_MEM_REG: self._add_region,
@@ -115,12 +121,12 @@ class FrontEndState:
     # -- negotiation --
 
     def _get_features(self, _message: Message, _fds: Descriptors) -> Answer:
-        return lambda: U64.pack(rules.FEATURES)
+        return lambda: U64.pack(self._offer.features)
 
     def _set_features(self, message: Message, _fds: Descriptors) -> Answer:
         (features,) = U64.unpack(message.payload)
-        if features & ~rules.FEATURES:
-            text = f"accepts features {features & ~rules.FEATURES:#x}, which were not offered"
+        if unknown := features & ~self._offer.features:
+            text = f"accepts features {unknown:#x}, which were not offered"
             raise RefusalError(Reason.FEATURES, text, must_tell=True)
         # QEMU says the same again for each of its queue pairs while the first ones run.
         if features != self.features and self.rings.started:
@@ -179,6 +185,14 @@ class FrontEndState:
 
     def _get_status(self, _message: Message, _fds: Descriptors) -> Answer:
         return lambda: U64.pack(self.status)
+
+    def _set_mtu(self, message: Message, _fds: Descriptors) -> Answer:
+        (mtu,) = U64.unpack(message.payload)
+        if not MTU_MIN <= mtu <= self._offer.mtu:
+            text = f"gives an MTU of {mtu}, not {MTU_MIN} to {self._offer.mtu}"
+            raise RefusalError(Reason.VALUE, text)
+        self.mtu = mtu
+        return None
 
     def _set_backend_channel(self, _message: Message, fds: Descriptors) -> Answer:
         fd = next(iter(fds))

@@ -20,12 +20,15 @@ from guest.log_limit import LogLimit
 from tools.device.backend import Backend, Endpoint
 from tools.device.control import serve_control
 from tools.device.function import VhostPciDevice
+from tools.device.offer import MTU_MAX, MTU_MIN, NAMES, Offer
 from tools.device.unix_socket import UnixListener
 from tools.device.vfio_user_server import VfioUserServer
 
 log = logging.getLogger("tools.device")
 
 SOCKET_UMASK = 0o117  # sockets are for owner and group: mode 0660
+
+_FEATURES_HELP = f"Offer VM1 only these: 0xBITS, or names with commas: {', '.join(NAMES)}."
 
 app = App(name="vhost-pci-device", help_flags=["--help", "-h"], version_flags=["--version"])
 
@@ -36,6 +39,9 @@ def run(
     vhost_user: Annotated[str, Parameter(name="--vhost-user")],
     vfio_user: Annotated[Path, Parameter(name="--vfio-user")],
     queue_pairs: Annotated[int, Parameter(validator=Number(gte=1, lte=16))] = 8,
+    features: Annotated[str | None, Parameter(help=_FEATURES_HELP)] = None,
+    no_features: Annotated[str | None, Parameter(name="--no-features")] = None,
+    mtu: Annotated[int, Parameter(validator=Number(gte=MTU_MIN, lte=MTU_MAX))] = MTU_MAX,
     control: Path | None = None,
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative="")] = False,
 ) -> None:
@@ -46,10 +52,14 @@ def run(
             the one to connect to.
         vfio_user: Path of the socket for VM2's VMM, or a driver's process, to connect to.
         queue_pairs: How many queue pairs VM1 may use.
+        features: See above.
+        no_features: Offer VM1 all but these, and but those that require them.
+        mtu: The largest MTU that VM1's VMM may give VM1.
         control: Path of a socket that tells each connection the device's state as JSON.
         verbose: Also say which requests were refused.
     """
     endpoint = Endpoint.parse(vhost_user)
+    offer = Offer.parse(features, no_features, mtu)
     paths = [path.absolute() for path in (endpoint.path, vfio_user, control) if path]
     if len(set(paths)) < len(paths):
         raise UsageError("use", str(paths[-1]), "one path for two sockets")
@@ -58,11 +68,11 @@ def run(
     logging.basicConfig(format="%(message)s", handlers=[handler])
     log.setLevel(logging.DEBUG if verbose else logging.INFO)
     os.umask(SOCKET_UMASK)
-    asyncio.run(_serve(endpoint, vfio_user, control, queue_pairs))
+    asyncio.run(_serve(endpoint, vfio_user, control, queue_pairs, offer))
 
 
 async def _serve(
-    endpoint: Endpoint, vfio_user: Path, control: Path | None, queue_pairs: int
+    endpoint: Endpoint, vfio_user: Path, control: Path | None, queue_pairs: int, offer: Offer
 ) -> None:
     """Bring everything up, serve until a signal or a failure, and take it down in reverse."""
     stopped = asyncio.Event()
@@ -75,7 +85,7 @@ async def _serve(
     with contextlib.ExitStack() as stack:
         device = _device(queue_pairs, queue_error)
         stack.callback(device.close)
-        backend = Backend(endpoint, queue_pairs, device.publish, device.commits)
+        backend = Backend(endpoint, queue_pairs, device.publish, device.commits, offer=offer)
         backend.open()
         stack.callback(backend.close)
         if not endpoint.connect:
