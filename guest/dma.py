@@ -78,7 +78,7 @@ class DmaMemory:
     def __init__(self, function: Function, space: IovaSpace, size: int) -> None:
         self.size = -(-size // _HUGE_PAGE) * _HUGE_PAGE
         self._function = function
-        self._map: mmap.mmap | None = _allocate(self.size)
+        self._map: mmap.mmap | None = shared_memory(self.size)
         self.address = ctypes.addressof(ctypes.c_char.from_buffer(self._map))
         try:
             self.iova = space.take(self.size)
@@ -109,7 +109,12 @@ class DmaMemory:
         self.close()
 
 
-def _allocate(size: int) -> mmap.mmap:
+def shared_memory(size: int) -> mmap.mmap:
+    """Zeroed memory that a device may write while this process has it; huge pages where there are.
+
+    Raises:
+        VhostPciError: There is not as much.
+    """
     # Shared, because a child's copy of private memory could be what this process keeps, while the
     # device keeps the old pages.
     shared = mmap.MAP_SHARED | mmap.MAP_ANONYMOUS

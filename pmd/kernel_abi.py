@@ -27,14 +27,16 @@ from ctypes import (
 from typing import TYPE_CHECKING, Any
 
 from driver.memory_map import REGION
+from driver.software_vf.xdp_state import SharedState
 from driver.virtio_net.report import Report
 from guest.errors import VhostPciError
 from pmd.virtio_abi import VirtioConfigStructure, VirtioQueueStructure
+from pmd.xdp_abi import XdpConfigStructure, XdpQueueStructure, XdpRingStructure
 
 if TYPE_CHECKING:
     from driver.igbvf.queue import QueuePair
 
-ABI = 4  # RK_ABI
+ABI = 5  # RK_ABI
 BURST_MAX = 256  # RK_BURST_MAX
 FRAME_MAX = 65562  # RK_FRAME_MAX
 DROP_SLOTS = 16
@@ -195,6 +197,7 @@ class PortConfigStructure(Structure):
         ("reserved", c_uint32),
         ("igbvf", POINTER(IgbvfConfigStructure)),
         ("virtio", POINTER(VirtioConfigStructure)),
+        ("xdp", POINTER(XdpConfigStructure)),
     ]
 
 
@@ -239,6 +242,10 @@ SIZES = {
     "rk_virtio_queue": ctypes.sizeof(VirtioQueueStructure),
     "rk_virtio_report": ctypes.sizeof(Report),
     "rk_virtio_config": ctypes.sizeof(VirtioConfigStructure),
+    "rk_xdp_ring": ctypes.sizeof(XdpRingStructure),
+    "rk_xdp_queue": ctypes.sizeof(XdpQueueStructure),
+    "rk_xdp_state": ctypes.sizeof(SharedState),
+    "rk_xdp_config": ctypes.sizeof(XdpConfigStructure),
     "rk_port_config": ctypes.sizeof(PortConfigStructure),
     "rk_work": ctypes.sizeof(WorkStructure),
     "rk_loop_stats": ctypes.sizeof(LoopStats),

@@ -10,9 +10,11 @@ from guest.errors import VhostPciError
 from pmd.handle import Handle
 from pmd.kernel_abi import PortConfigStructure, igbvf_config, library
 from pmd.virtio_abi import virtio_config
+from pmd.xdp_abi import xdp_config
 
 if TYPE_CHECKING:
     from driver.igbvf.queue import QueuePair
+    from driver.software_vf.xdp import XdpQueues
     from driver.virtio_net.queue import VirtioPair
 
 _ERROR_BYTES = 256
@@ -26,7 +28,7 @@ class PortSpec(Protocol):
 
     @property
     def kind(self) -> str:
-        """One of "null", "loop", "gen", "tap", "packet", "dgram", "pcap", "igbvf", "virtio-net"."""
+        """As ringk.h lists them: "null", "loop", "gen", "tap" ..."""
         ...
 
     @property
@@ -64,6 +66,11 @@ class PortSpec(Protocol):
         """The device's queue pair of virtio-net, whose memory must outlive the port."""
         ...
 
+    @property
+    def xdp(self) -> XdpQueues | None:
+        """The interface's queues of xdp, which must outlive the port."""
+        ...
+
 
 class Port(Handle):
     """One queue pair's end at the VF.
@@ -86,6 +93,7 @@ class Port(Handle):
         )
         queue_pair = None if spec.igbvf is None else ctypes.pointer(igbvf_config(spec.igbvf))
         virtio_pair = None if spec.virtio is None else ctypes.pointer(virtio_config(spec.virtio))
+        queues = None if spec.xdp is None else ctypes.pointer(xdp_config(spec.xdp))
         structure = PortConfigStructure(
             spec.kind.encode(),
             spec.fd,
@@ -95,6 +103,7 @@ class Port(Handle):
             0,
             queue_pair,
             virtio_pair,
+            queues,
         )
         error = ctypes.create_string_buffer(_ERROR_BYTES)
         handle = library().rk_port_open(ctypes.byref(structure), error, _ERROR_BYTES)

@@ -1,4 +1,4 @@
-"""Numbers of the kernel's headers for TAP devices, packet sockets and interfaces."""
+"""Numbers of the kernel's headers for TAP devices, packet and XDP sockets, and interfaces."""
 
 from __future__ import annotations
 
@@ -8,10 +8,22 @@ import struct
 IFNAME_BYTES = 16  # with the terminating zero
 IFREQ = struct.Struct("16sH22x")  # struct ifreq: name, then flags or an address's family
 IFREQ_INDEX = struct.Struct("16si20x")  # struct ifreq: name, then an interface's number
+IFREQ_POINTER = struct.Struct("16sQ16x")  # struct ifreq: name, then an address
 SIOCGIFFLAGS = 0x8913
+SIOCGIFMTU = 0x8921
 SIOCGIFHWADDR = 0x8927
 SIOCGIFINDEX = 0x8933
+SIOCETHTOOL = 0x8946
 IFF_UP = 1 << 0
+IFF_RUNNING = 1 << 6
+
+# linux/ethtool.h
+ETHTOOL_VALUE = struct.Struct("II")  # struct ethtool_value: command, answer
+ETHTOOL_GLINK = 0x0A
+ETHTOOL_GFLAGS = 0x25
+ETH_FLAG_RXVLAN = 1 << 8
+ETHTOOL_GCHANNELS = 0x3C
+ETHTOOL_CHANNELS = struct.Struct("9I")  # command; most, then now: receive, send, other, combined
 
 # linux/if_arp.h
 ARPHRD_ETHER = 1
@@ -27,7 +39,9 @@ IFF_NO_PI = 0x1000
 ETH_P_ALL = 0x0003
 
 # linux/socket.h
+AF_XDP = 44
 SOL_PACKET = 263
+SOL_XDP = 283
 
 # linux/if_packet.h
 PACKET_ADD_MEMBERSHIP = 1
@@ -46,3 +60,26 @@ UNIX_PATH_BYTES = 108  # with the terminating zero
 # asm-generic/socket.h
 SO_SNDBUFFORCE = 32
 SO_RCVBUFFORCE = 33
+
+# linux/if_xdp.h
+XDP_COPY = 1 << 1
+XDP_ZEROCOPY = 1 << 2
+XDP_USE_NEED_WAKEUP = 1 << 3
+XDP_USE_SG = 1 << 4
+SOCKADDR_XDP = struct.Struct("HHIII")  # family, flags, interface, queue, another one's socket
+XDP_MMAP_OFFSETS = 1
+XDP_RX_RING = 2
+XDP_TX_RING = 3
+XDP_UMEM_REG = 4
+XDP_UMEM_FILL_RING = 5
+XDP_UMEM_COMPLETION_RING = 6
+XDP_OPTIONS = 8
+XDP_RING_OFFSETS = struct.Struct("16Q")  # receive, send, fill, completion: producer, consumer, ...
+XDP_UMEM = struct.Struct("QQIIII")  # struct xdp_umem_reg: address, bytes, chunk, headroom, flags
+XDP_OPTIONS_ZEROCOPY = 1 << 0
+XDP_PGOFF_RX_RING = 0
+XDP_PGOFF_TX_RING = 0x80000000
+XDP_UMEM_PGOFF_FILL_RING = 0x100000000
+XDP_UMEM_PGOFF_COMPLETION_RING = 0x180000000
+XDP_DESC_BYTES = 16
+XDP_HEADROOM_BYTES = 256  # linux/bpf.h XDP_PACKET_HEADROOM: before each received frame

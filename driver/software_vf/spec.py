@@ -27,6 +27,7 @@ KINDS: dict[str, str] = {
     "packet": "packet:NAME: an existing network interface, by a packet socket",
     "dgram": "dgram:LOCAL,REMOTE: a unix datagram socket, as of QEMU's -netdev dgram",
     "pcap": "pcap:IN,OUT: replays file IN once, writes what VM1 sends to OUT; either may be empty",
+    "xdp": "xdp:NAME: an existing network interface, by AF_XDP; no copies where its driver can",
     "igbvf": "igbvf:ADDRESS[,MAC]: an Intel 82576 or I350 VF's PCI address, and VM1's MAC",
     "virtio-net": "virtio-net:ADDRESS[,MAC]: a virtio NIC's PCI address, and VM1's MAC",
 }
@@ -119,6 +120,13 @@ def _pci_and_mac(spec: str, parameters: str) -> tuple[str, bytes | None]:
     return address, mac
 
 
+def _parse_xdp(spec: str, parameters: str) -> Vf:
+    # Here, since most runs need none of it.
+    from driver.software_vf.xdp import XdpVf  # noqa: PLC0415
+
+    return XdpVf(spec, _interface(spec, parameters))
+
+
 def _parse_igbvf(spec: str, parameters: str) -> Vf:
     # Here, since it builds on this package, and other kinds do without it.
     from driver.igbvf.vf import IgbVf  # noqa: PLC0415
@@ -148,6 +156,7 @@ _PARSERS: dict[str, Callable[[str, str], Vf]] = {
     "packet": lambda spec, parameters: PacketVf(spec, _interface(spec, parameters)),
     "dgram": _parse_dgram,
     "pcap": _parse_pcap,
+    "xdp": _parse_xdp,
     "igbvf": _parse_igbvf,
     "virtio-net": _parse_virtio_net,
 }

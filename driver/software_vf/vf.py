@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping as ReadOnlyDict
 
     from driver.igbvf.queue import QueuePair
+    from driver.software_vf.xdp import XdpQueues
     from driver.virtio_net.queue import VirtioPair
     from guest.mapping import Mapping
 
@@ -28,8 +29,8 @@ class PortSpec:
     """What one queue pair's port is opened with: struct rk_port_config of pmd/csrc/ringk.h.
 
     fd belongs to whoever holds the PortSpec, until a port was opened with it: then to the port.
-    -1: this kind has none. igbvf and virtio are queue pairs of those kinds, whose memory stays the
-    VF's.
+    -1: this kind has none. igbvf and virtio are queue pairs of those kinds, xdp the queues of its
+    own; their memory and descriptors stay the VF's.
     """
 
     kind: str
@@ -40,6 +41,7 @@ class PortSpec:
     receives: bool = True
     igbvf: QueuePair | None = None
     virtio: VirtioPair | None = None
+    xdp: XdpQueues | None = None
 
 
 class Vf(ABC):

@@ -16,7 +16,7 @@
 #define RK_API __attribute__((visibility("default")))
 
 /* Changes with any structure or signature here; pmd/kernel.py refuses another. */
-#define RK_ABI 4u
+#define RK_ABI 5u
 
 #define RK_BURST_MAX 256u
 /* A frame's longest payload: a 16-bit IP length and room for the Ethernet header and tags. */
@@ -247,8 +247,39 @@ struct rk_virtio_config {
 	uint64_t windows;         /* RK_VF_WINDOWS of them; may change while no loop runs */
 };
 
+/*
+ * The queues of a network interface that one queue pair has: AF_XDP sockets, bound, their rings empty and
+ * mapped. All of it stays its owner's until the port is closed. Addresses are of this process.
+ */
+struct rk_xdp_ring {
+	uint64_t producer, consumer, flags, entries;
+};
+
+struct rk_xdp_queue {
+	struct rk_xdp_ring fill, completion, rx, tx;
+	uint64_t memory;             /* rx_count chunks, then tx_count: less than 4 GiB */
+	uint32_t rx_count, tx_count; /* of the rings' entries too: powers of two; tx_count 0: it sends nothing */
+	int32_t fd;                  /* to wake the kernel by */
+	uint32_t reserved;
+};
+
+/* What the port and the VF's owner tell each other, at any time. */
+struct rk_xdp_state {
+	uint32_t frame_bytes_max; /* what the interface sends, with a tag and without FCS; 0: it is down or gone */
+	uint32_t broken;          /* set by the port: the rings make no sense, and are to be made anew */
+};
+
+struct rk_xdp_config {
+	const struct rk_xdp_queue *queues; /* it sends on the first */
+	uint32_t count;
+	uint32_t chunk_bytes;              /* a power of two */
+	uint32_t multi_buffer;             /* not 0: a frame to send may take several chunks */
+	uint32_t reserved;
+	uint64_t state;                    /* struct rk_xdp_state */
+};
+
 struct rk_port_config {
-	const char *kind;   /* "null", "loop", "gen", "tap", "packet", "dgram", "pcap", "igbvf", "virtio-net" */
+	const char *kind;   /* "null", "loop", "gen", "tap", "packet", "dgram", "pcap", "igbvf", "virtio-net", "xdp" */
 	int32_t fd;         /* tap, packet, dgram: the open device or socket, which the port now owns */
 	uint32_t frame_bytes; /* gen: size of the synthetic frames without FCS */
 	const char *input;  /* pcap: file to replay once, or NULL */
@@ -257,6 +288,7 @@ struct rk_port_config {
 	uint32_t reserved;
 	const struct rk_igbvf_config *igbvf; /* igbvf: its queue pair; else NULL */
 	const struct rk_virtio_config *virtio; /* virtio-net: its queue pair; else NULL */
+	const struct rk_xdp_config *xdp;     /* xdp: its queues; else NULL */
 };
 
 /* NULL, with a sentence in error (cause only, no newline), if the port cannot be opened. */

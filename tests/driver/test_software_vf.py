@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
-import ctypes
 import fcntl
 import os
-import resource
 import socket
 import stat
 import subprocess
@@ -17,63 +14,15 @@ import pytest
 from driver.software_vf import FRAME_BYTES_MAX, KINDS, PortSpec, abi, parse_vf
 from guest.errors import UsageError, VhostPciError
 from pmd.kernel_abi import FRAME_MAX
+from tests.driver.opening import few_descriptors, opened, without_capabilities
 from tests.kernel.namespace import ip, namespace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from driver.software_vf import Vf
 
 TUNGETIFF = 0x800454D2  # linux/if_tun.h
-
-
-@contextlib.contextmanager
-def opened(vf: Vf, queue_pairs: int = 1) -> Iterator[list[PortSpec]]:
-    """The PortSpecs, closed afterwards as the ports would."""
-    specs = vf.open(queue_pairs)
-    try:
-        yield specs
-    finally:
-        for spec in specs:
-            if spec.fd >= 0:
-                os.close(spec.fd)
-        vf.close()
-
-
-@contextlib.contextmanager
-def without_capabilities() -> Iterator[None]:
-    """This thread as an ordinary user of its own files: no effective capability."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    header = (ctypes.c_uint32 * 2)(0x20080522, 0)  # _LINUX_CAPABILITY_VERSION_3, this thread
-    before, none = (ctypes.c_uint32 * 6)(), (ctypes.c_uint32 * 6)()
-    assert libc.capget(header, before) == 0
-    for i in (1, 2, 4, 5):  # all but the effective ones
-        none[i] = before[i]
-    assert libc.capset(header, none) == 0
-    try:
-        yield
-    finally:
-        assert libc.capset(header, before) == 0
-
-
-@contextlib.contextmanager
-def few_descriptors(more: int) -> Iterator[None]:
-    """Room for so many more descriptors."""
-    with contextlib.ExitStack() as stack:
-        before = resource.getrlimit(resource.RLIMIT_NOFILE)
-        probe = os.open("/dev/null", os.O_RDONLY)
-        os.close(probe)
-        for _ in range(more):
-            stack.callback(os.close, os.open("/dev/null", os.O_RDONLY))
-        highest = os.open("/dev/null", os.O_RDONLY)
-        os.close(highest)
-        stack.close()
-        resource.setrlimit(resource.RLIMIT_NOFILE, (highest, before[1]))
-        try:
-            yield
-        finally:
-            resource.setrlimit(resource.RLIMIT_NOFILE, before)
 
 
 @pytest.mark.parametrize(
@@ -101,6 +50,8 @@ def few_descriptors(more: int) -> Iterator[None]:
         ("tap:..", "this cannot be an interface's name"),
         ("packet", "the interface's name is missing"),
         ("packet:a b", "this cannot be an interface's name"),
+        ("xdp", "the interface's name is missing"),
+        ("xdp:a/b", "this cannot be an interface's name"),
         ("dgram", "it takes two names with one comma between them"),
         ("dgram:/a", "it takes two names with one comma between them"),
         ("dgram:/a,/b,/c", "it takes two names with one comma between them"),
@@ -132,6 +83,7 @@ def test_what_cannot_be_meant(spec: str, cause: str) -> None:
 
 def test_every_kind_has_its_help_and_an_example() -> None:
     examples = ["null", "loop", "gen", "tap:t0", "packet:v0", "dgram:/a,/b", "pcap:a,"]
+    examples += ["xdp:v0"]
     examples += [f"{kind}:01:10.0,52:54:00:12:34:56" for kind in ("igbvf", "virtio-net")]
     assert [parse_vf(example).kind for example in examples] == list(KINDS)
     assert [parse_vf(example).spec for example in examples] == examples

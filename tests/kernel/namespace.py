@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import fcntl
 import os
 import socket
+import struct
 import subprocess
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +20,8 @@ ETH_P_ALL = 3  # linux/if_ether.h
 SOL_PACKET = 263  # linux/socket.h
 PACKET_IGNORE_OUTGOING = 23  # linux/if_packet.h
 SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+SIOCETHTOOL = 0x8946  # linux/sockios.h
+ETHTOOL_SFLAGS = 0x26  # linux/ethtool.h
 
 
 @contextlib.contextmanager
@@ -39,14 +43,22 @@ def namespace() -> Iterator[None]:
         os.close(before)
 
 
-def run(*words: str) -> None:
-    """Runs a command in the thread's namespace."""
-    subprocess.run(words, check=True, capture_output=True, text=True)
+def run(*words: str) -> str:
+    """Runs a command in the thread's namespace; what it says."""
+    return subprocess.run(words, check=True, capture_output=True, text=True).stdout
 
 
-def ip(words: str) -> None:
-    """Runs ip in the thread's namespace."""
-    run("ip", *words.split())
+def ip(words: str) -> str:
+    """Runs ip in the thread's namespace; what it says."""
+    return run("ip", *words.split())
+
+
+def flags_off(interface: str) -> None:
+    """As `ethtool -K interface rxvlan off txvlan off lro off ntuple off rxhash off`."""
+    value = ctypes.create_string_buffer(struct.pack("II", ETHTOOL_SFLAGS, 0))
+    request = struct.pack("16sQ16x", interface.encode(), ctypes.addressof(value))
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as control:
+        fcntl.ioctl(control, SIOCETHTOOL, request)
 
 
 def answerer(interface: str) -> socket.socket:

@@ -78,6 +78,7 @@ class LoopSpec:
     receives: bool = True
     igbvf: None = None
     virtio: None = None
+    xdp: None = None
 
 
 def frames_of(port: Port, limit: int = 256) -> list[bytes]:
