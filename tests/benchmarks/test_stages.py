@@ -31,6 +31,7 @@ STAGES = {
     "dequeue": [Scenario(kind, size) for kind in ("null", "held") for size in (64, 1518)],
     "enqueue": [Scenario("gen", size) for size in (64, 1518)],
     "both ways": [Scenario("loop", size) for size in (64, 1518)],
+    "packed": [Scenario(kind, packed=True) for kind in ("null", "gen", "loop")],
     "batch": [Scenario("null", burst=burst) for burst in (1, 8, 32, 128, 256)],
     "queue size": [Scenario("null", queue_size=size) for size in (128, 1024, 4096)],
     "memory table": [Scenario("null", regions=count) for count in (1, 8, 64, 4000)],

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from guest.errors import VhostPciError
 
-_SOURCE = Path(__file__).with_name("stage.c")
+_SOURCES = [Path(__file__).with_name(name) for name in ("stage.c", "stage_port.c")]
 _COMPILER = re.compile(rb"(GCC|clang)[^\0]*?(\d+)\.\d+\.\d+")
 
 
@@ -34,8 +34,8 @@ def build(output: Path, library: Path, *, shared: bool) -> None:
     """
     kind = ["-shared", "-fPIC"] if shared else []
     command = ["cc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", *kind]
-    command += ["-o", str(output), str(_SOURCE), str(library.absolute())]
+    command += ["-o", str(output), *map(str, _SOURCES), str(library.absolute())]
     found = subprocess.run(command, capture_output=True, text=True, check=False)
     if found.returncode != 0:
         cause = found.stderr.strip().partition("\n")[0] or f"status {found.returncode}"
-        raise VhostPciError("compile", str(_SOURCE), cause)
+        raise VhostPciError("compile", str(_SOURCES[0]), cause)

@@ -13,13 +13,18 @@
 #include <stdlib.h>
 #include <string.h>
 
-#include "../../pmd/csrc/ringk.h"
+#include "stage_port.h"
 
 #define BUS_BASE (1ull << 30)
 #define HEADER_BYTES 12u
 #define HEADROOM 64u /* of a buffer, before the frame; the header is its end */
 #define TOUCHED 64u
 #define DESC_WRITE 2u
+#define PACKED_AVAIL (1u << 7) /* 2.8.1 */
+#define PACKED_USED (1u << 15)
+#define PACKED_MARKS (PACKED_AVAIL | PACKED_USED)
+#define EVENT_DISABLE 1u /* 2.8.10 */
+#define POSITION_WRAP (1u << 15)
 #define PAGE 4096u
 #define HUGE_PAGE (2u << 20)
 
@@ -41,10 +46,26 @@ struct used {
 	} elements[];
 };
 
+/* 2.8.13 */
+struct packed_desc {
+	uint64_t address;
+	uint32_t length;
+	uint16_t id, flags;
+};
+
+/* 2.8.14 */
+struct event {
+	uint16_t position, flags;
+};
+
 struct ring {
 	struct desc *desc;
 	struct avail *avail;
 	struct used *used;
+	struct packed_desc *packed; /* NULL: a split ring */
+	uint32_t commit[2];         /* docs/device.md 5.6 */
+	uint32_t place;             /* packed: the oldest descriptor, by laps 0 .. 2 * size - 1 */
+	bool primed;                /* packed: it has been filled before */
 	uint32_t first_slot; /* its buffers are first_slot .. first_slot + size - 1 */
 	bool receives;
 	uint16_t seen; /* used.idx as far as VM1 has looked */
@@ -56,6 +77,7 @@ struct stage {
 	uint8_t *memory;
 	uint64_t memory_bytes;
 	uint32_t frame_bytes, slot_bytes, size, burst, regions;
+	bool packed;
 	uint64_t region_bytes; /* of those with buffers */
 	struct rk_map *map;
 	struct rk_port *port;
@@ -67,80 +89,12 @@ struct stage {
 #define STAGE_API __attribute__((visibility("default")))
 
 STAGE_API struct stage *stage_new(const char *kind, uint32_t frame_bytes, uint32_t size,
-				  uint32_t burst, uint32_t regions);
+				  uint32_t burst, uint32_t regions, uint32_t packed);
 STAGE_API void stage_free(struct stage *stage);
 STAGE_API void stage_fill(struct stage *stage);
 STAGE_API uint64_t stage_work(struct stage *stage);
 STAGE_API uint64_t stage_translate(struct stage *stage, uint32_t rounds);
 STAGE_API uint64_t stage_cycles(const struct stage *stage);
-
-/* ---- a port that holds what it takes until it is asked, as one whose VF reads VM1's memory ------ */
-
-struct holding_port {
-	struct rk_port port;
-	uint32_t held;
-};
-
-static uint32_t holding_tx(struct rk_port *port, struct rk_frame *frames, uint32_t n)
-{
-	for (uint32_t i = 0; i < n; i++)
-		frames[i].verdict = RK_HELD;
-	((struct holding_port *)port)->held += n;
-	return n;
-}
-
-static uint32_t holding_rx(struct rk_port *port, struct rk_frame *frames, uint32_t n)
-{
-	(void)port, (void)frames, (void)n;
-	return 0;
-}
-
-static void holding_rx_done(struct rk_port *port, uint32_t k)
-{
-	(void)port, (void)k;
-}
-
-static uint32_t holding_reclaim(struct rk_port *port)
-{
-	struct holding_port *holding = (struct holding_port *)port;
-	uint32_t done = holding->held;
-
-	holding->held = 0;
-	return done;
-}
-
-static void holding_close(struct rk_port *port)
-{
-	free(port);
-}
-
-static const struct rk_port_ops holding_ops = {
-	.kind = "held",
-	.tx = holding_tx,
-	.rx = holding_rx,
-	.rx_done = holding_rx_done,
-	.reclaim = holding_reclaim,
-	.close = holding_close,
-};
-
-static struct rk_port *port_of(const char *kind, uint32_t frame_bytes)
-{
-	const struct rk_port_config config = {
-		.kind = kind, .fd = -1, .frame_bytes = frame_bytes, .receives = 1};
-	char error[256] = "";
-	struct rk_port *port;
-
-	if (!strcmp(kind, "held")) {
-		port = calloc(1, sizeof(struct holding_port));
-		if (port)
-			port->ops = &holding_ops;
-		return port;
-	}
-	port = rk_port_open(&config, error, sizeof(error));
-	if (!port)
-		fprintf(stderr, "stage: port %s: %s\n", kind, error);
-	return port;
-}
 
 /* ---- VM1 ---------------------------------------------------------------------------------------- */
 
@@ -153,29 +107,50 @@ static uint8_t *slot_at(const struct stage *stage, uint32_t slot, uint64_t *bus)
 	return stage->memory + HUGE_PAGE + region * stage->region_bytes + offset;
 }
 
+/* Writes a buffer's frame anew, or reads what is in it; its bus address, header included. */
 static uint64_t touch(struct stage *stage, struct ring *ring, uint32_t id, uint16_t index)
 {
 	uint32_t bytes = stage->frame_bytes < TOUCHED ? stage->frame_bytes : TOUCHED;
 	uint64_t bus, word = 0, words[TOUCHED / 8];
 	uint8_t *frame = slot_at(stage, ring->first_slot + id, &bus) + HEADROOM;
 
-	bus += HEADROOM - HEADER_BYTES;
 	if (ring->receives) {
 		memcpy(words, frame, bytes);
 		for (uint32_t i = 0; i < bytes / 8; i++)
 			word += words[i];
+		stage->sink += word;
 	} else {
 		memset(frame - HEADER_BYTES, 0, HEADER_BYTES);
 		for (uint32_t i = 0; i < TOUCHED / 8; i++)
 			words[i] = index + i;
 		memcpy(frame, words, bytes);
 	}
-	ring->desc[id] = (struct desc){bus, HEADER_BYTES + stage->frame_bytes,
-				       ring->receives ? DESC_WRITE : 0, 0};
-	return word;
+	return bus + HEADROOM - HEADER_BYTES;
 }
 
-static void fill(struct stage *stage, struct ring *ring)
+/* A full ring's next descriptor to make available is the oldest one the kernel has used. */
+static void fill_packed(struct stage *stage, struct ring *ring)
+{
+	for (uint32_t done = 0; done < stage->size; done++) {
+		bool lap = ring->place < stage->size;
+		struct packed_desc *desc = &ring->packed[ring->place % stage->size];
+		uint16_t flags = __atomic_load_n(&desc->flags, __ATOMIC_ACQUIRE);
+		uint32_t id = ring->primed ? desc->id % stage->size : done;
+
+		/* Used in the lap before, whose wrap counter was the other one. */
+		if (ring->primed && (flags & PACKED_MARKS) != (lap ? 0 : PACKED_MARKS))
+			return;
+		desc->address = touch(stage, ring, id, (uint16_t)ring->place);
+		desc->length = HEADER_BYTES + stage->frame_bytes;
+		desc->id = (uint16_t)id;
+		flags = (lap ? PACKED_AVAIL : PACKED_USED) | (ring->receives ? DESC_WRITE : 0);
+		__atomic_store_n(&desc->flags, flags, __ATOMIC_RELEASE);
+		ring->place = (ring->place + 1) % (2 * stage->size);
+	}
+	ring->primed = true;
+}
+
+static void fill_split(struct stage *stage, struct ring *ring)
 {
 	const uint32_t mask = stage->size - 1;
 	uint16_t used = __atomic_load_n(&ring->used->index, __ATOMIC_ACQUIRE);
@@ -183,8 +158,10 @@ static void fill(struct stage *stage, struct ring *ring)
 
 	for (; ring->seen != used; ring->seen++, index++) {
 		uint32_t id = ring->used->elements[ring->seen & mask].id & mask;
+		uint64_t bus = touch(stage, ring, id, index);
 
-		stage->sink += touch(stage, ring, id, index);
+		ring->desc[id] = (struct desc){bus, HEADER_BYTES + stage->frame_bytes,
+					       ring->receives ? DESC_WRITE : 0, 0};
 		ring->avail->entries[index & mask] = (uint16_t)id;
 	}
 	/* 2.7.7.2: no interrupt before so many more. */
@@ -194,15 +171,32 @@ static void fill(struct stage *stage, struct ring *ring)
 
 void stage_fill(struct stage *stage)
 {
-	if (stage->transmit.queue)
-		fill(stage, &stage->transmit);
-	if (stage->receive.queue)
-		fill(stage, &stage->receive);
+	struct ring *rings[] = {&stage->transmit, &stage->receive};
+
+	for (uint32_t i = 0; i < 2; i++) {
+		if (rings[i]->queue && stage->packed)
+			fill_packed(stage, rings[i]);
+		else if (rings[i]->queue)
+			fill_split(stage, rings[i]);
+	}
 }
 
 /* ---- bringing it up ------------------------------------------------------------------------------- */
 
 /* At the beginning every buffer is as if just returned: used.idx is size ahead of what VM1 has seen. */
+static void ring_prime(const struct stage *stage, struct ring *ring)
+{
+	if (stage->packed) {
+		ring->packed = (struct packed_desc *)ring->desc;
+		ring->commit[0] = ring->commit[1] = POSITION_WRAP;
+		((struct event *)ring->avail)->flags = EVENT_DISABLE;
+		return;
+	}
+	for (uint32_t i = 0; i < stage->size; i++)
+		ring->used->elements[i].id = i;
+	ring->used->index = ring->avail->index = (uint16_t)stage->size;
+}
+
 static int ring_open(struct stage *stage, struct ring *ring, uint32_t number, bool receives)
 {
 	const uint64_t offset = number * (HUGE_PAGE / 2ull);
@@ -211,10 +205,12 @@ static int ring_open(struct stage *stage, struct ring *ring, uint32_t number, bo
 		.avail = BUS_BASE + offset + (512u << 10),
 		.used = BUS_BASE + offset + (640u << 10),
 		.size = stage->size,
-		.flags = RK_RING_ENABLED | RK_RING_EVENT_IDX | RK_RING_MERGEABLE,
+		.flags = RK_RING_ENABLED | RK_RING_EVENT_IDX | RK_RING_MERGEABLE |
+			 (stage->packed ? RK_RING_PACKED : 0),
 		.header_bytes = HEADER_BYTES,
 		.call_fd = -1,
 		.call_offset = -1,
+		.commit = stage->packed ? (uintptr_t)ring->commit : 0,
 	};
 
 	ring->desc = (struct desc *)(stage->memory + offset);
@@ -222,9 +218,7 @@ static int ring_open(struct stage *stage, struct ring *ring, uint32_t number, bo
 	ring->used = (struct used *)(stage->memory + offset + (640u << 10));
 	ring->first_slot = number * stage->size;
 	ring->receives = receives;
-	for (uint32_t i = 0; i < stage->size; i++)
-		ring->used->elements[i].id = i;
-	ring->used->index = ring->avail->index = (uint16_t)stage->size;
+	ring_prime(stage, ring);
 	ring->queue = rk_queue_new(&config, stage->map, &ring->stats);
 	return ring->queue ? 0 : -1;
 }
@@ -273,7 +267,7 @@ static int memory_open(struct stage *stage)
 
 /* kind: "null", "held" (VM1 sends), "gen" (it receives) or "loop" (both). NULL with errno. */
 struct stage *stage_new(const char *kind, uint32_t frame_bytes, uint32_t size, uint32_t burst,
-			uint32_t regions)
+			uint32_t regions, uint32_t packed)
 {
 	bool sends = strcmp(kind, "gen"), receives = !sends || !strcmp(kind, "loop");
 	struct stage *stage = calloc(1, sizeof(*stage));
@@ -284,7 +278,8 @@ struct stage *stage_new(const char *kind, uint32_t frame_bytes, uint32_t size, u
 	stage->size = size;
 	stage->burst = burst;
 	stage->regions = regions;
-	stage->port = port_of(kind, frame_bytes);
+	stage->packed = packed;
+	stage->port = stage_port_open(kind, frame_bytes);
 	if (!stage->port || memory_open(stage) ||
 	    (sends && ring_open(stage, &stage->transmit, 0, false)) ||
 	    (receives && ring_open(stage, &stage->receive, 1, true))) {
@@ -342,16 +337,16 @@ int main(int count, char **words)
 	struct stage *stage;
 	uint64_t packets = 0;
 
-	if (count != 7) {
-		fprintf(stderr, "usage: stage KIND FRAME_BYTES QUEUE_SIZE BURST REGIONS ROUNDS\n");
+	if (count != 8) {
+		fprintf(stderr, "usage: stage KIND FRAME_BYTES QUEUE_SIZE BURST REGIONS PACKED ROUNDS\n");
 		return 2;
 	}
 	bool translates = !strcmp(words[1], "translate");
-	uint32_t rounds = (uint32_t)atoi(words[6]);
+	uint32_t rounds = (uint32_t)atoi(words[7]);
 
 	stage = stage_new(translates ? "null" : words[1], (uint32_t)atoi(words[2]),
 			  (uint32_t)atoi(words[3]), (uint32_t)atoi(words[4]),
-			  (uint32_t)atoi(words[5]));
+			  (uint32_t)atoi(words[5]), (uint32_t)atoi(words[6]));
 	if (!stage) {
 		fprintf(stderr, "stage: cannot begin: %s\n", strerror(errno));
 		return 1;

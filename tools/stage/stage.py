@@ -39,6 +39,7 @@ class Stage:
             scenario.queue_size,
             scenario.burst,
             scenario.regions,
+            int(scenario.packed),
         )
         if not self._handle:
             cause = os.strerror(ctypes.get_errno()).lower()
@@ -108,7 +109,7 @@ class Stage:
 def _load(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path), use_errno=True)
     library.stage_new.restype = ctypes.c_void_p
-    library.stage_new.argtypes = [ctypes.c_char_p, *[ctypes.c_uint32] * 4]
+    library.stage_new.argtypes = [ctypes.c_char_p, *[ctypes.c_uint32] * 5]
     for name in ("stage_free", "stage_fill"):
         getattr(library, name).restype = None
         getattr(library, name).argtypes = [ctypes.c_void_p]
