@@ -45,6 +45,7 @@ struct vm1 {
 	uint64_t first_ns, progress_ns;
 	bool finishing;        /* verify: no further frame */
 	struct slicer *slicer; /* replay */
+	_Alignas(16) uint8_t pattern[64]; /* replay: how each frame begins */
 };
 
 /* A received frame; it stays readable until receive_done(). */

@@ -8,11 +8,11 @@
 #include <string.h>
 
 #include "engine.h"
+#include "plain.h"
 
 #define TURNS_PER_CLOCK 64u
 /* What a back-end takes at once as well; a longer turn would look like a standstill. */
 #define REPLAY_BURST 32u
-#define TOUCHED 64u
 
 /* Keeps the compiler from leaving out reads whose result nobody wants. */
 static volatile uint64_t sink;
@@ -25,16 +25,11 @@ static uint32_t touched_bytes(const struct vm1 *vm1, uint32_t length)
 static void write_payload(const struct vm1 *vm1, struct ring *ring, uint32_t slot, uint32_t length)
 {
 	uint8_t *frame = ring_frame(ring, slot);
-	uint64_t words[TOUCHED / 8];
 	uint32_t bytes = touched_bytes(vm1, length);
+	uint64_t number = ring->avail_index;
 
-	memcpy(words, vm1->config.destination, 6);
-	memcpy((uint8_t *)words + 6, vm1->config.source, 6);
-	memset((uint8_t *)words + 12, 0, 4);
-	memcpy((uint8_t *)words + 12, &(uint16_t){ FRAME_ETHERTYPE }, 2);
-	for (uint32_t word = 2; word < TOUCHED / 8; word++)
-		words[word] = ring->avail_index + word;
-	memcpy(frame, words, bytes < TOUCHED ? bytes : TOUCHED);
+	memcpy(frame, vm1->pattern, bytes < TOUCHED ? bytes : TOUCHED);
+	memcpy(frame + 16, &number, sizeof(number));
 	if (bytes > TOUCHED)
 		memset(frame + TOUCHED, (int)ring->avail_index, bytes - TOUCHED);
 }
@@ -69,8 +64,19 @@ static void repeat_entries(struct ring *ring)
 	}
 }
 
+static void make_pattern(struct vm1 *vm1)
+{
+	const uint16_t type = FRAME_ETHERTYPE;
+
+	memset(vm1->pattern, CANARY, sizeof(vm1->pattern));
+	memcpy(vm1->pattern, vm1->config.destination, 6);
+	memcpy(vm1->pattern + 6, vm1->config.source, 6);
+	memcpy(vm1->pattern + 12, &type, sizeof(type));
+}
+
 void replay_stock(struct vm1 *vm1)
 {
+	make_pattern(vm1);
 	for (uint32_t index = 0; index < vm1->config.pairs; index++) {
 		struct pair *pair = &vm1->pairs[index];
 		struct ring *ring = &pair->transmit;
@@ -117,58 +123,76 @@ static uint32_t turn_untouched(struct ring *ring)
 	return ready;
 }
 
-static uint32_t turn_transmit(struct vm1 *vm1, struct ring *ring)
+static bool transmit_one(struct vm1 *vm1, struct ring *ring)
 {
-	struct vm1_stats *stats = vm1->stats;
 	struct used_chain chain;
-	uint32_t packets = 0, bytes = 0;
+	uint32_t length;
 
-	if (!vm1->config.touch) {
-		packets = turn_untouched(ring);
-		stats->sent += packets;
-		stats->sent_bytes += (uint64_t)packets * vm1->config.size_min;
-		return packets;
-	}
+	if (!ring_take(ring, &chain))
+		return false;
+	length = draw_size(vm1);
+	vm1->stats->sent_bytes += chain.posted - ring->header_bytes;
+	write_payload(vm1, ring, chain.slot, length);
+	transmit_post(ring, chain.slot, length);
+	return true;
+}
+
+static bool receive_one(struct vm1 *vm1, struct ring *ring)
+{
+	struct used_chain chain;
+
+	if (!ring_take(ring, &chain))
+		return false;
+	sink = read_payload(vm1, ring, chain.slot, chain.written);
+	if (chain.written > ring->header_bytes)
+		vm1->stats->received_bytes += chain.written - ring->header_bytes;
+	ring_post(ring, chain.slot, ring->capacity);
+	return true;
+}
+
+/* What is first looked up in a batch (2.7.9, 2.8.9) may be plain from there on. */
+static uint32_t turn_touched(struct vm1 *vm1, struct ring *ring, bool receive)
+{
+	bool plain = plain_applies(vm1, ring);
+	uint64_t read = 0, *bytes = receive ? &vm1->stats->received_bytes : &vm1->stats->sent_bytes;
+	uint32_t packets = 0;
+
 	if (!ring_look(ring))
 		return 0;
-	while (packets < REPLAY_BURST && ring_take(ring, &chain)) {
-		uint32_t length = draw_size(vm1);
-
-		bytes += chain.posted - ring->header_bytes;
-		write_payload(vm1, ring, chain.slot, length);
-		transmit_post(ring, chain.slot, length);
+	while (packets < REPLAY_BURST) {
+		if (plain)
+			packets += plain_turn(vm1, ring, receive, REPLAY_BURST - packets, bytes,
+					      &read);
+		if (packets == REPLAY_BURST ||
+		    !(receive ? receive_one(vm1, ring) : transmit_one(vm1, ring)))
+			break;
 		packets++;
 	}
 	ring_publish(ring);
-	stats->sent += packets;
-	stats->sent_bytes += bytes;
+	if (receive)
+		sink = read;
+	return packets;
+}
+
+static uint32_t turn_transmit(struct vm1 *vm1, struct ring *ring)
+{
+	uint32_t packets;
+
+	if (vm1->config.touch) {
+		packets = turn_touched(vm1, ring, false);
+	} else {
+		packets = turn_untouched(ring);
+		vm1->stats->sent_bytes += (uint64_t)packets * vm1->config.size_min;
+	}
+	vm1->stats->sent += packets;
 	return packets;
 }
 
 static uint32_t turn_receive(struct vm1 *vm1, struct ring *ring)
 {
-	struct vm1_stats *stats = vm1->stats;
-	struct used_chain chain;
-	uint64_t all = 0;
-	uint32_t packets = 0, bytes = 0;
+	uint32_t packets = vm1->config.touch ? turn_touched(vm1, ring, true) : turn_untouched(ring);
 
-	if (!vm1->config.touch) {
-		packets = turn_untouched(ring);
-		stats->received += packets;
-		return packets;
-	}
-	if (!ring_look(ring))
-		return 0;
-	while (packets < REPLAY_BURST && ring_take(ring, &chain)) {
-		all += read_payload(vm1, ring, chain.slot, chain.written);
-		bytes += chain.written > ring->header_bytes ? chain.written - ring->header_bytes : 0;
-		ring_post(ring, chain.slot, ring->capacity);
-		packets++;
-	}
-	ring_publish(ring);
-	sink = all;
-	stats->received += packets;
-	stats->received_bytes += bytes;
+	vm1->stats->received += packets;
 	return packets;
 }
 
