@@ -135,7 +135,7 @@ class Frame(Structure):
         ("bytes", c_uint32),
         ("verdict", c_uint32),
         ("offload", Offload),
-        ("reserved", c_uint16),
+        ("header_read", c_uint16),
     ]
 
 

@@ -21,6 +21,8 @@ static inline enum rk_drop chain_add(struct rk_queue *queue, struct chain *chain
 		if (chain->count == queue->chain_segments)
 			return RK_DROP_OVERSIZE;
 		skip = chain->skip < run ? chain->skip : run;
+		if (skip && queue->flags & RK_RING_OFFLOADS)
+			shm_copy_in(chain->header + queue->header_bytes - chain->skip, host, skip);
 		chain->skip -= (uint32_t)skip;
 		if (run > skip) {
 			struct iovec *segment = &chain->segments[chain->count++];

@@ -23,21 +23,6 @@ static inline void set_frame(struct rk_frame *frame, struct iovec *segments, uin
 	};
 }
 
-/* A frame of more segments than ports take becomes one segment of private memory. */
-static void flatten(struct rk_queue *queue, struct rk_frame *frame)
-{
-	uint32_t at = 0;
-
-	for (uint32_t i = 0; i < frame->segment_count; i++) {
-		shm_copy_in(queue->bounce + at, frame->segments[i].iov_base,
-			    frame->segments[i].iov_len);
-		at += (uint32_t)frame->segments[i].iov_len;
-	}
-	frame->segments[0].iov_base = queue->bounce;
-	frame->segments[0].iov_len = at;
-	frame->segment_count = 1;
-}
-
 /* Makes the frame of a chain that was found good. */
 static enum rk_drop make_frame(const struct rk_queue *queue, const struct chain *chain,
 			       struct rk_frame *frame)
@@ -46,6 +31,10 @@ static enum rk_drop make_frame(const struct rk_queue *queue, const struct chain 
 		return RK_DROP_RUNT;
 	set_frame(frame, chain->segments, chain->count,
 		  (uint32_t)chain->bytes - queue->header_bytes);
+	if (queue->flags & RK_RING_OFFLOADS) {
+		memcpy(&frame->offload, chain->header, sizeof(frame->offload));
+		frame->header_read = true;
+	}
 	return RK_SENT;
 }
 
@@ -157,7 +146,7 @@ static bool parse_any(struct rk_queue *queue, struct parsing *parsing)
 		return true;
 	burst->frame_count++;
 	if (frame->segment_count > RK_SEGMENTS_MAX) {
-		flatten(queue, frame);
+		send_flatten(queue, frame);
 		return false; /* there is one bounce buffer */
 	}
 	parsing->pool += frame->segment_count;
@@ -197,6 +186,19 @@ static inline bool all_sent(const struct burst *burst, uint32_t taken, uint64_t 
 		*bytes += burst->frames[i].bytes;
 	}
 	return verdicts == RK_SENT;
+}
+
+/* Gives the burst's frames to the port; how many it is done with. */
+static uint32_t give(struct rk_queue *queue, struct rk_port *port, struct burst *burst)
+{
+	if (burst->chains && burst->verdicts[0] != RK_SENT)
+		expansion_forget(queue->expansion); /* VM1 has changed the chain at hand */
+	if (burst->frame_count == 0)
+		return 0;
+	/* 5.1.6.2.2: else the headers say nothing. */
+	if (queue->flags & RK_RING_OFFLOADS)
+		return send_judged(queue, port, burst->frames, burst->frame_count);
+	return port->ops->tx(port, burst->frames, burst->frame_count);
 }
 
 /* Returns the chains of the frames the port took, and of what was dropped between them, in order. */
@@ -301,12 +303,11 @@ static uint32_t dequeue_held_turn(struct rk_queue *queue, struct rk_port *port, 
 	place = ring_place(queue);
 	if (place.left) {
 		struct burst burst;
-		uint32_t taken = 0, at_once;
+		uint32_t taken, at_once;
 
 		queue->walked = 0;
 		parse(queue, &place, place.left < limit ? place.left : limit, port->reads, &burst);
-		if (burst.frame_count)
-			taken = port->ops->tx(port, burst.frames, burst.frame_count);
+		taken = give(queue, port, &burst);
 		took = take(queue, &burst, taken);
 		at_once = release(queue, 0);
 		if (at_once)
@@ -348,7 +349,7 @@ void LAYOUT(dequeue_abandon)(struct rk_queue *queue)
 
 uint32_t LAYOUT(dequeue_turn)(struct rk_queue *queue, struct rk_port *port, uint32_t limit)
 {
-	uint32_t done, taken = 0;
+	uint32_t done, taken;
 	struct place place;
 	struct burst burst;
 	uint64_t start;
@@ -363,8 +364,7 @@ uint32_t LAYOUT(dequeue_turn)(struct rk_queue *queue, struct rk_port *port, uint
 	parse(queue, &place, place.left < limit ? place.left : limit, port->reads, &burst);
 	if (!LAYOUT_PACKED)
 		split_prefetch_used(queue, burst.chains);
-	if (burst.frame_count)
-		taken = port->ops->tx(port, burst.frames, burst.frame_count);
+	taken = give(queue, port, &burst);
 	done = complete(queue, &burst, taken);
 	if (done == burst.chains)
 		queue->fault = burst.fault;

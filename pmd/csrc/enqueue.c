@@ -2,16 +2,13 @@
 /* VM1 receives: frames of the port go into available chains; what cannot hold one is returned empty. */
 #include "layout.h"
 
-/* struct virtio_net_hdr, 5.1.6: what stands before num_buffers, which ends it. */
-#define HEADER_BEFORE_BUFFERS 10u
-#define HEADER_BYTES_MAX 12u
-
 /* One turn's view of the ring. */
 struct turn {
 	struct rk_queue *queue;
 	struct place place; /* of the first chain not yet consumed */
 	uint32_t done;      /* chains completed */
 	uint32_t burst;     /* no frame is begun when as many are done */
+	bool offloads;      /* frames may have them */
 };
 
 /* The chains taken for the frame at hand: queue->gathered[0..chains), not yet consumed. */
@@ -27,10 +24,10 @@ enum outcome {
 	FRAME_WAITS, /* for buffers */
 };
 
-/* 5.1.6.4.1: no offload was negotiated, so flags and gso_type are 0; num_buffers is exact. */
-static inline void make_header(uint8_t *header, uint16_t buffers)
+/* 5.1.6.4.1: flags and gso_type are of what was negotiated, else 0; num_buffers is exact. */
+static inline void make_header(uint8_t *header, const struct rk_offload *offload, uint16_t buffers)
 {
-	memset(header, 0, HEADER_BEFORE_BUFFERS);
+	memcpy(header, offload, HEADER_BEFORE_BUFFERS);
 	memcpy(header + HEADER_BEFORE_BUFFERS, &buffers, sizeof(buffers));
 }
 
@@ -84,6 +81,25 @@ static inline void write_plain(const struct rk_frame *frame, const uint8_t *head
 	}
 }
 
+/* Writes n frames where plain chains want them; returns their bytes. Compiled once without offloads. */
+static inline uint64_t write_run(const struct rk_queue *queue, const struct rk_frame *frames,
+				 uint32_t n, struct shm *const *targets, uint32_t *lengths,
+				 const bool offloads)
+{
+	uint8_t header[HEADER_BYTES_MAX];
+	uint64_t bytes = 0;
+
+	make_header(header, &(struct rk_offload){0}, 1);
+	for (uint32_t i = 0; i < n; i++) {
+		if (offloads)
+			make_header(header, &frames[i].offload, 1);
+		write_plain(&frames[i], header, queue->header_bytes, targets[i]);
+		lengths[i] = queue->header_bytes + frames[i].bytes;
+		bytes += frames[i].bytes;
+	}
+	return bytes;
+}
+
 /* Writes the first of count frames into plain chains; returns how many there were. */
 static uint32_t place_plain(struct turn *turn, const struct rk_frame *frames, uint32_t count)
 {
@@ -91,21 +107,21 @@ static uint32_t place_plain(struct turn *turn, const struct rk_frame *frames, ui
 	struct shm *targets[RK_BURST_MAX];
 	struct head heads[RK_BURST_MAX];
 	uint32_t lengths[RK_BURST_MAX];
-	uint8_t header[HEADER_BYTES_MAX];
-	uint64_t bytes = 0;
+	uint64_t bytes;
 	uint32_t n;
 
 	if (LAYOUT_PACKED || !queue->hint || !(queue->hint->permission & RK_WRITE))
 		return 0;
+	/* Frames done in software may be more than were asked for. */
+	if (count > turn->place.left)
+		count = turn->place.left;
+	if (count > turn->burst)
+		count = turn->burst;
 	split_heads(queue, &turn->place, heads, count);
 	split_prefetch_used(queue, count);
 	n = plain_targets(queue, frames, heads, count, targets);
-	make_header(header, 1);
-	for (uint32_t i = 0; i < n; i++) {
-		write_plain(&frames[i], header, queue->header_bytes, targets[i]);
-		lengths[i] = queue->header_bytes + frames[i].bytes;
-		bytes += frames[i].bytes;
-	}
+	bytes = turn->offloads ? write_run(queue, frames, n, targets, lengths, true)
+			       : write_run(queue, frames, n, targets, lengths, false);
 	split_return_run(queue, heads, lengths, n);
 	queue->next = queue->used_next;
 	queue->walked += n;
@@ -147,7 +163,7 @@ static inline void write_frame(struct rk_queue *queue, const struct rk_frame *fr
 	struct writer to = {.segment = queue->segments};
 	uint8_t header[HEADER_BYTES_MAX];
 
-	make_header(header, buffers);
+	make_header(header, &frame->offload, buffers);
 	write_out(&to, header, queue->header_bytes);
 	for (uint32_t i = 0; i < frame->segment_count; i++)
 		write_out(&to, frame->segments[i].iov_base, frame->segments[i].iov_len);
@@ -253,11 +269,59 @@ static enum outcome place_any(struct turn *turn, const struct rk_frame *frame)
 	return FRAME_TAKEN;
 }
 
+/* ---- one turn --------------------------------------------------------------------------------- */
+
+/* Puts frames into the ring, in order; how many are done with. */
+static uint32_t place(struct turn *turn, const struct rk_frame *frames, uint32_t count)
+{
+	uint32_t frame = place_plain(turn, frames, count);
+
+	while (frame < count && place_any(turn, &frames[frame]) == FRAME_TAKEN)
+		frame++;
+	return frame;
+}
+
+/* Judges the frame's offload; whether VM1 can be given the frame as it is. */
+static bool judge(const struct rk_queue *queue, struct rk_frame *frame)
+{
+	struct rk_offload *offload = &frame->offload;
+
+	if (!(offload->flags | offload->gso_type)) {
+		*offload = (struct rk_offload){0};
+		return true;
+	}
+	frame->verdict = offload_judge(frame, RK_RING_OFFLOADS);
+	if (!(queue->flags & RK_RING_CSUM))
+		offload->flags &= (uint8_t)~RK_OFFLOAD_DATA_VALID;
+	return frame->verdict == RK_SENT && !(offload_needs(offload) & ~queue->flags);
+}
+
+/* As place(), of a port whose frames have offloads; they are done in software where VM1 takes none. */
+static uint32_t place_judged(struct turn *turn, struct rk_frame *frames, uint32_t count)
+{
+	struct rk_queue *queue = turn->queue;
+	struct expansion *expansion = queue->expansion;
+	bool as_they_are = true;
+	uint32_t done;
+
+	for (uint32_t i = 0; i < count; i++)
+		as_they_are &= judge(queue, &frames[i]);
+	if (as_they_are)
+		return place(turn, frames, count);
+	expansion_make(expansion, frames, count, queue->flags);
+	done = place(turn, expansion->frames, expansion->count);
+	done = expansion_take(expansion, frames, done);
+	for (uint32_t i = 0; i < done; i++)
+		if (frames[i].verdict != RK_SENT)
+			queue->stats->drops[frames[i].verdict]++;
+	return done;
+}
+
 uint32_t LAYOUT(enqueue_turn)(struct rk_queue *queue, struct rk_port *port, uint32_t burst)
 {
-	struct turn turn = {.queue = queue, .burst = burst};
+	struct turn turn = {.queue = queue, .burst = burst, .offloads = port->offloads};
 	struct rk_frame frames[RK_BURST_MAX];
-	uint32_t count, frame;
+	uint32_t count, done;
 	uint64_t start;
 
 	if (!(queue->flags & RK_RING_ENABLED))
@@ -271,11 +335,9 @@ uint32_t LAYOUT(enqueue_turn)(struct rk_queue *queue, struct rk_port *port, uint
 	count = port->ops->rx(port, frames, count);
 	if (count == 0)
 		return 0;
-	frame = place_plain(&turn, frames, count);
-	while (frame < count && place_any(&turn, &frames[frame]) == FRAME_TAKEN)
-		frame++;
-	if (frame)
-		port->ops->rx_done(port, frame);
+	done = turn.offloads ? place_judged(&turn, frames, count) : place(&turn, frames, count);
+	if (done)
+		port->ops->rx_done(port, done);
 	if (turn.done) {
 		queue_publish(queue);
 		queue->stats->bursts++;

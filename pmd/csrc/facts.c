@@ -18,6 +18,7 @@ static const char *const drop_names[RK_DROP_COUNT] = {
 	[RK_DROP_SMALL_BUFFER] = "small_buffer",
 	[RK_DROP_VF_DOWN] = "vf_down",
 	[RK_DROP_VF_ERROR] = "vf_error",
+	[RK_DROP_BAD_OFFLOAD] = "bad_offload",
 };
 
 static const char *const fault_names[RK_FAULT_COUNT] = {

@@ -77,6 +77,10 @@ static bool allocate(struct rk_queue *queue)
 		queue->flight_mask = queue->flight_mask << 1 | 1;
 	queue->in_flight = calloc(queue->flight_mask + 1, sizeof(*queue->in_flight));
 	queue->bounce = malloc(RK_FRAME_MAX);
+	queue->expansion = malloc(sizeof(*queue->expansion));
+	if (!queue->expansion)
+		return false;
+	expansion_forget(queue->expansion);
 	return queue->segments && queue->table && queue->gathered && queue->pending &&
 	       queue->in_flight && queue->bounce;
 }
@@ -153,6 +157,7 @@ void rk_queue_free(struct rk_queue *queue)
 	free(queue->pending);
 	free(queue->in_flight);
 	free(queue->bounce);
+	free(queue->expansion);
 	free(queue);
 }
 

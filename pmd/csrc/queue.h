@@ -9,6 +9,7 @@
 #ifndef QUEUE_H
 #define QUEUE_H
 
+#include "expansion.h"
 #include "map.h"
 
 #include <stdbool.h>
@@ -24,6 +25,10 @@ struct desc {
 	uint16_t flags;
 	uint16_t next;
 };
+
+/* struct virtio_net_hdr, 5.1.6: what rk_offload says, then num_buffers, which the short form lacks. */
+#define HEADER_BEFORE_BUFFERS 10u
+#define HEADER_BYTES_MAX 12u
 
 /*
  * A point of the ring. Split: an index into the available ring, free-running, and how many chains are available
@@ -61,6 +66,7 @@ struct chain {
 	uint32_t skip;  /* in: bytes to leave out at the front (the virtio-net header) */
 	uint64_t bytes; /* in all descriptors, the skipped ones included */
 	uint32_t verdict; /* enum rk_drop; set by packed_look() */
+	uint8_t header[HEADER_BYTES_MAX]; /* the skipped ones, read once, where they say something */
 };
 
 /* A receive chain taken for a frame: what goes into used ring and how much it holds. */
@@ -109,6 +115,7 @@ struct rk_queue {
 	uint32_t pending_count;
 	uint32_t *commit;          /* packed: its commit words */
 	uint8_t *bounce;           /* one frame of too many segments, made one */
+	struct expansion *expansion; /* frames whose offload is done here */
 	struct iovec *segments;    /* pool of segments_max */
 	uint32_t chain_segments;   /* most that one chain can give */
 	uint32_t segments_max;
@@ -132,6 +139,14 @@ enum rk_drop chain_walk(struct rk_queue *queue, struct head *head, uint32_t perm
 /* Shows VM1 what was returned since the last time, and calls it if it wants to know (2.7.7.2, 2.8.10). Not on
  * a quarantined ring. */
 void queue_publish(struct rk_queue *queue);
+
+/* A frame of more segments than ports take becomes one segment of private memory, of which there is one. */
+void send_flatten(struct rk_queue *queue, struct rk_frame *frame);
+
+/* Reads and judges the virtio-net headers of n frames and gives them to the port, what it lacks done in software; how
+ * many it is done with, each with its verdict. */
+uint32_t send_judged(struct rk_queue *queue, struct rk_port *port, struct rk_frame *frames,
+		     uint32_t n);
 
 static inline uint64_t cycles_now(void)
 {

@@ -38,6 +38,7 @@ enum rk_drop {
 	RK_DROP_SMALL_BUFFER,  /* VM1's receive buffers cannot hold the frame */
 	RK_DROP_VF_DOWN,       /* the VF's peer or link is gone */
 	RK_DROP_VF_ERROR,      /* the VF refused the frame */
+	RK_DROP_BAD_OFFLOAD,   /* its virtio-net header asks for what was not negotiated or cannot be: 5.1.6 */
 	RK_DROP_COUNT
 };
 
@@ -89,6 +90,7 @@ RK_API uint64_t rk_map_translate(const struct rk_map *map, uint64_t bus, uint64_
 #define RK_RING_TSO6 (1u << 10)
 #define RK_RING_ECN (1u << 11)
 #define RK_RING_USO (1u << 12)
+#define RK_RING_OFFLOADS (RK_RING_CSUM | RK_RING_TSO4 | RK_RING_TSO6 | RK_RING_ECN | RK_RING_USO)
 
 struct rk_ring_config {
 	uint64_t desc, avail, used; /* bus addresses; packed: descriptor ring, driver and device event */
@@ -152,9 +154,9 @@ struct rk_frame {
 	uint32_t segment_count;
 	uint32_t bytes;   /* sum of the segments */
 	uint32_t verdict; /* enum rk_drop; set by tx() for a frame it consumed without sending. Or RK_HELD */
-	/* Judged against the frame's bounds and the port's offloads. */
+	/* To tx(): judged against the frame, and of the port's offloads. From rx(): zero, or of those too. */
 	struct rk_offload offload;
-	uint16_t reserved;
+	uint16_t header_read; /* the kernel's own: the virtio-net header was read from VM1's memory */
 };
 
 /* tx() consumed the frame, but the VF still reads it where it is; reclaim() tells when that is over. */
@@ -182,7 +184,7 @@ struct rk_port {
 	const struct rk_port_ops *ops;
 	uint64_t rx_missed; /* frames the VF's side lost before we saw them, as far as it tells */
 	uint64_t tx_held;   /* frames the VF read where they were, not copied by us */
-	/* RK_RING_CSUM ... RK_RING_USO: what tx() takes in a frame's offload. The kernel does the rest itself. */
+	/* RK_RING_OFFLOADS that tx() takes in a frame's offload; the kernel does the rest itself. 0: nor does rx() show any. */
 	uint32_t offloads;
 	uint32_t reads; /* not 0: tx() reads the frames' bytes by this core, so they are fetched ahead */
 };

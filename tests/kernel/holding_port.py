@@ -36,7 +36,13 @@ class _Ops(Structure):
 
 
 class _Port(Structure):
-    _fields_ = [("ops", POINTER(_Ops)), ("rx_missed", c_uint64), ("tx_held", c_uint64)]
+    _fields_ = [
+        ("ops", POINTER(_Ops)),
+        ("rx_missed", c_uint64),
+        ("tx_held", c_uint64),
+        ("offloads", c_uint32),
+        ("reads", c_uint32),
+    ]
 
 
 class HoldingPort(Handle):
@@ -62,7 +68,7 @@ class HoldingPort(Handle):
             _RECLAIM(self._reclaim),
             _CLOSE(lambda *_: None),
         )
-        self._port = _Port(ctypes.pointer(self._ops), 0, 0)
+        self._port = _Port(ctypes.pointer(self._ops), 0, 0, 0, 0)
         super().__init__(ctypes.addressof(self._port))
 
     def _tx(self, _: object, frames: Any, count: int) -> int:  # noqa: ANN401 - a ctypes pointer

@@ -1,0 +1,55 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/* A frame's headers, from Ethernet to TCP or UDP, copied into private memory and found their way through there. */
+#ifndef HEADERS_H
+#define HEADERS_H
+
+#include "ringk.h"
+
+#include <stdbool.h>
+
+/* Ethernet, two tags, the longest IPv4 and TCP headers are 142 bytes; with IPv6 extension headers more. */
+#define HEADERS_MAX 256u
+
+#define IP_PROTOCOL_TCP 6u
+#define IP_PROTOCOL_UDP 17u
+
+struct headers {
+	uint8_t bytes[HEADERS_MAX];
+	uint32_t network;   /* where the IP header starts */
+	uint32_t transport; /* where TCP or UDP starts */
+	uint32_t end;       /* where the payload starts */
+	uint8_t protocol;   /* IP_PROTOCOL_* */
+	bool ipv6;
+};
+
+/*
+ * Reads the frame's first bytes once; false where they are not, within themselves and the frame, Ethernet, up to
+ * two tags (802.1Q, 802.1ad), unfragmented IPv4 or IPv6 with hop-by-hop, destination and used-up routing headers,
+ * and TCP or UDP. What the headers say of the frame's length is not looked at.
+ */
+bool headers_read(struct headers *headers, const struct rk_frame *frame);
+
+/* Byte order of the network. */
+static inline uint32_t get16(const uint8_t *from)
+{
+	return (uint32_t)from[0] << 8 | from[1];
+}
+
+static inline uint32_t get32(const uint8_t *from)
+{
+	return get16(from) << 16 | get16(from + 2);
+}
+
+static inline void put16(uint8_t *to, uint32_t value)
+{
+	to[0] = (uint8_t)(value >> 8);
+	to[1] = (uint8_t)value;
+}
+
+static inline void put32(uint8_t *to, uint32_t value)
+{
+	put16(to, value >> 16);
+	put16(to + 2, value);
+}
+
+#endif
