@@ -30,6 +30,7 @@ from pmd.kernel_abi import (
     DirectionStats,
     Event,
     LoopStats,
+    PollStructure,
     RingConfigStructure,
     RingFlags,
     WorkStructure,
@@ -54,6 +55,7 @@ __all__ = [
     "Loop",
     "LoopStats",
     "Map",
+    "Poll",
     "Port",
     "PortSpec",
     "Queue",
@@ -102,7 +104,8 @@ class RingConfig:
 
     call_fd: -1 where VM1 gave none. call_offset -1: it is an eventfd; else 32 bits are written at
     this file offset (`guest.function.Doorbell`). The descriptor stays its owner's, and must stay
-    open until the queue is closed. commit: address of a packed ring's commit words, mapped until
+    open until the queue is closed. kick_fd: readable when VM1 kicked, -1 where nothing tells; open
+    until no loop has the queue's work. commit: address of a packed ring's commit words, mapped until
     then (docs/device.md 5.6).
     """
 
@@ -114,6 +117,7 @@ class RingConfig:
     header_bytes: int
     call_fd: int = -1
     call_offset: int = -1
+    kick_fd: int = -1
     commit: int = 0
 
 
@@ -167,6 +171,8 @@ class Queue(Handle):
             config.header_bytes,
             config.call_fd,
             config.call_offset,
+            config.kick_fd,
+            0,
             config.commit,
         )
         handle = library().rk_queue_new(ctypes.byref(structure), map_.handle, ctypes.byref(stats))
@@ -206,6 +212,8 @@ class Work:
         expected: The generation tx and rx were made for.
         heartbeat_address: Of the driver area's u64, 0 for none.
         guard: Of the windows tx and rx lie in, or None.
+        wake_fd: Readable when the generation changed, -1 where nothing tells; open while a loop has
+            the work.
     """
 
     def __init__(
@@ -218,6 +226,7 @@ class Work:
         expected: int = 0,
         heartbeat_address: int = 0,
         guard: Guard | None = None,
+        wake_fd: int = -1,
     ) -> None:
         self.tx, self.rx, self.port, self.guard = tx, rx, port, guard
         self.structure = WorkStructure(
@@ -228,6 +237,8 @@ class Work:
             rx.handle if rx else None,
             port.handle,
             expected,
+            0,
+            wake_fd,
             0,
         )
 
@@ -253,16 +264,29 @@ class Work:
         return int(library().rk_work_drain(ctypes.byref(self.structure)))
 
 
+@dataclass(frozen=True, slots=True)
+class Poll:
+    """How a loop polls: struct rk_poll.
+
+    idle_ns: It sleeps once nothing moved for so long; None: never. coalesce_ns: How long a call to
+    VM1 may wait for others.
+    """
+
+    idle_ns: int | None = None
+    coalesce_ns: int = 0
+
+
 class Loop(Handle):
     """The poll loop of one lcore.
 
     Args:
         burst: Chains a turn of a work may complete in each direction, 1..BURST_MAX.
+        poll: Whether it sleeps, and how long calls wait.
     """
 
     _free = "rk_loop_free"
 
-    def __init__(self, burst: int) -> None:
+    def __init__(self, burst: int, poll: Poll | None = None) -> None:
         self.stats = LoopStats()
         self._works: tuple[Work, ...] = ()
         self._running = False
@@ -271,6 +295,10 @@ class Loop(Handle):
             cause = os.strerror(ctypes.get_errno()).lower()
             raise VhostPciError("make", f"a loop of burst {burst}", cause)
         super().__init__(handle)
+        if poll is not None:
+            may_sleep = poll.idle_ns is not None
+            structure = PollStructure(may_sleep, 0, poll.idle_ns or 0, poll.coalesce_ns)
+            library().rk_loop_poll(self.handle, ctypes.byref(structure))
 
     @property
     def works(self) -> tuple[Work, ...]:
@@ -281,6 +309,9 @@ class Loop(Handle):
         """Poll these and no others, in this order. Their parts cannot be closed until the next set.
 
         Their `events` start anew. Not while it runs: BufferError.
+
+        Raises:
+            VhostPciError: No descriptor is left to wait with; it polls nothing then.
         """
         if self._running:
             raise BufferError("the loop runs")
@@ -288,10 +319,14 @@ class Loop(Handle):
         for index, work in enumerate(works):
             array[index].events = 0
             work.structure = array[index]  # a view: what the kernel writes is what `events` reads
-        library().rk_loop_set(self.handle, array, len(works))
-        for part in (part for work in works for part in work.parts):
-            part.hold()
+        failed = library().rk_loop_set(self.handle, array, len(works))
+        number = ctypes.get_errno()
+        if not failed:
+            for part in (part for work in works for part in work.parts):
+                part.hold()
         self._release()
+        if failed:
+            raise VhostPciError("poll", f"{len(works)} queue pairs", os.strerror(number).lower())
         self._works = tuple(works)
 
     def _release(self) -> None:

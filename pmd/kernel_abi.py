@@ -80,6 +80,8 @@ class RingConfigStructure(Structure):
         ("header_bytes", c_uint32),
         ("call_fd", c_int32),
         ("call_offset", c_int64),
+        ("kick_fd", c_int32),
+        ("reserved", c_uint32),
         ("commit", c_uint64),
     ]
 
@@ -213,6 +215,8 @@ class WorkStructure(Structure):
         ("port", c_void_p),
         ("expected", c_uint32),
         ("events", c_uint32),
+        ("wake_fd", c_int32),
+        ("idle", c_uint32),
     ]
 
 
@@ -223,11 +227,26 @@ class LoopStats(Structure):
     busy_turns: int
     cycles: int
     busy_cycles: int
+    sleeps: int
+    slept_cycles: int
     _fields_ = [
         ("turns", c_uint64),
         ("busy_turns", c_uint64),
         ("cycles", c_uint64),
         ("busy_cycles", c_uint64),
+        ("sleeps", c_uint64),
+        ("slept_cycles", c_uint64),
+    ]
+
+
+class PollStructure(Structure):
+    """struct rk_poll."""
+
+    _fields_ = [
+        ("may_sleep", c_uint32),
+        ("reserved", c_uint32),
+        ("idle_ns", c_uint64),
+        ("coalesce_ns", c_uint64),
     ]
 
 
@@ -248,6 +267,7 @@ SIZES = {
     "rk_xdp_config": ctypes.sizeof(XdpConfigStructure),
     "rk_port_config": ctypes.sizeof(PortConfigStructure),
     "rk_work": ctypes.sizeof(WorkStructure),
+    "rk_poll": ctypes.sizeof(PollStructure),
     "rk_loop_stats": ctypes.sizeof(LoopStats),
 }
 
@@ -274,7 +294,8 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "rk_port_rx_done": (None, [c_void_p, c_uint32]),
     "rk_loop_new": (c_void_p, [c_uint32, POINTER(LoopStats)]),
     "rk_loop_free": (None, [c_void_p]),
-    "rk_loop_set": (None, [c_void_p, POINTER(WorkStructure), c_uint32]),
+    "rk_loop_poll": (None, [c_void_p, POINTER(PollStructure)]),
+    "rk_loop_set": (c_int, [c_void_p, POINTER(WorkStructure), c_uint32]),
     "rk_loop_run": (c_uint32, [c_void_p, c_uint64]),
     "rk_loop_stop": (None, [c_void_p]),
     "rk_work_turn": (c_uint32, [POINTER(WorkStructure), c_uint32]),

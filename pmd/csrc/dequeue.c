@@ -309,6 +309,7 @@ static uint32_t dequeue_held_turn(struct rk_queue *queue, struct rk_port *port, 
 		parse(queue, &place, place.left < limit ? place.left : limit, port->reads, &burst);
 		taken = give(queue, port, &burst);
 		took = take(queue, &burst, taken);
+		queue->waiting = took < burst.chains;
 		at_once = release(queue, 0);
 		if (at_once)
 			queue_publish(queue);
@@ -366,6 +367,7 @@ uint32_t LAYOUT(dequeue_turn)(struct rk_queue *queue, struct rk_port *port, uint
 		split_prefetch_used(queue, burst.chains);
 	taken = give(queue, port, &burst);
 	done = complete(queue, &burst, taken);
+	queue->waiting = done < burst.chains;
 	if (done == burst.chains)
 		queue->fault = burst.fault;
 	if (done) {

@@ -336,6 +336,7 @@ uint32_t LAYOUT(enqueue_turn)(struct rk_queue *queue, struct rk_port *port, uint
 	if (count == 0)
 		return 0;
 	done = turn.offloads ? place_judged(&turn, frames, count) : place(&turn, frames, count);
+	queue->waiting = done < count;
 	if (done)
 		port->ops->rx_done(port, done);
 	if (turn.done) {

@@ -49,6 +49,7 @@ static const struct {
 	{"rk_xdp_config", sizeof(struct rk_xdp_config)},
 	{"rk_port_config", sizeof(struct rk_port_config)},
 	{"rk_work", sizeof(struct rk_work)},
+	{"rk_poll", sizeof(struct rk_poll)},
 	{"rk_loop_stats", sizeof(struct rk_loop_stats)},
 };
 

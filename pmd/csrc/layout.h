@@ -20,7 +20,11 @@
 /* The place to look at chains from; .left is 0 where there is nothing to do. */
 static inline struct place ring_place(struct rk_queue *queue)
 {
-	return LAYOUT_PACKED ? packed_place(queue) : split_place(queue);
+	struct place place = LAYOUT_PACKED ? packed_place(queue) : split_place(queue);
+
+	queue->empty = place.left == 0;
+	queue->waiting = false;
+	return place;
 }
 
 /* What LOOK_FAULT means. */

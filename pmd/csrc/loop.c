@@ -1,11 +1,19 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The poll loop of one lcore. */
 #include "turn.h"
+#include "wait.h"
 
+#include <errno.h>
 #include <stdlib.h>
 
-/* The clock, the budget and the heartbeats are looked at every so many rounds. */
-#define ROUNDS_PER_LOOK 64u
+#define BEAT_NS 10000000ull
+/* While others move something, a work that did not for IDLE_ROUNDS is asked each IDLE_PERIODth round only:
+ * its rings cost a cache line or two each time. */
+#define IDLE_ROUNDS 64u
+#define IDLE_PERIOD 16u
+/* docs/device.md 5.5 asks for a heartbeat each 100 ms, of a loop that sleeps too. */
+#define SLEEP_NS 40000000ull
+#define NAP_NS 50000ull
 
 struct rk_loop {
 	struct rk_work *works;
@@ -13,6 +21,11 @@ struct rk_loop {
 	uint32_t count;
 	uint32_t burst;
 	uint32_t stop; /* set from any thread */
+	uint32_t asleep; /* 1: stop has to wake it */
+	bool may_sleep, must_look; /* a work of it can only be polled */
+	bool busy; /* the last round moved something */
+	uint64_t idle, coalesce;   /* TSC cycles */
+	struct waiter waiter;
 };
 
 static inline void relax(void)
@@ -24,6 +37,11 @@ static inline void relax(void)
 #endif
 }
 
+static uint64_t cycles_of(uint64_t ns)
+{
+	return (uint64_t)((double)ns * (double)rk_tsc_hz() / 1e9);
+}
+
 struct rk_loop *rk_loop_new(uint32_t burst, struct rk_loop_stats *stats)
 {
 	struct rk_loop *loop = calloc(1, sizeof(*loop));
@@ -32,23 +50,61 @@ struct rk_loop *rk_loop_new(uint32_t burst, struct rk_loop_stats *stats)
 		return NULL;
 	loop->burst = burst == 0 ? 1 : burst > RK_BURST_MAX ? RK_BURST_MAX : burst;
 	loop->stats = stats;
-	return loop;
+	if (waiter_open(&loop->waiter) == 0)
+		return loop;
+	free(loop);
+	return NULL;
 }
 
 void rk_loop_free(struct rk_loop *loop)
 {
+	if (loop)
+		waiter_close(&loop->waiter);
 	free(loop);
 }
 
-void rk_loop_set(struct rk_loop *loop, struct rk_work *works, uint32_t count)
+void rk_loop_poll(struct rk_loop *loop, const struct rk_poll *poll)
 {
+	loop->may_sleep = poll->may_sleep;
+	loop->idle = cycles_of(poll->idle_ns);
+	loop->coalesce = cycles_of(poll->coalesce_ns);
+}
+
+/* Watches fd; without it the work has to be looked at. */
+static void watch(struct rk_loop *loop, int fd)
+{
+	if (fd < 0 || !waiter_watch(&loop->waiter, fd))
+		loop->must_look = true;
+}
+
+int rk_loop_set(struct rk_loop *loop, struct rk_work *works, uint32_t count)
+{
+	loop->count = 0;
+	loop->must_look = false;
+	if (waiter_clear(&loop->waiter) != 0)
+		return -1;
 	loop->works = works;
 	loop->count = count;
+	for (uint32_t i = 0; i < count; i++) {
+		const struct rk_work *work = &works[i];
+
+		if (work->tx)
+			watch(loop, work->tx->kick_fd);
+		if (work->rx)
+			watch(loop, work->rx->kick_fd);
+		if (work->generation)
+			watch(loop, work->wake_fd);
+		if (work->port->wake_fd != RK_WAKE_NONE)
+			watch(loop, work->port->wake_fd == RK_WAKE_POLL ? -1 : work->port->wake_fd);
+	}
+	return 0;
 }
 
 void rk_loop_stop(struct rk_loop *loop)
 {
-	__atomic_store_n(&loop->stop, 1, __ATOMIC_RELEASE);
+	__atomic_store_n(&loop->stop, 1, __ATOMIC_SEQ_CST);
+	if (__atomic_load_n(&loop->asleep, __ATOMIC_SEQ_CST))
+		waiter_wake(&loop->waiter);
 }
 
 /* Both directions of a queue pair, each unless it is quarantined or absent. */
@@ -117,55 +173,167 @@ static void beat(struct rk_loop *loop)
 	}
 }
 
+/* ---- what is done for each ring of the loop ----------------------------------------------------- */
+
+/* The ring, if it may be touched. */
+static struct rk_queue *sound(struct rk_queue *queue)
+{
+	return queue && queue->fault == RK_FAULT_NONE ? queue : NULL;
+}
+
+static void coalesce(struct rk_loop *loop)
+{
+	for (uint32_t i = 0; i < loop->count; i++) {
+		if (loop->works[i].tx)
+			loop->works[i].tx->coalesce = loop->coalesce;
+		if (loop->works[i].rx)
+			loop->works[i].rx->coalesce = loop->coalesce;
+	}
+}
+
+/* Makes the calls that are due at `now`. */
+static void call_due(struct rk_loop *loop, uint64_t now)
+{
+	for (uint32_t i = 0; i < loop->count; i++) {
+		struct rk_queue *rings[] = {sound(loop->works[i].tx), sound(loop->works[i].rx)};
+
+		for (uint32_t k = 0; k < 2; k++)
+			if (rings[k] && rings[k]->call_due && rings[k]->call_due <= now)
+				queue_call_now(rings[k]);
+	}
+}
+
+/* The ring, if its kicks are waited for: receive buffers of a ring that is not enabled are left alone. */
+static struct rk_queue *awaited(struct rk_queue *queue, bool transmits)
+{
+	return sound(queue) && (transmits || queue->flags & RK_RING_ENABLED) ? queue : NULL;
+}
+
+/* Asks VM1 for kicks; true if a ring has something new already. */
+static bool arm(struct rk_loop *loop)
+{
+	bool news = false;
+
+	for (uint32_t i = 0; i < loop->count; i++) {
+		struct rk_queue *rings[] = {awaited(loop->works[i].tx, true),
+					    awaited(loop->works[i].rx, false)};
+
+		for (uint32_t k = 0; k < 2; k++)
+			news |= rings[k] && queue_arm(rings[k]);
+	}
+	return news;
+}
+
+static void disarm(struct rk_loop *loop)
+{
+	for (uint32_t i = 0; i < loop->count; i++) {
+		struct rk_queue *rings[] = {awaited(loop->works[i].tx, true),
+					    awaited(loop->works[i].rx, false)};
+
+		for (uint32_t k = 0; k < 2; k++)
+			if (rings[k])
+				queue_disarm(rings[k]);
+	}
+}
+
+/* Whether a port refused or holds a frame, or one of its waits for buffers: that this ends nothing tells. */
+static bool waits(const struct rk_loop *loop)
+{
+	for (uint32_t i = 0; i < loop->count; i++) {
+		const struct rk_queue *tx = sound(loop->works[i].tx);
+		const struct rk_queue *rx = sound(loop->works[i].rx);
+
+		if ((tx && (tx->flying || tx->waiting)) || (rx && rx->waiting))
+			return true;
+	}
+	return false;
+}
+
+/* ---- rounds ------------------------------------------------------------------------------------- */
+
 /* One round over the works; returns the events that came up. */
-static inline uint32_t round_once(struct rk_loop *loop, bool *busy)
+static inline uint32_t round_once(struct rk_loop *loop, uint32_t round)
 {
 	uint32_t events = 0;
+	bool busy = false;
 
-	*busy = false;
 	for (uint32_t i = 0; i < loop->count; i++) {
 		struct rk_work *work = &loop->works[i];
 
 		if (work->events)
 			continue;
-		if (poll_work(work, loop->burst))
-			*busy = true;
+		if (work->idle > IDLE_ROUNDS && loop->busy && (round + i) % IDLE_PERIOD)
+			continue;
+		if (poll_work(work, loop->burst)) {
+			work->idle = 0;
+			busy = true;
+		} else {
+			work->idle += work->idle <= IDLE_ROUNDS;
+		}
 		events |= work->events;
 	}
+	loop->busy = busy;
 	return events;
+}
+
+/*
+ * Sleeps until something happens, or for at most ns. All that could be seen was seen, VM1 has been told of
+ * all: after arm() nothing is new that no edge comes for.
+ */
+static void sleep_for(struct rk_loop *loop, uint64_t ns)
+{
+	const uint64_t limit = loop->must_look || waits(loop) ? NAP_NS : SLEEP_NS;
+	const uint64_t start = cycles_now();
+
+	call_due(loop, UINT64_MAX);
+	__atomic_store_n(&loop->asleep, 1, __ATOMIC_SEQ_CST);
+	if (!arm(loop) && !__atomic_load_n(&loop->stop, __ATOMIC_SEQ_CST))
+		waiter_sleep(&loop->waiter, ns < limit ? ns : limit);
+	__atomic_store_n(&loop->asleep, 0, __ATOMIC_RELAXED);
+	disarm(loop);
+	loop->stats->sleeps++;
+	loop->stats->slept_cycles += cycles_now() - start;
 }
 
 uint32_t rk_loop_run(struct rk_loop *loop, uint64_t budget_ns)
 {
 	struct rk_loop_stats *stats = loop->stats;
 	const uint64_t start = cycles_now();
-	const uint64_t budget = (uint64_t)((double)budget_ns * (double)rk_tsc_hz() / 1e9);
-	uint64_t last = start;
+	const uint64_t budget = cycles_of(budget_ns), beat_cycles = cycles_of(BEAT_NS);
+	uint64_t last = start, moved = start, beaten = start - beat_cycles;
 	uint32_t events = 0;
 
+	coalesce(loop);
 	for (uint32_t round = 1; !events; round++) {
-		bool busy;
 		uint64_t now;
 
-		events = round_once(loop, &busy);
+		events = round_once(loop, round);
 		now = cycles_now();
 		stats->turns++;
-		if (busy) {
+		if (loop->busy) {
 			stats->busy_turns++;
 			stats->busy_cycles += now - last;
+			moved = now;
+		} else if (loop->may_sleep && !events && now - moved >= loop->idle) {
+			sleep_for(loop, budget_ns);
+			now = cycles_now();
 		} else {
 			relax();
 		}
 		last = now;
+		if (loop->coalesce)
+			call_due(loop, now);
 		if (__atomic_load_n(&loop->stop, __ATOMIC_RELAXED) &&
 		    __atomic_exchange_n(&loop->stop, 0, __ATOMIC_ACQUIRE))
 			events |= RK_EVENT_STOP;
-		if (round % ROUNDS_PER_LOOK == 0) {
+		if (now - beaten >= beat_cycles) {
 			beat(loop);
-			if (now - start >= budget)
-				events |= RK_EVENT_BUDGET;
+			beaten = now;
 		}
+		if (now - start >= budget)
+			events |= RK_EVENT_BUDGET;
 	}
+	call_due(loop, UINT64_MAX);
 	stats->cycles += cycles_now() - start;
 	return events;
 }

@@ -97,7 +97,7 @@ void packed_mark(struct rk_queue *queue)
 	queue->pending_count = 0;
 }
 
-bool packed_wants_call(const struct rk_queue *queue)
+bool packed_wants_call(const struct rk_queue *queue, uint16_t from)
 {
 	const uint32_t event = shm_load32(queue->avail);
 	const uint32_t flags = event >> 16 & 3;
@@ -109,8 +109,8 @@ bool packed_wants_call(const struct rk_queue *queue)
 	if (flags != EVENT_DESC || !(queue->flags & RK_RING_EVENT_IDX) ||
 	    !find_place(queue, event & 0xffff, &place))
 		return true;
-	return packed_distance(queue, queue->used_shown, place) <
-	       packed_distance(queue, queue->used_shown, queue->used_next);
+	return packed_distance(queue, from, place) <
+	       packed_distance(queue, from, queue->used_shown);
 }
 
 /* ---- beginning: docs/device.md 5.6 ------------------------------------------------------------- */

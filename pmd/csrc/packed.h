@@ -17,6 +17,8 @@
 #define PACKED_MARKS (PACKED_AVAIL | PACKED_USED)
 
 /* 2.8.10 */
+#define EVENT_FLAGS 2u /* where they lie in an event structure */
+#define EVENT_ENABLE 0u
 #define EVENT_DISABLE 1u
 #define EVENT_DESC 2u
 /* 2.8.14, and of the commit words: the wrap counter beside an index. */
@@ -122,7 +124,7 @@ void packed_return_read(struct rk_queue *queue, const struct head *heads, uint32
 bool packed_begin(struct rk_queue *queue);
 /* Marks what is pending used. */
 void packed_mark(struct rk_queue *queue);
-/* Whether VM1 asks to be called for what was marked since the last time (2.8.10). */
-bool packed_wants_call(const struct rk_queue *queue);
+/* Whether VM1 asks to be called for what was marked from the place `from` on (2.8.10). */
+bool packed_wants_call(const struct rk_queue *queue, uint16_t from);
 
 #endif

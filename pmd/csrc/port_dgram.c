@@ -124,6 +124,7 @@ struct rk_port *port_dgram_open(const struct rk_port_config *config, char *error
 		return port_refuse(error, error_bytes, "out of memory");
 	}
 	dgram->port.ops = &dgram_ops;
+	dgram->port.wake_fd = config->fd;
 	dgram->sender.fd = config->fd;
 	dgram->sender.verdict = dgram_verdict;
 	if (config->output)

@@ -140,6 +140,7 @@ struct rk_port *port_loop_open(const struct rk_port_config *config, char *error,
 	if (!loop)
 		return port_refuse(error, error_bytes, "out of memory");
 	loop->port.ops = &loop_ops;
+	loop->port.wake_fd = RK_WAKE_NONE;
 	loop->port.reads = 1;
 	loop->memory = port_memory(LOOP_BYTES);
 	if (!loop->memory) {

@@ -47,5 +47,6 @@ struct rk_port *port_null_open(const struct rk_port_config *config, char *error,
 	if (!port)
 		return port_refuse(error, error_bytes, "out of memory");
 	port->ops = &null_ops;
+	port->wake_fd = RK_WAKE_NONE;
 	return port;
 }

@@ -263,6 +263,7 @@ struct rk_port *port_packet_open(const struct rk_port_config *config, char *erro
 		return NULL;
 	}
 	packet->port.ops = &packet_ops;
+	packet->port.wake_fd = config->fd;
 	packet->sender.fd = config->fd;
 	packet->sender.verdict = packet_verdict;
 	return &packet->port;

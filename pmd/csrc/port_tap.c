@@ -88,6 +88,7 @@ struct rk_port *port_tap_open(const struct rk_port_config *config, char *error, 
 		return port_refuse(error, error_bytes, "out of memory");
 	}
 	tap->port.ops = &tap_ops;
+	tap->port.wake_fd = config->fd;
 	tap->fd = config->fd;
 	return &tap->port;
 }

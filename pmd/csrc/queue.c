@@ -101,9 +101,7 @@ static bool begin(struct rk_queue *queue)
 		errno = ERANGE;
 		return false;
 	}
-	/* We poll, so no kicks (2.7.10); with event index flags stay 0, and avail_event where it is. */
-	shm_store16(shm_at(queue->used, RING_FLAGS),
-		    queue->flags & RK_RING_EVENT_IDX ? 0 : USED_NO_NOTIFY);
+	queue_disarm(queue);
 	return true;
 }
 
@@ -139,6 +137,7 @@ struct rk_queue *rk_queue_new(const struct rk_ring_config *config, const struct 
 	queue->commit = (uint32_t *)(uintptr_t)config->commit;
 	queue->call_fd = config->call_fd;
 	queue->call_offset = config->call_offset;
+	queue->kick_fd = config->kick_fd;
 	if (find_parts(queue, config) && allocate(queue) && begin(queue))
 		return queue;
 	error = errno;
@@ -195,29 +194,91 @@ void rk_queue_call(struct rk_queue *queue)
 	queue->stats->calls++;
 }
 
-static bool wants_call(const struct rk_queue *queue)
+/* Whether VM1 wants to know of what was used from `from` on. */
+static bool wants_call(const struct rk_queue *queue, uint16_t from)
 {
 	uint16_t event;
 
 	if (queue_packed(queue))
-		return packed_wants_call(queue);
+		return packed_wants_call(queue, from);
 	if (!(queue->flags & RK_RING_EVENT_IDX))
 		return !(shm_load16(shm_at(queue->avail, RING_FLAGS)) & AVAIL_NO_INTERRUPT);
 	event = shm_load16(shm_at(queue->avail, RING_ENTRIES + 2u * queue->size));
-	/* 2.7.7.2: used_event lies in [used_shown, used_next). */
-	return (uint16_t)(queue->used_next - event - 1) <
-	       (uint16_t)(queue->used_next - queue->used_shown);
+	/* 2.7.7.2: used_event lies in [from, used_shown). */
+	return (uint16_t)(queue->used_shown - event - 1) < (uint16_t)(queue->used_shown - from);
+}
+
+static void call_if_wanted(struct rk_queue *queue, uint16_t from)
+{
+	shm_fence();
+	if (wants_call(queue, from))
+		rk_queue_call(queue);
+}
+
+/* Slots from one place of the ring to another. */
+static uint32_t distance(const struct rk_queue *queue, uint16_t from, uint16_t to)
+{
+	return queue_packed(queue) ? packed_distance(queue, from, to) : (uint16_t)(to - from);
 }
 
 void queue_publish(struct rk_queue *queue)
 {
+	const uint16_t from = queue->used_shown;
+
 	if (queue_packed(queue))
 		packed_mark(queue);
 	else
 		shm_store16_release(shm_at(queue->used, RING_INDEX), queue->used_next,
 				    queue->flags & RK_RING_COMBINING);
-	shm_fence();
-	if (wants_call(queue))
-		rk_queue_call(queue);
 	queue->used_shown = queue->used_next;
+	if (!queue->coalesce) {
+		call_if_wanted(queue, from);
+		return;
+	}
+	if (!queue->call_due) {
+		queue->call_from = from;
+		queue->call_due = cycles_now() + queue->coalesce;
+	}
+	/* So far, and no further, can be told how much was used since. */
+	if (distance(queue, queue->call_from, queue->used_shown) >= queue->size)
+		queue_call_now(queue);
+}
+
+void queue_call_now(struct rk_queue *queue)
+{
+	if (!queue->call_due)
+		return;
+	queue->call_due = 0;
+	call_if_wanted(queue, queue->call_from);
+}
+
+/* Whether anything is available, of a ring of which nothing was: it is not judged yet. */
+static bool has_news(const struct rk_queue *queue)
+{
+	if (queue_packed(queue))
+		return packed_place(queue).left != 0;
+	return shm_load16(shm_at(queue->avail, RING_INDEX)) != queue->next;
+}
+
+bool queue_arm(struct rk_queue *queue)
+{
+	if (queue_packed(queue)) /* 2.8.10; its flags say all that is needed, so no descriptor is named */
+		shm_store16(shm_at(queue->used, EVENT_FLAGS), EVENT_ENABLE);
+	else if (queue->flags & RK_RING_EVENT_IDX) /* 2.7.10.2 */
+		shm_store16(shm_at(queue->used, RING_ENTRIES + 8u * queue->size), queue->next);
+	else
+		shm_store16(shm_at(queue->used, RING_FLAGS), 0);
+	shm_fence();
+	return queue->empty && has_news(queue);
+}
+
+void queue_disarm(struct rk_queue *queue)
+{
+	if (queue_packed(queue)) {
+		shm_store16(queue->used, 0);
+		shm_store16(shm_at(queue->used, EVENT_FLAGS), EVENT_DISABLE);
+	} else { /* with event index flags stay 0, and avail_event where it is: VM1 has passed it */
+		shm_store16(shm_at(queue->used, RING_FLAGS),
+			    queue->flags & RK_RING_EVENT_IDX ? 0 : USED_NO_NOTIFY);
+	}
 }

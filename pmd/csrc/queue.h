@@ -103,12 +103,18 @@ struct rk_queue {
 	uint16_t next;      /* the place of the first chain not yet taken */
 	uint16_t used_next; /* where the next used element goes */
 	uint16_t used_shown; /* what VM1 was shown: behind used_next by what is not published */
+	bool empty;         /* nothing was available when last looked */
+	bool waiting;       /* frames of the port wait for buffers, or the port for its other side */
 	uint16_t flying;    /* chains in flight */
 	uint16_t flight;    /* the oldest of them, free-running */
 	uint32_t flight_mask;
 	struct in_flight *in_flight; /* a first-in first-out of flight_mask + 1 */
 	int call_fd;
 	int64_t call_offset;
+	int kick_fd;
+	uint64_t coalesce;  /* TSC cycles that a call may wait; the loop sets it */
+	uint64_t call_due;  /* when one that waits is made; 0: none waits */
+	uint16_t call_from; /* it is for what was used from there on */
 	void *table;               /* private copy of an indirect table: size entries */
 	struct gathered *gathered; /* size entries */
 	struct pending *pending;   /* packed: size entries */
@@ -136,9 +142,16 @@ static inline bool queue_packed(const struct rk_queue *queue)
 enum rk_drop chain_walk(struct rk_queue *queue, struct head *head, uint32_t permission,
 			struct chain *chain);
 
-/* Shows VM1 what was returned since the last time, and calls it if it wants to know (2.7.7.2, 2.8.10). Not on
- * a quarantined ring. */
+/* Shows VM1 what was returned since the last time, and calls it if it wants to know (2.7.7.2, 2.8.10), at
+ * once or as queue->coalesce has it. Not on a quarantined ring. */
 void queue_publish(struct rk_queue *queue);
+/* Makes the call that waits, if there is one. */
+void queue_call_now(struct rk_queue *queue);
+
+/* Asks VM1 to kick (2.7.10). True: something became available meanwhile, and no kick may come for it. */
+bool queue_arm(struct rk_queue *queue);
+/* No kicks any more; one may still come. */
+void queue_disarm(struct rk_queue *queue);
 
 /* A frame of more segments than ports take becomes one segment of private memory, of which there is one. */
 void send_flatten(struct rk_queue *queue, struct rk_frame *frame);

@@ -99,6 +99,8 @@ struct rk_ring_config {
 	uint32_t header_bytes;      /* 10 or 12: 5.1.6.1 */
 	int32_t call_fd;            /* -1: VM1 gave none */
 	int64_t call_offset;        /* -1: call_fd is an eventfd; else write 32 bits at this file offset */
+	int32_t kick_fd;            /* readable when VM1 kicked; -1: nothing tells */
+	uint32_t reserved;
 	uint64_t commit;            /* packed: the ring's commit words in this process, else 0: docs/device.md 5.6 */
 };
 
@@ -187,7 +189,12 @@ struct rk_port {
 	/* RK_RING_OFFLOADS that tx() takes in a frame's offload; the kernel does the rest itself. 0: nor does rx() show any. */
 	uint32_t offloads;
 	uint32_t reads; /* not 0: tx() reads the frames' bytes by this core, so they are fetched ahead */
+	int32_t wake_fd; /* readable when rx() may have frames; RK_WAKE_* */
+	uint32_t reserved;
 };
+
+#define RK_WAKE_POLL 0    /* nothing tells: rx() is to be asked */
+#define RK_WAKE_NONE (-1) /* rx() has frames only after tx() */
 
 /* What the ports of VFs driven from here are given: memory stays its owner's, mapped and reachable by the
  * VF's DMA, until the port is closed. "iova" is an address as the VF uses it, the others are addresses in
@@ -319,21 +326,37 @@ struct rk_work {
 	struct rk_port *port;
 	uint32_t expected;          /* the generation this work was set up for */
 	uint32_t events;            /* out: RK_EVENT_GENERATION, RK_EVENT_FAULT; the work is passed over while not 0 */
+	int32_t wake_fd;            /* readable when the generation changed; -1: nothing tells */
+	uint32_t idle;              /* of the loop: rounds in which nothing moved */
 };
 
 struct rk_loop_stats {
 	uint64_t turns, busy_turns;   /* rounds over the works; those that moved something */
 	uint64_t cycles, busy_cycles; /* TSC cycles inside rk_loop_run; of turns that moved something */
+	uint64_t sleeps, slept_cycles; /* times it slept; TSC cycles of that */
 };
 
 struct rk_loop;
 
 RK_API struct rk_loop *rk_loop_new(uint32_t burst, struct rk_loop_stats *stats);
 RK_API void rk_loop_free(struct rk_loop *loop);
-/* Borrows the array until the next call. */
-RK_API void rk_loop_set(struct rk_loop *loop, struct rk_work *works, uint32_t count);
+/* Borrows the array until the next call. 0, or -1 with errno EMFILE, ENFILE or ENOMEM: it has no works then. */
+RK_API int rk_loop_set(struct rk_loop *loop, struct rk_work *works, uint32_t count);
 /* Polls until an event; returns the events (never 0). */
 RK_API uint32_t rk_loop_run(struct rk_loop *loop, uint64_t budget_ns);
+/*
+ * How the loop polls, from its next run on. It sleeps once nothing moved for idle_ns, if it may, until VM1
+ * kicks, a port has frames, a work's wake_fd says so, or rk_loop_stop(); a work that cannot tell (a port
+ * that is to be polled, a frame its port refused) makes it look every 50 us. VM1 is asked for kicks only
+ * while the loop sleeps. Calls to VM1 wait for up to coalesce_ns, and are then made for all that came.
+ */
+struct rk_poll {
+	uint32_t may_sleep; /* 0: it never does */
+	uint32_t reserved;
+	uint64_t idle_ns, coalesce_ns;
+};
+
+RK_API void rk_loop_poll(struct rk_loop *loop, const struct rk_poll *poll);
 /* From any thread: the running, or else the next, rk_loop_run() returns at its next burst boundary. */
 RK_API void rk_loop_stop(struct rk_loop *loop);
 /* One turn of one work, for tests and stage benchmarks; returns the chains completed. */

@@ -7,7 +7,7 @@ tx(): a buffer that was returned and used again before shows.
 from __future__ import annotations
 
 import ctypes
-from ctypes import CFUNCTYPE, POINTER, Structure, c_char_p, c_uint32, c_uint64, c_void_p
+from ctypes import CFUNCTYPE, POINTER, Structure, c_char_p, c_int32, c_uint32, c_uint64, c_void_p
 from typing import TYPE_CHECKING, Any
 
 from pmd.handle import Handle
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 HELD = 0x100  # RK_HELD
+WAKE_NONE = -1  # RK_WAKE_NONE
 
 _TX = CFUNCTYPE(c_uint32, c_void_p, POINTER(Frame), c_uint32)
 _DONE = CFUNCTYPE(None, c_void_p, c_uint32)
@@ -42,6 +43,8 @@ class _Port(Structure):
         ("tx_held", c_uint64),
         ("offloads", c_uint32),
         ("reads", c_uint32),
+        ("wake_fd", c_int32),
+        ("reserved", c_uint32),
     ]
 
 
@@ -51,25 +54,31 @@ class HoldingPort(Handle):
     Attributes:
         sent: Frames as they were read, in the order VM1 sent them; None while still held.
         lie: Added to what reclaim() reports.
+        asked: Called when frames for VM1 are asked for; there are none.
     """
 
     def __init__(self, holds: Callable[[int], bool], room: int = 1 << 30) -> None:
         self.sent: list[bytes | None] = []
         self.room = room
         self.lie = 0
+        self.asked: Callable[[], None] = lambda: None
         self._holds = holds
         self._held: list[tuple[int, list[tuple[int, int]]]] = []
         self._finished = 0
         self._ops = _Ops(
             b"holding",
             _TX(self._tx),
-            _TX(lambda *_: 0),
+            _TX(self._rx),
             _DONE(lambda *_: None),
             _RECLAIM(self._reclaim),
             _CLOSE(lambda *_: None),
         )
-        self._port = _Port(ctypes.pointer(self._ops), 0, 0, 0, 0)
+        self._port = _Port(ctypes.pointer(self._ops), wake_fd=WAKE_NONE)
         super().__init__(ctypes.addressof(self._port))
+
+    def _rx(self, *_: object) -> int:
+        self.asked()
+        return 0
 
     def _tx(self, _: object, frames: Any, count: int) -> int:  # noqa: ANN401 - a ctypes pointer
         taken = min(count, self.room - len(self._held))

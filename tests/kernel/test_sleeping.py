@@ -1,0 +1,235 @@
+"""Loops that sleep: nothing VM1 or a port has is left waiting, and idle ones cost nothing.
+
+VM1 here is another thread that follows the notification rules of 2.7.7 and 2.7.10 to the letter: it
+kicks only when it is asked to, and pauses at random, so that a wake-up that is lost ends the test.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import os
+import random
+import select
+import socket
+import struct
+import threading
+import time
+from typing import TYPE_CHECKING
+
+import pytest
+
+from pmd.kernel import DirectionStats, Event, Loop, Poll, Port, Queue, Work
+from tests.kernel.holding_port import HoldingPort
+from tests.kernel.rig import AVAIL, BIG, USED, LoopSpec, Rig
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DEADLINE_S = 60.0
+RUN_NS = 100_000_000
+SIZE = 8
+
+
+class Sender:
+    """VM1's transmitq: one-buffer chains, kicks as 2.7.10 has them, used chains awaited by calls."""
+
+    def __init__(self, rig: Rig, kick_fd: int) -> None:
+        self._rig = rig
+        self._kick_fd = kick_fd
+        self.kicks = 0
+        self.sent = 0
+        for head in range(SIZE):
+            rig.desc(head, BIG + 0x1000 * head, 12 + 60)
+
+    def send(self, count: int) -> None:
+        """Make count more chains available, and kick if that is asked for."""
+        before = self._rig.index % 65536
+        self.sent += count
+        self._rig.make_available(*((before + i) % SIZE for i in range(count)))
+        # The fence of 2.7.10.2: CPython's lock operations between the two accesses are full ones.
+        threading.Lock().acquire()
+        if self._wanted(before):
+            os.eventfd_write(self._kick_fd, 1)
+            self.kicks += 1
+
+    def _wanted(self, before: int) -> bool:
+        if not self._rig.layout.event_idx:
+            return not struct.unpack("<H", self._rig.peek(USED, 2))[0] & 1
+        event = struct.unpack("<H", self._rig.peek(USED + 4 + 8 * SIZE, 2))[0]
+        new = self._rig.index
+        return (new - event - 1) % 65536 < (new - before) % 65536
+
+    def wait_used(self) -> None:
+        """Until the device has used all."""
+        deadline = time.monotonic() + DEADLINE_S
+        while self._rig.used_index() != self._rig.index % 65536:
+            assert time.monotonic() < deadline, f"a wake-up was lost at {self._rig.index}"
+            if self._rig.layout.event_idx:
+                used_event = (self._rig.index - 1) % 65536
+                self._rig.poke(AVAIL + 4 + 2 * SIZE, struct.pack("<H", used_event))
+            if self._rig.used_index() == self._rig.index % 65536:
+                return
+            assert select.select([self._rig.call_fd], [], [], DEADLINE_S)[0], "a call was lost"
+            os.eventfd_read(self._rig.call_fd)
+
+
+@pytest.fixture
+def kick_fd() -> Iterator[int]:
+    fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
+    yield fd
+    os.close(fd)
+
+
+@contextlib.contextmanager
+def running(loop: Loop) -> Iterator[None]:
+    """The loop runs on a thread of its own."""
+    ending = threading.Event()
+
+    def run() -> None:
+        while not ending.is_set():
+            loop.run(RUN_NS)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        ending.set()
+        loop.stop()
+        thread.join(DEADLINE_S)
+        assert not thread.is_alive()
+
+
+@dataclasses.dataclass
+class Bench:
+    """A rig, and a loop that serves its ring by a port; closed in order."""
+
+    rig: Rig
+    loop: Loop
+    queue: Queue
+
+    @classmethod
+    @contextlib.contextmanager
+    def made(
+        cls,
+        poll: Poll | None,
+        kick_fd: int,
+        port: LoopSpec,
+        *,
+        transmits: bool,
+        burst: int = 32,
+        **layout: object,
+    ) -> Iterator[Bench]:
+        with contextlib.ExitStack() as stack:
+            rig = stack.enter_context(Rig(SIZE, **layout))
+            config = dataclasses.replace(rig.config(), kick_fd=kick_fd)
+            queue = stack.enter_context(Queue(config, rig.kernel_map(), DirectionStats()))
+            tx, rx = (queue, None) if transmits else (None, queue)
+            loop = stack.enter_context(Loop(burst, poll))
+            loop.set([Work(tx, rx, stack.enter_context(Port(port)))])
+            stack.callback(loop.set, [])
+            yield cls(rig, loop, queue)
+
+
+NULL = LoopSpec("null")
+
+
+@pytest.mark.parametrize("event_idx", [False, True])
+@pytest.mark.parametrize("poll", [Poll(0), Poll(0, 20_000), Poll(30_000)], ids=str)
+def test_no_wake_up_is_lost(event_idx: bool, poll: Poll, kick_fd: int) -> None:
+    chance = random.Random(7)
+    with Bench.made(poll, kick_fd, NULL, transmits=True, event_idx=event_idx) as bench:
+        sender = Sender(bench.rig, kick_fd)
+        with running(bench.loop):
+            deadline = time.monotonic() + 3
+            while time.monotonic() < deadline:
+                for _ in range(chance.randrange(1, 4)):
+                    sender.send(chance.randrange(1, 3))
+                sender.wait_used()
+                if chance.random() < 0.3:
+                    time.sleep(chance.random() / 2000)
+        assert sender.kicks > 0
+        assert bench.loop.stats.sleeps > 0
+        assert bench.queue.stats.packets == sender.sent
+
+
+@pytest.mark.parametrize("event_idx", [False, True])
+def test_what_comes_before_kicks_are_asked_for_is_seen(event_idx: bool, kick_fd: int) -> None:
+    """VM1 sends after its ring was looked at, in the last round before a sleep: no kick comes."""
+    rx_desc, rx_avail, rx_used = BIG + 0x10000, BIG + 0x10400, BIG + 0x10800
+    with contextlib.ExitStack() as stack:
+        rig = stack.enter_context(Rig(SIZE, event_idx=event_idx))
+        for ring in (rx_avail, rx_used):
+            rig.poke(ring, bytes(4))
+        rig.poke(rx_desc, struct.pack("<QIHH", BIG, 2048, 2, 0))
+        config = dataclasses.replace(rig.config(), kick_fd=kick_fd)
+        rx_config = dataclasses.replace(config, desc=rx_desc, avail=rx_avail, used=rx_used)
+        map_ = rig.kernel_map()
+        tx = stack.enter_context(Queue(config, map_, DirectionStats()))
+        rx = stack.enter_context(Queue(rx_config, map_, DirectionStats()))
+        rig.poke(rx_avail + 2, struct.pack("<H", 1))
+        port = HoldingPort(lambda _: False)
+        loop = stack.enter_context(Loop(32, Poll(0)))
+        loop.set([Work(tx, rx, port)])  # type: ignore[arg-type]
+        stack.callback(loop.set, [])
+        sender = Sender(rig, kick_fd)
+
+        def send_once() -> None:
+            if not sender.sent:
+                sender.send(1)
+
+        port.asked = send_once
+        loop.run(5_000_000)  # much less than the 40 ms that a sleep without a wake-up takes
+        assert (sender.kicks, tx.stats.packets) == (0, 1)
+
+
+def test_an_idle_loop_sleeps(kick_fd: int) -> None:
+    with Bench.made(Poll(0), kick_fd, NULL, transmits=True) as bench:
+        with running(bench.loop):
+            time.sleep(1)
+        # Each sleep is cut at some 40 ms, for the heartbeat; a loop that polls has millions of turns.
+        assert bench.loop.stats.turns < 200
+        assert bench.loop.stats.slept_cycles > 0.9 * bench.loop.stats.cycles
+
+
+def test_a_busy_loop_asks_for_no_kicks(kick_fd: int) -> None:
+    with Bench.made(None, kick_fd, NULL, transmits=True) as bench:
+        assert bench.loop.run(1_000_000) == Event.BUDGET
+        assert struct.unpack("<H", bench.rig.peek(USED, 2))[0] == 1
+        assert bench.loop.stats.sleeps == 0
+
+
+def test_stop_ends_a_sleep(kick_fd: int) -> None:
+    with Bench.made(Poll(0), kick_fd, NULL, transmits=True) as bench:
+        stopper = threading.Timer(0.05, bench.loop.stop)
+        stopper.start()
+        assert bench.loop.run(10**12) == Event.STOP
+        stopper.join()
+
+
+def test_frames_of_a_port_end_a_sleep(kick_fd: int) -> None:
+    outside, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    port = LoopSpec("dgram", inside.detach())
+    with outside, Bench.made(Poll(0), kick_fd, port, transmits=False) as bench:
+        for head in range(SIZE):
+            bench.rig.desc(head, BIG + 0x1000 * head, 2048, 2)
+        bench.rig.make_available(*range(SIZE))
+        with running(bench.loop):
+            for number in range(SIZE):
+                outside.send(bytes([number]) * 60)
+                deadline = time.monotonic() + DEADLINE_S
+                while bench.rig.used_index() != number + 1:
+                    assert time.monotonic() < deadline
+                    time.sleep(0.001)
+        assert bench.rig.peek(BIG + 0x1000 * 5 + 12, 60) == bytes([5]) * 60
+
+
+def test_calls_are_coalesced(kick_fd: int) -> None:
+    poll = Poll(None, 10**12)
+    with Bench.made(poll, kick_fd, NULL, transmits=True, burst=1) as bench:
+        Sender(bench.rig, kick_fd).send(SIZE)
+        while bench.queue.stats.packets < SIZE:
+            assert bench.queue.stats.calls == 0
+            bench.loop.run(50_000_000)  # its end makes the call that waits
+        assert (bench.queue.stats.bursts, bench.queue.stats.calls) == (SIZE, 1)
