@@ -105,8 +105,8 @@ class RingConfig:
     call_fd: -1 where VM1 gave none. call_offset -1: it is an eventfd; else 32 bits are written at
     this file offset (`guest.function.Doorbell`). The descriptor stays its owner's, and must stay
     open until the queue is closed. kick_fd: readable when VM1 kicked, -1 where nothing tells; open
-    until no loop has the queue's work. commit: address of a packed ring's commit words, mapped until
-    then (docs/device.md 5.6).
+    until no loop has the queue's work. commit: address of a packed ring's commit words, mapped
+    until then (docs/device.md 5.6).
     """
 
     desc: int

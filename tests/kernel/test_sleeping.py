@@ -32,7 +32,7 @@ SIZE = 8
 
 
 class Sender:
-    """VM1's transmitq: one-buffer chains, kicks as 2.7.10 has them, used chains awaited by calls."""
+    """VM1's transmitq: one-buffer chains, kicks as 2.7.10 has them, calls awaited."""
 
     def __init__(self, rig: Rig, kick_fd: int) -> None:
         self._rig = rig
@@ -58,7 +58,7 @@ class Sender:
             return not struct.unpack("<H", self._rig.peek(USED, 2))[0] & 1
         event = struct.unpack("<H", self._rig.peek(USED + 4 + 8 * SIZE, 2))[0]
         new = self._rig.index
-        return (new - event - 1) % 65536 < (new - before) % 65536
+        return bool((new - event - 1) % 65536 < (new - before) % 65536)
 
     def wait_used(self) -> None:
         """Until the device has used all."""
@@ -188,7 +188,7 @@ def test_an_idle_loop_sleeps(kick_fd: int) -> None:
     with Bench.made(Poll(0), kick_fd, NULL, transmits=True) as bench:
         with running(bench.loop):
             time.sleep(1)
-        # Each sleep is cut at some 40 ms, for the heartbeat; a loop that polls has millions of turns.
+        # A sleep is cut at some 40 ms, for the heartbeat; a loop that polls has millions of turns.
         assert bench.loop.stats.turns < 200
         assert bench.loop.stats.slept_cycles > 0.9 * bench.loop.stats.cycles
 
