@@ -19,6 +19,12 @@ static inline void read_desc(const struct rk_queue *queue, const struct cursor *
 		shm_copy_in(desc, split_desc(queue, (uint16_t)at->index), sizeof(*desc));
 }
 
+void chain_keep_header(struct rk_queue *queue, const struct chain *chain, const struct shm *from,
+		       uint32_t bytes)
+{
+	shm_copy_in(queue->header + queue->header_bytes - chain->skip, from, bytes);
+}
+
 /* The table may span runs (2.7.5.3). */
 enum rk_drop chain_copy_table(struct rk_queue *queue, uint64_t address, uint32_t length)
 {

@@ -8,6 +8,10 @@
 /* Copies an indirect table of length bytes to queue->table, where its form is legal. */
 enum rk_drop chain_copy_table(struct rk_queue *queue, uint64_t address, uint32_t length);
 
+/* Copies the next of the bytes that are left out to queue->header. */
+void chain_keep_header(struct rk_queue *queue, const struct chain *chain, const struct shm *from,
+		       uint32_t bytes);
+
 /* Adds bus..bus+length to the chain's segments, cut where it crosses a border of the map. */
 static inline enum rk_drop chain_add(struct rk_queue *queue, struct chain *chain, uint64_t bus,
 					uint64_t length, uint32_t permission)
@@ -21,8 +25,8 @@ static inline enum rk_drop chain_add(struct rk_queue *queue, struct chain *chain
 		if (chain->count == queue->chain_segments)
 			return RK_DROP_OVERSIZE;
 		skip = chain->skip < run ? chain->skip : run;
-		if (skip && queue->flags & RK_RING_OFFLOADS)
-			shm_copy_in(chain->header + queue->header_bytes - chain->skip, host, skip);
+		if (__builtin_expect(skip && queue->flags & RK_RING_OFFLOADS, false))
+			chain_keep_header(queue, chain, host, (uint32_t)skip);
 		chain->skip -= (uint32_t)skip;
 		if (run > skip) {
 			struct iovec *segment = &chain->segments[chain->count++];

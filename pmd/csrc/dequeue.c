@@ -32,7 +32,7 @@ static enum rk_drop make_frame(const struct rk_queue *queue, const struct chain 
 	set_frame(frame, chain->segments, chain->count,
 		  (uint32_t)chain->bytes - queue->header_bytes);
 	if (queue->flags & RK_RING_OFFLOADS) {
-		memcpy(&frame->offload, chain->header, sizeof(frame->offload));
+		memcpy(&frame->offload, queue->header, sizeof(frame->offload));
 		frame->header_read = true;
 	}
 	return RK_SENT;

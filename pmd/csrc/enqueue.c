@@ -272,7 +272,8 @@ static enum outcome place_any(struct turn *turn, const struct rk_frame *frame)
 /* ---- one turn --------------------------------------------------------------------------------- */
 
 /* Puts frames into the ring, in order; how many are done with. */
-static uint32_t place(struct turn *turn, const struct rk_frame *frames, uint32_t count)
+static __attribute__((noinline)) uint32_t place(struct turn *turn, const struct rk_frame *frames,
+						uint32_t count)
 {
 	uint32_t frame = place_plain(turn, frames, count);
 
@@ -297,7 +298,8 @@ static bool judge(const struct rk_queue *queue, struct rk_frame *frame)
 }
 
 /* As place(), of a port whose frames have offloads; they are done in software where VM1 takes none. */
-static uint32_t place_judged(struct turn *turn, struct rk_frame *frames, uint32_t count)
+static __attribute__((noinline)) uint32_t place_judged(struct turn *turn, struct rk_frame *frames,
+						       uint32_t count)
 {
 	struct rk_queue *queue = turn->queue;
 	struct expansion *expansion = queue->expansion;

@@ -66,7 +66,6 @@ struct chain {
 	uint32_t skip;  /* in: bytes to leave out at the front (the virtio-net header) */
 	uint64_t bytes; /* in all descriptors, the skipped ones included */
 	uint32_t verdict; /* enum rk_drop; set by packed_look() */
-	uint8_t header[HEADER_BYTES_MAX]; /* the skipped ones, read once, where they say something */
 };
 
 /* A receive chain taken for a frame: what goes into used ring and how much it holds. */
@@ -122,6 +121,7 @@ struct rk_queue {
 	uint32_t *commit;          /* packed: its commit words */
 	uint8_t *bounce;           /* one frame of too many segments, made one */
 	struct expansion *expansion; /* frames whose offload is done here */
+	uint8_t header[HEADER_BYTES_MAX]; /* with offloads: what the walk of the last chain left out, read once */
 	struct iovec *segments;    /* pool of segments_max */
 	uint32_t chain_segments;   /* most that one chain can give */
 	uint32_t segments_max;
