@@ -50,13 +50,20 @@ def virtio_user(
     *,
     queue_pairs: int = 1,
     queue_size: int = 256,
+    packed: bool = False,
     mergeable: bool = False,
     in_order: bool = False,
+    vectorized: bool = False,
 ) -> str:
-    """A --vdev for VM1's side: a virtio-net driver with split rings, speaking vhost-user."""
+    """A --vdev for VM1's side: a virtio-net driver speaking vhost-user.
+
+    vectorized: Where the processor and the other features allow it; split: with SSE, in order and
+    not mergeable; packed: with AVX512, in order, and what receives not mergeable.
+    """
     return (
         f"net_virtio_user0,path={path},queues={queue_pairs},queue_size={queue_size},"
-        f"packed_vq=0,mrg_rxbuf={int(mergeable)},in_order={int(in_order)}"
+        f"packed_vq={int(packed)},mrg_rxbuf={int(mergeable)},in_order={int(in_order)},"
+        f"vectorized={int(vectorized)}"
     )
 
 
@@ -86,6 +93,8 @@ class Testpmd:
         command = ["dpdk-testpmd", "--lcores", f"0@{cpu},1@{cpu}", "--main-lcore", "0"]
         memory = ["--in-memory", "--single-file-segments"] if huge_pages else ["--no-huge"]
         command += ["--no-pci", "--no-telemetry", "-m", "256", *memory]
+        # Without this DPDK keeps to 256 bits, which its packed vectorized paths do not.
+        command += ["--force-max-simd-bitwidth=512", "--log-level=pmd.net.virtio.init:debug"]
         command += [f"--vdev={device}" for device in devices]
         command += ["--", "-i", "--nb-cores=1", "--burst=32", "--no-lsc-interrupt"]
         command += [f"--rxq={queue_pairs}", f"--txq={queue_pairs}"]
@@ -141,6 +150,11 @@ class Testpmd:
             except OSError as error:  # EIO: the terminal has no other end any more
                 raise RuntimeError(f"testpmd ended: {self.said[-2000:]}") from error
         return self._said[begin:].decode(errors="replace")
+
+    @property
+    def paths(self) -> str:
+        """Which of its functions the driver has chosen to receive and transmit by, in its words."""
+        return "; ".join(re.findall(r"virtio: using (.*) path on port 0", self.said))
 
     def command(self, line: str, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
         """Types a line and returns what testpmd said until its next prompt."""
