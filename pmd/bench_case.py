@@ -13,6 +13,9 @@ if TYPE_CHECKING:
 FULL_SIZES = (64, 256, 512, 1024, 1518, 9000)
 
 
+BURST = 32
+
+
 class Mode(enum.StrEnum):
     """Our VF. What a peer does instead is in pmd/bench_testpmd.py."""
 
@@ -59,6 +62,9 @@ class Case:
         queue_size: Descriptors of each ring.
         burst: Chains a turn takes from a ring at most.
         channels: Functions, each with a VM1 and a VF of its own.
+        idle: So many more whose VM1 neither sends nor is sent anything.
+        touch: What VM1 does for each frame. 1: writes (reads) descriptor, header and 64 bytes anew;
+            2: the whole frame; 0: nothing but its indices, which shows the back-end alone.
     """
 
     mode: Mode
@@ -66,14 +72,17 @@ class Case:
     frame_bytes: int
     queue_size: int = 256
     ring: Ring = Ring.SPLIT
-    burst: int = 32
+    burst: int = BURST
     channels: int = 1
+    idle: int = 0
+    touch: int = 1
 
     @property
     def name(self) -> str:
         """Tells it from all others."""
         parts = [self.mode, self.direction, f"{self.frame_bytes}B", self.ring]
-        return "-".join([*parts, f"q{self.queue_size}", f"b{self.burst}", f"c{self.channels}"])
+        parts += [f"q{self.queue_size}", f"b{self.burst}", f"c{self.channels}"]
+        return "-".join([*parts, *[f"i{self.idle}"] * (self.idle > 0), f"t{self.touch}"])
 
     @property
     def vf(self) -> str:
@@ -82,8 +91,13 @@ class Case:
 
     @property
     def way(self) -> str:
-        """Where frames go, for people."""
-        return _WORDS[self.mode, self.direction]
+        """Where frames go, and what is unusual, for people."""
+        words = [_WORDS[self.mode, self.direction]]
+        words += [f"{self.channels} channels"] * (self.channels > 1)
+        words += [f"{self.idle} idle"] * (self.idle > 0)
+        words += [f"burst {self.burst}"] * (self.burst != BURST)
+        words += [f"touch {self.touch}"] * (self.touch != 1)
+        return ", ".join(words)
 
 
 def quick(rings: Sequence[Ring]) -> list[Case]:
@@ -113,6 +127,7 @@ def full(rings: Sequence[Ring]) -> list[Case]:
             found += _each_way(ring, burst=burst)
         for channels in (2, 4, 8):
             found += _each_way(ring, channels=channels)
+        found += _each_way(ring, touch=0)
     return found
 
 
@@ -130,6 +145,8 @@ def cases(
     rings: Sequence[Ring],
     bursts: Sequence[int],
     channels: Sequence[int],
+    idle: int = 0,
+    touch: int = 1,
 ) -> list[Case]:
     """All combinations that mean something, perhaps none; directions empty: a mode's usual one."""
     found = []
@@ -138,5 +155,7 @@ def cases(
     ):
         possible = _DIRECTIONS[mode]
         chosen = [each for each in directions if each in possible] if directions else possible[:1]
-        found += [Case(mode, each, size, queue_size, ring, burst, many) for each in chosen]
+        found += [
+            Case(mode, each, size, queue_size, ring, burst, many, idle, touch) for each in chosen
+        ]
     return found

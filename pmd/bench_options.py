@@ -26,6 +26,7 @@ _RANGES = {
     "burst": (1, BURST_MAX),
     "channels": (1, 64),
 }
+_COMBINED = ("mode", "direction", "size", "queue_size", "burst", "channels", "idle", "touch")
 _Name = TypeVar("_Name", Mode, Direction, Ring)
 
 
@@ -45,6 +46,8 @@ class BenchFlags:
         ring: split, packed.
         burst: Frames taken from a ring at once.
         channels: Functions served at once, 1 to 64.
+        idle: So many functions more, whose VM1s do nothing.
+        touch: What VM1 writes or reads of each frame: 0 nothing, 1 its first 64 bytes, 2 all of it.
         lcores: Forwarding CPUs, as of run. By default the last one allowed.
         vm1_cpus: CPUs of the VM1s. By default those below.
         seconds: For each case and side.
@@ -59,6 +62,8 @@ class BenchFlags:
     ring: str | None = None
     burst: str | None = None
     channels: str | None = None
+    idle: int = 0
+    touch: int = 1
     lcores: Annotated[str | None, Parameter(name=["--lcores", "-l"])] = None
     vm1_cpus: str | None = None
     seconds: float | None = None
@@ -82,15 +87,14 @@ class BenchFlags:
 
     def _cases(self) -> list[Case]:
         rings = _names("ring", self.ring, Ring) or [Ring.SPLIT]
-        chosen = {
-            name: value
-            for name, value in vars(self).items()
-            if name in {"mode", "direction", "size", "queue_size", "burst", "channels"} and value
-        }
+        _require("idle", self.idle, 0, 63)
+        _require("touch", self.touch, 0, 2)
+        usual = BenchFlags()
+        chosen = [name for name in _COMBINED if getattr(self, name) != getattr(usual, name)]
         if not chosen:
             return bench_case.full(rings) if self.full else bench_case.quick(rings)
         if self.full:
-            name = next(iter(chosen)).replace("_", "-")
+            name = chosen[0].replace("_", "-")
             raise UsageError("use", f"--{name}", "--full says what is measured", "give one of them")
         found = bench_case.cases(
             modes=_names("mode", self.mode, Mode) or [Mode.NULL],
@@ -100,6 +104,8 @@ class BenchFlags:
             rings=rings,
             bursts=_numbers("burst", self.burst) or [32],
             channels=_numbers("channels", self.channels) or [1],
+            idle=self.idle,
+            touch=self.touch,
         )
         if not found:
             cause = f"{self.mode or Mode.NULL} has no frames that way"
@@ -147,6 +153,11 @@ def _numbers(flag: str, text: str | None) -> list[int]:
             raise UsageError("use", f"--{flag} {text}", f"{word!r} is not {least} to {most}")
         found.append(int(word))
     return found
+
+
+def _require(flag: str, value: int, least: int, most: int) -> None:
+    if not least <= value <= most:
+        raise UsageError("use", f"--{flag} {value}", f"it is not {least} to {most}")
 
 
 def _words(text: str | None) -> list[str]:

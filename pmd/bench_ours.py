@@ -27,20 +27,20 @@ class Ours(Side):
 
     def _start_back_end(self) -> list[Child]:
         case = self._case
-        for index in range(case.channels):
+        for index in range(self._functions):
             sockets = (
                 *("--vhost-user", str(self._back_end_socket(index))),
                 *("--vfio-user", str(self._function(index))),
             )
             command = (sys.executable, "-m", "tools.device.cli", *sockets)
-            self._keep(Child(f"device {index}", command))
-        for index in range(case.channels):
+            self._keep(Child(f"device {index}", command, first=True))
+        for index in range(self._functions):
             self._wait_for_socket(self._back_end_socket(index))
             self._wait_for_socket(self._function(index))
         channels = [
             word
-            for index in range(case.channels)
-            for word in ("--device", f"vfio-user:{self._function(index)}", "--vf", case.vf)
+            for index in range(self._functions)
+            for word in ("--device", f"vfio-user:{self._function(index)}", "--vf", self._vf(index))
         ]
         lcores = ",".join(map(str, self._places.lcores))
         run = (

@@ -76,10 +76,7 @@ def _series(rows: Sequence[Row]) -> dict[tuple[str, str], dict[int, Rate]]:
         if row.refusal:
             continue
         case = row.case
-        panel = (
-            f"{case.way}\n{case.ring}, queue {case.queue_size}, burst {case.burst}, "
-            f"channels {case.channels}"
-        )
+        panel = f"{case.way}\n{case.ring}, queue {case.queue_size}"
         for name, rate in ("pmd", row.ours), (row.peer, row.theirs):
             if rate is not None:
                 line = found.setdefault((panel, f"{name}, {rate.condition}"), {})

@@ -36,12 +36,10 @@ def table(rows: Sequence[Row]) -> Table:
 
 def _what(row: Row) -> list[str]:
     case = row.case
-    way = case.way if case.channels == 1 else f"{case.way}, {case.channels} channels"
-    way = way if case.burst == 32 else f"{way}, burst {case.burst}"
     taken = "?" if row.ours is None else row.ours.condition
     if row.theirs is not None and row.ours is not None and row.theirs.condition != taken:
         taken = f"{taken} / {row.theirs.condition}"
-    return [way, str(case.frame_bytes), str(case.queue_size), str(case.ring), taken]
+    return [case.way, str(case.frame_bytes), str(case.queue_size), str(case.ring), taken]
 
 
 def _rate(rate: Rate | None) -> str:

@@ -58,6 +58,8 @@ class Row:
             "queue_size": self.case.queue_size,
             "burst": self.case.burst,
             "channels": self.case.channels,
+            "idle": self.case.idle,
+            "touch": self.case.touch,
             "placement": self.ours.condition if self.ours else None,
             "ours_mpps": _round(self.ours.mpps if self.ours else None),
             "ours_cycles_per_packet": _round(self.ours_cycles),

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from pmd.child import Child
 
 _END_TIMEOUT_S = 20.0
-_MOVED_MIN = 1000  # frames: every ring has gone round, or is about to
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,17 +95,18 @@ class Side(abc.ABC):
         """
         places, name = self._places, self.name
         self._forwarding = self._start_back_end()
-        for index in range(self._case.channels):
+        for index in range(self._functions):
             cpu = places.vm1_cpus[index % len(places.vm1_cpus)]
             lcore = places.lcores[index % len(places.lcores)]
             place = Vm1Place(cpu, lcore if places.tagged else None, places.huge_pages)
             control = self._directory / f"{index}.control"
             socket = self._back_end_socket(index)
-            vm1 = BenchVm1(name, self._case, socket, control, place)
+            idle = index >= self._case.channels
+            vm1 = BenchVm1(name, self._case, socket, control, place, idle=idle)
             self._vm1s.append(vm1)
             self._keep(vm1.child)
         for vm1 in self._vm1s:
-            self._wait(lambda vm1=vm1: vm1.moved() >= _MOVED_MIN, "frames")  # type: ignore[misc]
+            self._wait(vm1.ready, "frames")
 
     def pause(self) -> None:
         """Stop it where it is, the drivers first. VhostPciError if a part of it has ended."""
@@ -129,9 +129,12 @@ class Side(abc.ABC):
             child.check()
 
     def results(self) -> list[dict[str, Any]]:
-        """End it: what each VM1 found. `cycles_per_packet` is then what the back-end told."""
+        """End it: what each VM1 that was not idle found.
+
+        `cycles_per_packet` is from then on what the back-end told.
+        """
         self.resume()
-        found = [vm1.result() for vm1 in self._vm1s]
+        found = [vm1.result() for vm1 in self._vm1s if not vm1.idle]
         output = "".join(child.end(_END_TIMEOUT_S) for child in self._forwarding)
         self.cycles_per_packet = self._cycles(output)
         return found
@@ -139,8 +142,19 @@ class Side(abc.ABC):
     def close(self) -> None:
         """End what still runs, drivers first. Twice is fine."""
         self.resume()  # a driver that ends asks its back-end to stop, and waits for the answer
+        for vm1 in self._vm1s:
+            vm1.child.ask_to_end()  # all at once
         while self._children:
             self._children.pop().close()
+        self._vm1s.clear()
+
+    @property
+    def _functions(self) -> int:
+        return self._case.channels + self._case.idle
+
+    def _vf(self, index: int) -> str:
+        """Our VF's spec for a function; an idle one's sends nothing."""
+        return self._case.vf if index < self._case.channels else "null"
 
     def _keep(self, child: Child) -> Child:
         self._children.append(child)

@@ -63,7 +63,7 @@ class Testpmd(Side):
         ]
         environment = {"RUNTIME_DIRECTORY": str(self._directory)}
         child = self._keep(Child(self.name, command, first=True, environment=environment))
-        for index in range(case.channels):
+        for index in range(self._functions):
             self._wait_for_socket(self._back_end_socket(index))
         return [child]
 
@@ -73,12 +73,13 @@ class Testpmd(Side):
 
     def _ports(self) -> Iterator[str]:
         case = self._case
-        for index in range(case.channels):
+        for index in range(self._functions):
             yield f"net_vhost{index},iface={self._back_end_socket(index)},queues=1"
             if case.mode == Mode.LOOP:
                 continue
             # Without no-rx a null port's frames would flood the direction that is not measured.
-            frames = "no-rx=1" if case.direction == Direction.TX else f"size={case.frame_bytes}"
+            silent = case.direction == Direction.TX or index >= case.channels
+            frames = "no-rx=1" if silent else f"size={case.frame_bytes}"
             yield f"net_null{index},{frames}"
 
     def _cycles(self, output: str) -> float | None:

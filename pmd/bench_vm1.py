@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _END_TIMEOUT_S = 20.0
 _ASK_TIMEOUT_S = 2.0
+_MOVED_MIN = 1000  # frames: the rings work
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Vm1Place:
 
 
 class BenchVm1:
-    """One `vhost-pci-vm1 replay`, a child process.
+    """One `vhost-pci-vm1`, a child process: a replay, or one that stocks its rings and waits.
 
     Thread rule: one thread.
 
@@ -45,26 +46,37 @@ class BenchVm1:
         name: Of the back-end it drives, for messages.
         back_end: The vhost-user socket it connects to.
         control: A path for its control socket.
+        idle: Whether it is one that waits.
     """
 
     def __init__(
-        self, name: str, case: Case, back_end: Path, control: Path, place: Vm1Place
+        self,
+        name: str,
+        case: Case,
+        back_end: Path,
+        control: Path,
+        place: Vm1Place,
+        *,
+        idle: bool,
     ) -> None:
         self._control = control
         self._case = case
+        self.idle = idle
         command = [
-            *(sys.executable, "-m", "tools.vm1.cli", "replay", "--json"),
+            *(sys.executable, "-m", "tools.vm1.cli", "idle" if idle else "replay", "--json"),
             *("--vhost-user", str(back_end), "--control", str(control)),
             *("--cpu", str(place.cpu), "--direction", str(case.direction)),
             *("--size", str(case.frame_bytes), "--queue-size", str(case.queue_size)),
+            *("--touch", str(case.touch)),
         ]
         command += ["--huge-pages"] if place.huge_pages else []
-        command += [] if place.peer_cpu is None else ["--peer-cpu", str(place.peer_cpu)]
+        tagged = place.peer_cpu is not None and not idle
+        command += ["--peer-cpu", str(place.peer_cpu)] if tagged else []
         command += ["--packed"] if case.ring == Ring.PACKED else []
         self.child = Child(f"VM1 of {name}", command, first=True)
 
-    def moved(self) -> int:
-        """Frames that went over its rings so far; 0 while it cannot say."""
+    def ready(self) -> bool:
+        """Whether frames move on all its rings that are to carry some; else, whether it has any."""
         try:
             with socket.socket(socket.AF_UNIX) as client:
                 client.settimeout(_ASK_TIMEOUT_S)
@@ -72,15 +84,15 @@ class BenchVm1:
                 text = b"".join(iter(lambda: client.recv(65536), b""))
             counters = json.loads(text)
         except (OSError, ValueError):
-            return 0
-        return min(
-            (
-                int(counters[name])
-                for name, direction in (("sent", Direction.TX), ("received", Direction.RX))
-                if self._case.direction in {direction, Direction.BOTH}
-            ),
-            default=0,
-        )
+            return False
+        if self.idle:
+            return bool(counters["connected"])
+        wanted = [
+            name
+            for name, direction in (("sent", Direction.TX), ("received", Direction.RX))
+            if self._case.direction in {direction, Direction.BOTH}
+        ]
+        return all(counters[name] >= _MOVED_MIN for name in wanted)
 
     def result(self) -> dict[str, Any]:
         """End it; its JSON object.

@@ -107,6 +107,10 @@ class Child:
         """Let it go on. Nothing to do where it has not stopped, or has ended."""
         self._process.send_signal(signal.SIGCONT)
 
+    def ask_to_end(self) -> None:
+        """As a service manager would: SIGTERM. Nothing to do where it has ended."""
+        self._process.terminate()
+
     def end(self, timeout_s: float) -> str:
         """Ask it to end; all it wrote to stdout.
 

@@ -40,6 +40,9 @@ def huge_pages() -> Iterator[None]:
         (("--size", "59"), "cannot use --size 59: '59' is not 60 to 9216"),
         (("--queue-size", "100"), "cannot use --queue-size 100: it is no power of two"),
         (("--burst", "257"), "cannot use --burst 257: '257' is not 1 to 256"),
+        (("--touch", "3"), "cannot use --touch 3: it is not 0 to 2"),
+        (("--idle", "64"), "cannot use --idle 64: it is not 0 to 63"),
+        (("--full", "--idle", "1"), "cannot use --idle: --full says what is measured"),
         (("--channels", "65"), "cannot use --channels 65: '65' is not 1 to 64"),
         (("--mode", "null", "--direction", "rx"), "cannot measure --direction rx: null has no fra"),
         (("--full", "--size", "64"), "cannot use --size: --full says what is measured"),
@@ -81,7 +84,7 @@ def rows_of(process: Process) -> list[dict[str, Any]]:
 def test_without_a_peer() -> None:
     with pmd("bench", "--mode", "loop", "--seconds", "0.5", "--json") as process:
         (row,) = rows_of(process)
-    assert row["case"] == "loop-both-64B-split-q256-b32-c1"
+    assert row["case"] == "loop-both-64B-split-q256-b32-c1-t1"
     assert row["placement"] in CONDITIONS
     assert row["ours_mpps"] > 0
     assert row["ours_cycles_per_packet"] > 0
@@ -92,12 +95,23 @@ def test_without_a_peer() -> None:
 
 def test_channels_and_a_picture(tmp_path: Path) -> None:
     picture = tmp_path / "rates.svg"
-    case = ("--mode", "null", "--size", "1518", "--channels", "2", "--seconds", "0.5")
+    case = (
+        "--mode",
+        "null",
+        "--size",
+        "1518",
+        "--channels",
+        "2",
+        "--idle",
+        "1",
+        "--seconds",
+        "0.5",
+    )
     with pmd("bench", *case, "--plot", picture) as process:
         assert process.wait() == 0
         table = process.stdout()
         assert process.left_behind == []
-    assert table.count("VM1 -> VF, 2 channels") == 1
+    assert table.count("VM1 -> VF, 2 channels, 1 idle") == 1
     text = picture.read_text()
     assert text.startswith("<?xml")
     assert "<svg" in text

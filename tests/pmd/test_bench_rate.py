@@ -102,7 +102,7 @@ def test_a_ratio_is_refused(ours: dict[str, int], theirs: dict[str, int]) -> Non
     assert row.json_object()["ratio"] is None
     shown = text([row])
     assert "refused" in shown
-    assert "null-tx-64B-split-q256-b32-c1: no ratio: there" in shown.replace("\n", " ")
+    assert "null-tx-64B-split-q256-b32-c1-t1: no ratio: there" in shown.replace("\n", " ")
 
 
 def text(rows: list[Row]) -> str:
@@ -132,7 +132,7 @@ def test_the_cleanest_rate_stands_alone() -> None:
 def test_the_json_object() -> None:
     (row,) = rows(CASE, side(near_quiet=30.0), [side(near_quiet=12.0)])
     assert row.json_object() == {
-        "case": "null-tx-64B-split-q256-b32-c1",
+        "case": "null-tx-64B-split-q256-b32-c1-t1",
         "mode": "null",
         "direction": "tx",
         "frame_bytes": 64,
@@ -140,6 +140,8 @@ def test_the_json_object() -> None:
         "queue_size": 256,
         "burst": 32,
         "channels": 1,
+        "idle": 0,
+        "touch": 1,
         "placement": "near_quiet",
         "ours_mpps": 30.0,
         "ours_cycles_per_packet": 20.0,
