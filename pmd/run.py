@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 from typing import TYPE_CHECKING
 
 from driver.software_vf import KINDS, parse_vf
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from pmd.report import View
     from pmd.source import Source
 
+_log = logging.getLogger("pmd")
+
 
 def run(options: Options, view: View) -> tuple[stats.Snapshot, stats.Snapshot]:
     """Bring everything up, forward, take everything down; the first and the last snapshot.
@@ -41,7 +44,7 @@ def run(options: Options, view: View) -> tuple[stats.Snapshot, stats.Snapshot]:
         signals = stack.enter_context(Signals())
         cpus = parse_lcores(options.lcores) if options.lcores else default_lcores(1)
         found = sources(options.devices, cpus, WindowMap(options.window_map))
-        specs = _specs(options.vfs, found)
+        specs = _resolve(_specs(options.vfs, found))
         slots = _slots(stack, found, options.bar)
         channels: list[Channel] = []
         for source, spec in zip(found, specs, strict=True):
@@ -84,8 +87,21 @@ def _specs(specs: Sequence[str], found: Sequence[Source]) -> list[str]:
     return list(specs)
 
 
+def _resolve(specs: list[str]) -> list[str]:
+    """The specs with what was picked for each auto."""
+    if AUTO not in specs:
+        return specs
+    from driver.auto_vf import resolve  # noqa: PLC0415 - every VF driver, of which most runs need one
+
+    chosen = resolve(specs)
+    for choice in chosen:
+        if choice.what:
+            _log.info("VF %s: %s, %s", AUTO, choice.spec, choice.what)
+    return [choice.spec for choice in chosen]
+
+
 def _default_vf(source: Source) -> str:
     if isinstance(source, SimSource):
         return "loop"
     cause = f"{source.name} needs one"
-    raise UsageError("run without", "--vf", cause, f"the kinds are {', '.join(KINDS)}")
+    raise UsageError("run without", "--vf", cause, f"the kinds are {', '.join(KINDS)}, or {AUTO}")

@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("pmd")
 
-_INTEL = 0x8086
-_DEVICES = {0x10CA: "82576 VF", 0x152D: "82576 VF", 0x1520: "I350 VF", 0x152F: "I350 VF"}
+VENDOR = 0x8086
+DEVICES = {0x10CA: "82576 VF", 0x152D: "82576 VF", 0x1520: "I350 VF", 0x152F: "I350 VF"}
 
 
 class IgbVf(Vf):
@@ -103,7 +103,7 @@ class IgbVf(Vf):
 
     def _check_identity(self, function: Function) -> None:
         found = function.identity()
-        if found.vendor != _INTEL or found.device not in _DEVICES:
+        if found.vendor != VENDOR or found.device not in DEVICES:
             cause = f"it is {found.vendor:04x}:{found.device:04x}, no VF of an 82576 or I350"
             raise self._error(cause)
 

@@ -42,7 +42,8 @@ def parse_vf(spec: str) -> Vf:
     kind, colon, parameters = spec.partition(":")
     parse = _PARSERS.get(kind)
     if parse is None:
-        raise UsageError("use", f"VF {spec!r}", "there is no such kind", f"use {', '.join(KINDS)}")
+        kinds = f"use {', '.join(KINDS)}, or auto"
+        raise UsageError("use", f"VF {spec!r}", "there is no such kind", kinds)
     if colon and not parameters:
         raise _misuse(spec, "nothing follows the colon")
     return parse(spec, parameters)

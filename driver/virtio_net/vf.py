@@ -36,9 +36,9 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("pmd")
 
-_VENDOR = 0x1AF4
-_DEVICE = 0x1041  # 4.1.2: 0x1040 and the device's type, 1
-_TRANSITIONAL_DEVICE = 0x1000
+VENDOR = 0x1AF4
+DEVICE = 0x1041  # 4.1.2: 0x1040 and the device's type, 1
+TRANSITIONAL_DEVICE = 0x1000
 
 
 class VirtioNetVf(Vf):
@@ -102,9 +102,9 @@ class VirtioNetVf(Vf):
     def _reset(self, function: Function, queue_pairs: int) -> Device:
         """The device, with its features agreed on."""
         found = function.identity()
-        modern = found.device == _DEVICE
-        transitional = found.device == _TRANSITIONAL_DEVICE and found.subsystem_device == 1
-        if found.vendor != _VENDOR or not (modern or transitional):
+        modern = found.device == DEVICE
+        transitional = found.device == TRANSITIONAL_DEVICE and found.subsystem_device == 1
+        if found.vendor != VENDOR or not (modern or transitional):
             cause = f"it is {found.vendor:04x}:{found.device:04x}, no virtio network function"
             raise self._error(cause)
         device = Device(function)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -52,3 +53,28 @@ def add_tap(name: str, namespace: str, address: str = "") -> None:
     if address:
         ip("addr", "add", address, "dev", name, namespace=namespace)
     ip("link", "set", name, "up", namespace=namespace)
+
+
+def add_veth(name: str, namespace: str, peer: str, peer_namespace: str, address: str) -> None:
+    """Two connected interfaces, silent and up; the peer has the address, and finishes checksums."""
+    ip(
+        "link",
+        "add",
+        name,
+        "type",
+        "veth",
+        "peer",
+        peer,
+        "netns",
+        peer_namespace,
+        namespace=namespace,
+    )
+    ip("addr", "add", address, "dev", peer, namespace=peer_namespace)
+    for each, where in ((name, namespace), (peer, peer_namespace)):
+        silence(each, where)
+        ip("link", "set", each, "up", namespace=where)
+    subprocess.run(
+        [*inside(peer_namespace), sys.executable, "-m", "tests.system.software_checksums", peer],
+        timeout=60,
+        check=True,
+    )
