@@ -1,4 +1,4 @@
-"""The picture of a benchmark: rates by frame size, ours against peers, one panel a direction."""
+"""The picture of a benchmark: rates and cycles by frame size, ours against peers."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from pmd.bench_rate import Rate
     from pmd.bench_result import Row
 
-_PANEL_INCHES = (5.0, 4.0)
+_PANEL_INCHES = (5.0, 3.5)
 
 
 def require(path: Path) -> None:
@@ -43,51 +43,74 @@ def write(rows: Sequence[Row], path: Path) -> None:
     """
     from matplotlib.figure import Figure  # noqa: PLC0415 - optional, and slow to load
 
-    series = _series(rows)
-    if not series:
-        raise VhostPciError("draw", str(path), "nothing was measured")
-    panels = sorted({panel for panel, _ in series})
+    panels = _panels([row for row in rows if not row.refusal])
+    if not panels:
+        raise VhostPciError("draw", str(path), "nothing was measured that can be compared")
     width, height = _PANEL_INCHES
-    figure = Figure(figsize=(width * len(panels), height), layout="constrained")
-    axes = figure.subplots(1, len(panels), squeeze=False)[0]
-    for panel, axis in zip(panels, axes, strict=True):
-        for (of, label), points in sorted(series.items()):
-            if of == panel:
-                _draw(axis, label, points)
-        axis.set(title=panel, xlabel="frame bytes", ylabel="Mpps", ylim=(0, None))
-        axis.set_xscale("log", base=2)
-        sizes = sorted(
-            {size for (of, _), points in series.items() if of == panel for size in points}
-        )
-        axis.set_xticks(sizes, [str(size) for size in sizes])
-        axis.minorticks_off()
-        axis.grid(alpha=0.3)
-        axis.legend()
+    figure = Figure(figsize=(width * len(panels), 2 * height), layout="constrained")
+    axes = figure.subplots(2, len(panels), squeeze=False)
+    for index, (title, shown) in enumerate(panels.items()):
+        above, below = axes[0][index], axes[1][index]
+        _draw_rates(above, shown)
+        _draw_cycles(below, shown)
+        above.set(title=title, ylabel="Mpps", ylim=(0, None))
+        below.set(ylabel="TSC cycles a packet, forwarding CPU", ylim=(0, None))
+        for axis in above, below:
+            _finish(axis, sorted({row.case.frame_bytes for row in shown}))
     try:
         figure.savefig(path, format="svg", metadata={"Date": None})
     except OSError as error:
         raise VhostPciError("write", os.fspath(path), errno_text(error)) from error
 
 
-def _series(rows: Sequence[Row]) -> dict[tuple[str, str], dict[int, Rate]]:
-    """Rates by size, for each panel and line. A refused pair is not drawn side by side."""
-    found: dict[tuple[str, str], dict[int, Rate]] = {}
+def _panels(rows: Sequence[Row]) -> dict[str, list[Row]]:
+    """Rows by what they have in common but the size; those of one size only if there are no others.
+
+    A refused pair is not drawn: it would be compared all the same.
+    """
+    found: dict[str, list[Row]] = {}
     for row in rows:
-        if row.refusal:
-            continue
-        case = row.case
-        panel = f"{case.way}\n{case.ring}, queue {case.queue_size}"
+        title = f"{row.case.way}\n{row.case.ring}, queue {row.case.queue_size}"
+        found.setdefault(title, []).append(row)
+    long = {
+        title: shown
+        for title, shown in found.items()
+        if len({row.case.frame_bytes for row in shown}) > 1
+    }
+    return long or found
+
+
+def _draw_rates(axis: Any, rows: Sequence[Row]) -> None:  # noqa: ANN401 - Axes is optional
+    """A line for each side and condition, with the 10th and 90th percentile."""
+    lines: dict[str, dict[int, Rate]] = {}
+    for row in rows:
         for name, rate in ("pmd", row.ours), (row.peer, row.theirs):
             if rate is not None:
-                line = found.setdefault((panel, f"{name}, {rate.condition}"), {})
-                line[case.frame_bytes] = rate
-    return found
+                points = lines.setdefault(f"{name}, {rate.condition}", {})
+                points[row.case.frame_bytes] = rate
+    for label, points in lines.items():
+        rates = list(points.values())
+        below = [rate.mpps - rate.low for rate in rates]
+        above = [rate.high - rate.mpps for rate in rates]
+        middle = [rate.mpps for rate in rates]
+        axis.errorbar(list(points), middle, [below, above], marker="o", capsize=3, label=label)
 
 
-def _draw(axis: Any, label: str, points: dict[int, Rate]) -> None:  # noqa: ANN401 - Axes is optional
-    sizes = sorted(points)
-    rates = [points[size] for size in sizes]
-    below = [rate.mpps - rate.low for rate in rates]
-    above = [rate.high - rate.mpps for rate in rates]
-    middle = [rate.mpps for rate in rates]
-    axis.errorbar(sizes, middle, yerr=[below, above], marker="o", capsize=3, label=label)
+def _draw_cycles(axis: Any, rows: Sequence[Row]) -> None:  # noqa: ANN401 - Axes is optional
+    """A line for each side."""
+    lines: dict[str, dict[int, float]] = {}
+    for row in rows:
+        for name, cycles in ("pmd", row.ours_cycles), (row.peer, row.peer_cycles):
+            if cycles is not None and name:
+                lines.setdefault(name, {})[row.case.frame_bytes] = cycles
+    for label, points in lines.items():
+        axis.plot(list(points), list(points.values()), marker="o", label=label)
+
+
+def _finish(axis: Any, sizes: Sequence[int]) -> None:  # noqa: ANN401 - Axes is optional
+    axis.set(xlabel="frame bytes")
+    axis.set_xscale("log", base=2)
+    axis.set_xticks(sizes, [str(size) for size in sizes])
+    axis.minorticks_off()
+    axis.grid(alpha=0.3)
+    axis.legend()

@@ -39,7 +39,14 @@ def test_the_picture_has_a_panel_a_way_and_a_line_a_side(tmp_path: Path) -> None
     with rc_context({"svg.fonttype": "none"}):  # letters as letters, to be found
         bench_plot.write(found, path)
     picture = path.read_text()
-    for words in ("VM1 -&gt; VF", "VF -&gt; VM1", "pmd, near_quiet", "frame bytes", "1518"):
+    for words in (
+        "VM1 -&gt; VF",
+        "VF -&gt; VM1",
+        "pmd, near_quiet",
+        "frame bytes",
+        "1518",
+        "cycles a",
+    ):
         assert words in picture
 
 
