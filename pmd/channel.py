@@ -34,6 +34,8 @@ from pmd.quarantine import Quarantine
 from pmd.ring_config import ring_config
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from driver.ring import Ring
     from driver.software_vf import Vf
     from driver.vhost_pci import DeviceState
@@ -62,10 +64,12 @@ class Channel:
         source: Where the function comes from; the channel owns it.
         vf: Where frames go; the channel owns it.
         bar: The window's BAR.
+        sleeps: Its loops sleep, so VM1's kicks are wanted.
     """
 
-    def __init__(self, source: Source, vf: Vf, bar: int) -> None:
+    def __init__(self, source: Source, vf: Vf, bar: int, *, sleeps: bool = False) -> None:
         self._source = source
+        self._sleeps = sleeps
         self._ports = Ports(vf)
         self._bar = bar
         self._attached = contextlib.ExitStack()
@@ -221,9 +225,17 @@ class Channel:
         map_ = self._served.enter_context(Map(state.regions))
         self._ports.share(device.mappings)
         self._served.callback(self._ports.unshare)
+        kicks = self._kicks(device, rings)
         doorbells = device.doorbells(r.index for r in rings if RingFlag.CALLABLE in r.flags)
         for ring in rings:
-            queue = self._open_queue(device, state, ring, map_, doorbells.get(ring.index))
+            queue = self._open_queue(
+                device,
+                state,
+                ring,
+                map_,
+                doorbell=doorbells.get(ring.index),
+                kick_fd=kicks.get(ring.index, -1),
+            )
             if queue is not None:
                 self._queues[ring.index] = (ring, self._served.enter_context(queue))
         for pair in sorted({index // 2 for index in self._queues}):
@@ -237,9 +249,20 @@ class Channel:
                 expected=state.generation,
                 heartbeat_address=device.heartbeat_address,
                 guard=self._guard,
+                wake_fd=device.change_fd,
             )
         for _, queue in self._queues.values():
             queue.call()  # docs/device.md 5.3: a call may have gone to nobody in between
+
+    def _kicks(self, device: VhostPci, rings: Sequence[Ring]) -> dict[int, int]:
+        """What tells of VM1's kicks, by ring; a loop looks by itself where nothing does."""
+        if not self._sleeps:
+            return {}
+        try:
+            return device.kick_fds(r.index for r in rings if RingFlag.KICKABLE in r.flags)
+        except VhostPciError as error:
+            self._log.warning("%s; looking for VM1's frames every 50 us instead", error)
+            return {}
 
     def _open_queue(
         self,
@@ -247,7 +270,9 @@ class Channel:
         state: DeviceState,
         ring: Ring,
         map_: Map,
+        *,
         doorbell: Doorbell | None,
+        kick_fd: int,
     ) -> Queue | None:
         """The ring's queue; None if it cannot run, which is then reported."""
         name = f"ring {ring.index} of {self.name}"
@@ -256,7 +281,9 @@ class Channel:
             commit = device.commit_address(ring.index) if ring.packed else 0
             ring.check(state.memory, state.features, commit)
             combining = any(mapping.combining for mapping in device.mappings)
-            config = ring_config(ring, state.features, doorbell, commit, combining=combining)
+            config = ring_config(
+                ring, state.features, doorbell, commit, combining=combining, kick_fd=kick_fd
+            )
             return Queue(config, map_, self._ring_stats(ring), name)
         except QueueError as error:
             reason = _REASONS.get(error.errno, _NOT_SET_UP)

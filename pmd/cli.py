@@ -56,6 +56,8 @@ def run(
     lcores: Annotated[str | None, Parameter(name=["--lcores", "-l"])] = None,
     burst: int | None = None,
     window_map: str | None = None,
+    poll: str | None = None,
+    coalesce_us: int | None = None,
     duration: float | None = None,
     stats_period: float | None = None,
     json: Annotated[bool | None, _FLAG] = None,
@@ -76,6 +78,9 @@ def run(
         burst: Frames taken from a ring at once, 1 to 256. By default 32.
         window_map: How VM1's memory is mapped from a PCI function: vfio, wc (write-combining, by
             sysfs), or auto, the default: the faster, measured when the function is attached.
+        poll: busy, the default, polls without end; adaptive sleeps once nothing moved for a
+            millisecond, until VM1 kicks or the VF has frames; interrupt sleeps at once.
+        coalesce_us: Microseconds an interrupt to VM1 may wait for others, 0 to 1000. By default 0.
         duration: Seconds to run.
         stats_period: Seconds between two updates of the statistics, 0.1 or more. By default 1.
         json: Print one JSON object at the end and nothing else on stdout.
@@ -88,6 +93,8 @@ def run(
         "lcores": lcores,
         "burst": burst,
         "window-map": window_map,
+        "poll": poll,
+        "coalesce-us": coalesce_us,
         "duration": duration,
         "stats-period": stats_period,
         "json": json,

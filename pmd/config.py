@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 BURST_MAX = 256  # ringk.h RK_BURST_MAX
 STATS_PERIOD_MIN_S = 0.1
 WINDOW_MAPS = ("auto", "vfio", "wc")  # pmd/window_map.py WindowMap
+POLLS = ("busy", "adaptive", "interrupt")  # pmd/run.py
+COALESCE_MAX_US = 1000
 _SECONDS_MAX = 1e9
 
 
@@ -33,6 +35,8 @@ class Options:
         lcores: A list such as "1-3,5", or empty: the daemon chooses one.
         burst: Chains a turn takes from a ring at most.
         window_map: How VM1's memory is mapped: auto, vfio or wc.
+        poll: Whether lcores sleep while nothing moves: busy, adaptive or interrupt.
+        coalesce_us: How long an interrupt to VM1 may wait for others, in microseconds.
         duration_s: How long to run, or None: until a signal.
         stats_period_s: Between two updates of the live statistics.
         json: Print one JSON object at the end and nothing else.
@@ -44,6 +48,8 @@ class Options:
     lcores: str = ""
     burst: int = 32
     window_map: str = "auto"
+    poll: str = "busy"
+    coalesce_us: int = 0
     duration_s: float | None = None
     stats_period_s: float = 1.0
     json: bool = False
@@ -77,8 +83,15 @@ def _burst(value: object) -> int | None:
     return value if type(value) is int and 1 <= value <= BURST_MAX else None
 
 
-def _window_map(value: object) -> str | None:
-    return value if isinstance(value, str) and value in WINDOW_MAPS else None
+def _one_of(words: tuple[str, ...]) -> Callable[[Any], str | None]:
+    def convert(value: object) -> str | None:
+        return value if isinstance(value, str) and value in words else None
+
+    return convert
+
+
+def _coalesce(value: object) -> int | None:
+    return value if type(value) is int and 0 <= value <= COALESCE_MAX_US else None
 
 
 def _seconds(least: float) -> Callable[[Any], float | None]:
@@ -102,7 +115,11 @@ _KEYS = {
     "vf": _Key("vfs", "a VF spec, or an array of them", _strings),
     "lcores": _Key("lcores", 'a list of CPUs as a string, such as "1-3,5"', _string),
     "burst": _Key("burst", f"an integer from 1 to {BURST_MAX}", _burst),
-    "window-map": _Key("window_map", f"one of {', '.join(WINDOW_MAPS)}", _window_map),
+    "window-map": _Key("window_map", f"one of {', '.join(WINDOW_MAPS)}", _one_of(WINDOW_MAPS)),
+    "poll": _Key("poll", f"one of {', '.join(POLLS)}", _one_of(POLLS)),
+    "coalesce-us": _Key(
+        "coalesce_us", f"an integer from 0 to {COALESCE_MAX_US} microseconds", _coalesce
+    ),
     "duration": _Key("duration_s", "a number of seconds, more than 0", _seconds(0)),
     "stats-period": _Key(
         "stats_period_s",

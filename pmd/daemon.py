@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Self
 
 from guest.errors import VhostPciError
 from pmd import stats
+from pmd.kernel import Poll
 from pmd.lcore import Lcore
 from pmd.slots import Slots
 
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("pmd")
 
+BUSY = Poll()
 _RETRY_S = 0.5
 # A channel without rings has no lcore that would see its generation change.
 _IDLE_LOOK_S = 0.02
@@ -48,6 +50,7 @@ class Daemon:
         burst: Chains a turn takes from a ring at most.
         signals: What ends the run.
         slots: The channels whose functions come and go, or None.
+        poll: How the lcores poll.
 
     Raises:
         VhostPciError: A CPU cannot be used.
@@ -59,7 +62,9 @@ class Daemon:
         cpus: Sequence[int],
         burst: int,
         signals: Signals,
+        *,
         slots: Slots | None = None,
+        poll: Poll = BUSY,
     ) -> None:
         self._channels = list(channels)
         self._signals = signals
@@ -76,7 +81,7 @@ class Daemon:
             stack.callback(os.close, self._event)
             self._selector = stack.enter_context(selectors.DefaultSelector())
             for cpu in cpus:
-                self._lcores.append(Lcore(cpu, burst, self._wake))
+                self._lcores.append(Lcore(cpu, burst, self._wake, poll))
                 stack.callback(self._lcores[-1].close)
             self._stack = stack.pop_all()
         self._turn = itertools.cycle(self._lcores)
@@ -283,5 +288,11 @@ class Daemon:
 def _lcore_stats(lcore: Lcore) -> stats.Lcore:
     counters = lcore.stats
     return stats.Lcore(
-        lcore.cpu, counters.turns, counters.busy_turns, counters.cycles, counters.busy_cycles
+        lcore.cpu,
+        counters.turns,
+        counters.busy_turns,
+        counters.cycles,
+        counters.busy_cycles,
+        counters.sleeps,
+        counters.slept_cycles,
     )

@@ -16,7 +16,7 @@ from pmd.kernel import Event, Loop, LoopStats
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from pmd.kernel import Work
+    from pmd.kernel import Poll, Work
 
 _BUDGET_NS = 100_000_000
 
@@ -31,14 +31,15 @@ class Lcore:
         burst: Chains a turn takes from a ring at most.
         wake: Called with the lcore when a work of its is no longer polled because of its generation
             or a fault; which, the works' events tell once the lcore is paused. Must not block.
+        poll: Whether the loop sleeps.
 
     Raises:
         VhostPciError: The CPU cannot be used.
     """
 
-    def __init__(self, cpu: int, burst: int, wake: Callable[[Lcore], None]) -> None:
+    def __init__(self, cpu: int, burst: int, wake: Callable[[Lcore], None], poll: Poll) -> None:
         self.cpu = cpu
-        self._loop = Loop(burst)
+        self._loop = Loop(burst, poll)
         self._wake = wake
         self._condition = threading.Condition()
         self._wanted = False

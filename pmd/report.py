@@ -67,6 +67,8 @@ def _lcore(lcore: Lcore) -> dict[str, Any]:
         "turns": lcore.turns,
         "busy_turns": lcore.busy_turns,
         "busy_ratio": round(lcore.busy_ratio, 4),
+        "sleeps": lcore.sleeps,
+        "slept_ratio": round(lcore.slept_ratio, 4),
     }
 
 
@@ -99,7 +101,9 @@ def summary(first: Snapshot, last: Snapshot) -> str:
             f"  missed before the VF {total.rx_missed}, reconfigurations "
             f"{channel.reconfigurations}, rings quarantined {channel.quarantines}"
         )
-    lines += [f"lcore {lcore.cpu}: {lcore.busy_ratio:.1%} busy" for lcore in last.lcores]
+    for lcore in last.lcores:
+        slept = f", {lcore.slept_ratio:.1%} asleep" if lcore.sleeps else ""
+        lines.append(f"lcore {lcore.cpu}: {lcore.busy_ratio:.1%} busy{slept}")
     return "\n".join(lines)
 
 

@@ -42,6 +42,7 @@ def ring_config(
     commit: int = 0,
     *,
     combining: bool = False,
+    kick_fd: int = -1,
 ) -> RingConfig:
     """The kernel's configuration of a ring that `Ring.check` let pass.
 
@@ -51,6 +52,7 @@ def ring_config(
         doorbell: How to call VM1; None: it gave no call eventfd.
         commit: Address of its commit words; 0 for a split ring.
         combining: The windows are mapped write-combining.
+        kick_fd: Readable when VM1 kicked; -1: nothing tells.
     """
     flags = RingFlags(0)
     for needed, flag in (*_ALIKE, *(_TRANSMIT if ring.transmits else _RECEIVE)):
@@ -75,5 +77,6 @@ def ring_config(
         header_bytes(features),
         call_fd,
         call_offset,
-        commit,
+        kick_fd=kick_fd,
+        commit=commit,
     )

@@ -13,6 +13,7 @@ from guest.errors import UsageError
 from guest.hotplug import Hotplug
 from pmd.channel import Channel
 from pmd.daemon import Daemon
+from pmd.kernel import Poll
 from pmd.signals import Signals
 from pmd.slots import NUMBER, Slots, VfTemplate
 from pmd.source import AUTO, PciSource, SimSource, sources
@@ -27,6 +28,8 @@ if TYPE_CHECKING:
     from pmd.source import Source
 
 _log = logging.getLogger("pmd")
+# --poll: how long nothing may have moved before an lcore sleeps.
+_IDLE_NS = {"busy": None, "adaptive": 1_000_000, "interrupt": 0}
 
 
 def run(options: Options, view: View) -> tuple[stats.Snapshot, stats.Snapshot]:
@@ -45,13 +48,14 @@ def run(options: Options, view: View) -> tuple[stats.Snapshot, stats.Snapshot]:
         cpus = parse_lcores(options.lcores) if options.lcores else default_lcores(1)
         found = sources(options.devices, cpus, WindowMap(options.window_map))
         specs = _resolve(_specs(options.vfs, found))
-        slots = _slots(stack, found, options.bar)
+        sleeps = _IDLE_NS[options.poll] is not None
+        slots = _slots(stack, found, options.bar, sleeps=sleeps)
         channels: list[Channel] = []
         for source, spec in zip(found, specs, strict=True):
             if slots is not None and isinstance(source, PciSource):
                 channels.append(slots.add(source, VfTemplate(spec)))
                 continue
-            channels.append(Channel(source, parse_vf(spec), options.bar))
+            channels.append(Channel(source, parse_vf(spec), options.bar, sleeps=sleeps))
             stack.callback(channels[-1].close)
         for channel in channels:
             if slots is None or channel not in slots:
@@ -60,16 +64,21 @@ def run(options: Options, view: View) -> tuple[stats.Snapshot, stats.Snapshot]:
             channel.attach()
             if channel not in channels:  # one more than auto's first
                 channels.append(channel)
-        daemon = stack.enter_context(Daemon(channels, cpus, options.burst, signals, slots))
+        poll = Poll(_IDLE_NS[options.poll], options.coalesce_us * 1000)
+        daemon = stack.enter_context(
+            Daemon(channels, cpus, options.burst, signals, slots=slots, poll=poll)
+        )
         return daemon.run(view, options.stats_period_s, options.duration_s)
 
 
-def _slots(stack: contextlib.ExitStack, found: Sequence[Source], bar: int) -> Slots | None:
+def _slots(
+    stack: contextlib.ExitStack, found: Sequence[Source], bar: int, *, sleeps: bool
+) -> Slots | None:
     """The slots of this run, closed by the stack; None where no PCI function is wanted."""
     if not any(isinstance(source, PciSource) for source in found):
         return None
     hotplug = stack.enter_context(Hotplug(VENDOR_ID, DEVICE_ID))
-    return stack.enter_context(Slots(hotplug, bar))
+    return stack.enter_context(Slots(hotplug, bar, sleeps=sleeps))
 
 
 def _specs(specs: Sequence[str], found: Sequence[Source]) -> list[str]:

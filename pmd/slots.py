@@ -58,11 +58,13 @@ class Slots:
     Args:
         hotplug: Watching vhost-pci functions; stays the caller's.
         bar: The window's BAR.
+        sleeps: As of `Channel`.
     """
 
-    def __init__(self, hotplug: Hotplug, bar: int) -> None:
+    def __init__(self, hotplug: Hotplug, bar: int, *, sleeps: bool = False) -> None:
         self._hotplug = hotplug
         self._bar = bar
+        self._sleeps = sleeps
         self._slots: list[_Slot] = []
         self._template: VfTemplate | None = None
         self._waiting: dict[str, None] = {}
@@ -79,7 +81,8 @@ class Slots:
             UsageError: The VF's spec names none.
         """
         number = sum(slot.source.follows for slot in self._slots)
-        channel = Channel(source, parse_vf(template.numbered(number)), self._bar)
+        vf = parse_vf(template.numbered(number))
+        channel = Channel(source, vf, self._bar, sleeps=self._sleeps)
         self._slots.append(_Slot(source, channel))
         if source.follows:
             self._template = template

@@ -130,6 +130,8 @@ class Lcore:
     busy_turns: int
     cycles: int
     busy_cycles: int
+    sleeps: int = 0
+    slept_cycles: int = 0
 
     def __sub__(self, other: Lcore) -> Lcore:
         return Lcore(
@@ -138,7 +140,14 @@ class Lcore:
             self.busy_turns - other.busy_turns,
             self.cycles - other.cycles,
             self.busy_cycles - other.busy_cycles,
+            self.sleeps - other.sleeps,
+            self.slept_cycles - other.slept_cycles,
         )
+
+    @property
+    def slept_ratio(self) -> float:
+        """Part of the loop's cycles it slept, 0 to 1."""
+        return self.slept_cycles / self.cycles if self.cycles else 0.0
 
     @property
     def busy_ratio(self) -> float:

@@ -12,7 +12,7 @@ import pytest
 
 from driver.software_vf import PortSpec
 from guest.errors import VhostPciError
-from pmd.kernel import Event, Port, Work
+from pmd.kernel import Event, Poll, Port, Work
 from pmd.lcore import Lcore
 from tests.pmd.wait import wait_for
 
@@ -58,7 +58,7 @@ def woken() -> queue.SimpleQueue[Lcore]:
 @pytest.fixture
 def lcore(woken: queue.SimpleQueue[Lcore], device: Device) -> Iterator[Lcore]:
     _ = device  # closed after the lcore
-    made = Lcore(CPU, 32, woken.put)
+    made = Lcore(CPU, 32, woken.put, Poll())
     yield made
     made.close()
 
@@ -127,11 +127,11 @@ def test_a_cpu_that_is_not_there_is_refused(woken: queue.SimpleQueue[Lcore]) -> 
     with pytest.raises(
         VhostPciError, match=f"cannot pin a thread to CPU {missing}: invalid argument"
     ):
-        Lcore(missing, 32, woken.put)
+        Lcore(missing, 32, woken.put, Poll())
 
 
 def test_closing_twice_is_fine(woken: queue.SimpleQueue[Lcore]) -> None:
-    made = Lcore(CPU, 32, woken.put)
+    made = Lcore(CPU, 32, woken.put, Poll())
     made.resume()
     made.close()
     made.close()

@@ -54,7 +54,16 @@ def test_json_object_counts_everything_since_start() -> None:
     assert channel["rx_missed"] == 4
     assert channel["cycles_per_packet"] == 200.0
     assert [pair["vm1_to_vf"]["packets"] for pair in channel["queue_pairs"]] == [4_000_000, 0]
-    assert found["lcores"] == [{"cpu": 1, "turns": 400, "busy_turns": 50, "busy_ratio": 0.25}]
+    assert found["lcores"] == [
+        {
+            "cpu": 1,
+            "turns": 400,
+            "busy_turns": 50,
+            "busy_ratio": 0.25,
+            "sleeps": 0,
+            "slept_ratio": 0.0,
+        }
+    ]
 
 
 def test_nothing_moved_is_no_division_by_zero() -> None:

@@ -83,7 +83,7 @@ class Run:
             channel.attach()
         self._stop = stack.enter_context(contextlib.closing(Stop()))
         self._daemon = stack.enter_context(
-            Daemon(channels, default_lcores(1), 32, self._stop, self.slots)  # type: ignore[arg-type]
+            Daemon(channels, default_lcores(1), 32, self._stop, slots=self.slots)  # type: ignore[arg-type]
         )
         self._last: list[stats.Snapshot] = []
         self._thread = threading.Thread(target=self._run)

@@ -113,6 +113,11 @@ class Program:
             raise RuntimeError(self._explain(f"ended with {self._process.returncode}"))
         return self._output.decode()
 
+    @property
+    def pid(self) -> int:
+        """Of the process, or of what put it into its namespace."""
+        return self._process.pid
+
     def end(self) -> str:
         """Asks it to end as a service manager would, and returns its remaining output."""
         self._process.send_signal(signal.SIGTERM)
@@ -181,9 +186,13 @@ class Pmd(Program):
     """`pmd run` on one CPU, until it is ended. Its lines tell when nothing moves any more."""
 
     def __init__(
-        self, channels: Sequence[tuple[str, str]], *, cpu: int = 1, namespace: str = ""
+        self,
+        channels: Sequence[tuple[str, str]],
+        *options: str,
+        cpu: int = 1,
+        namespace: str = "",
     ) -> None:
-        arguments = ["run", "--bar", "2", "--lcores", str(cpu), "--stats-period", "0.1"]
+        arguments = ["run", "--bar", "2", "--lcores", str(cpu), "--stats-period", "0.1", *options]
         for device, vf in channels:
             arguments += ["--device", device, "--vf", vf]
         self._channel_count = len(channels)
