@@ -24,6 +24,7 @@ VRING_STATE = struct.Struct("<II")  # index, number
 VRING_ADDRESS = struct.Struct("<IIQQQQ")  # index, flags, descriptor, used, available, log
 MEMORY_HEADER = struct.Struct("<II")  # regions, padding
 MEMORY_REGION = struct.Struct("<QQQQ")  # guest address, size, user address, mmap offset
+INFLIGHT = struct.Struct("<QQHH")  # mmap size, mmap offset, rings, their size; may be padded to 24
 SINGLE_REGION = struct.Struct("<QQQQQ")  # padding, then a memory region
 
 

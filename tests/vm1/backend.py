@@ -26,6 +26,8 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from tests.vm1.inflight import InflightRegion
+
 OFFERED = (
     Feature.VERSION_1
     | Feature.NET_MRG_RXBUF
@@ -43,6 +45,7 @@ class Backend:
     batch: completes transmit chains a batch at a time, one used element each (2.7.9, 2.8.9).
     kick_after: asks for a kick by event index: for the first chain transmitted, and then each time
         for the one after so many. None: asks for none.
+    inflight: offers INFLIGHT_SHMFD, and keeps its region there. Closed with the back-end.
     Leaving it raises what went wrong on the thread.
     """
 
@@ -55,6 +58,7 @@ class Backend:
         fault_at: int = 100,
         batch: bool = False,
         kick_after: int | None = None,
+        inflight: InflightRegion | None = None,
         connect: bool = False,
     ) -> None:
         self.offered = offered
@@ -63,6 +67,7 @@ class Backend:
         self.received = 0
         self.delivered = 0
         self._kick_after, self._until_kick = kick_after, 0
+        self._inflight = inflight
         self._fault, self._fault_at = fault, fault_at
         self._batch = batch
         self._memory: GuestMemory | None = None
@@ -100,6 +105,8 @@ class Backend:
         os.close(self._stop)
         self._socket.close()
         self._reset()
+        if self._inflight is not None:
+            self._inflight.close()
         if self._failure is not None and error is None:
             raise self._failure
 
@@ -148,6 +155,10 @@ class Backend:
     def _answer(self, peer: socket.socket, message: wire.Message) -> bool:
         """Do what a message says; False to hang up."""
         request = Request(message.request)
+        if request == Request.GET_INFLIGHT_FD:
+            assert self._inflight is not None
+            wire.send(peer, self._inflight.make(message))
+            return True
         reply = self._query(request, message.payload)
         if reply is None:
             self._command(request, message)
@@ -163,7 +174,8 @@ class Backend:
         if request == Request.GET_FEATURES:
             return abi.U64.pack(self.offered)
         if request == Request.GET_PROTOCOL_FEATURES:
-            return abi.U64.pack(PROTOCOL)
+            inflight = ProtocolFeature.INFLIGHT_SHMFD if self._inflight else 0
+            return abi.U64.pack(PROTOCOL | inflight)
         if request == Request.GET_QUEUE_NUM:
             return abi.U64.pack(8)
         return self._stop_ring(payload) if request == Request.GET_VRING_BASE else None
@@ -180,6 +192,9 @@ class Backend:
         elif request == Request.SET_MEM_TABLE:
             assert self._memory is None
             self._memory = GuestMemory(message)
+        elif request == Request.SET_INFLIGHT_FD:
+            assert self._inflight is not None
+            self._inflight.take(message)
         elif request in {Request.SET_VRING_KICK, Request.SET_VRING_CALL, Request.SET_VRING_ERR}:
             index = abi.U64.unpack(message.payload)[0] & abi.EVENT_INDEX_MASK
             name = request.name.removeprefix("SET_VRING_").lower()
@@ -343,7 +358,7 @@ class Backend:
         data = self._header(len(chains)) + frame
         for number, chain in enumerate(chains):
             piece, data = data[: chain.length], data[chain.length :]
-            _scatter(memory, chain, piece)
+            chain.scatter(memory, piece)
             self._write_beside(memory, chain, len(piece))
             ring.put_used(memory, chain.head, self._used_length(chain, len(piece)), number)
         ring.publish(memory, len(chains))
@@ -380,12 +395,3 @@ class Backend:
 
 def _readable(one: int, other: int, timeout_s: float | None) -> list[int]:
     return select.select([one, other], [], [], timeout_s)[0]
-
-
-def _scatter(memory: GuestMemory, chain: Chain, data: bytes) -> None:
-    for bus, length, flags in chain.buffers:
-        assert flags & WRITE, "5.1.6.3: receive buffers are device-writable"
-        piece, data = data[:length], data[length:]
-        if piece:
-            memory.write(bus, piece)
-    assert not data

@@ -31,6 +31,15 @@ class Chain:
     def length(self) -> int:
         return sum(length for _, length, _ in self.buffers)
 
+    def scatter(self, memory: GuestMemory, data: bytes) -> None:
+        """Write data into the buffers; there is room."""
+        for bus, length, flags in self.buffers:
+            assert flags & WRITE, "5.1.6.3: receive buffers are device-writable"
+            piece, data = data[:length], data[length:]
+            if piece:
+                memory.write(bus, piece)
+        assert not data
+
 
 @dataclass(slots=True)
 class DeviceRing:

@@ -65,6 +65,8 @@ def test_the_command_itself() -> None:
         (["--source", "02:00"], "it is no Ethernet address"),
         (["--buffer-size", "128", "--no-mergeable", "--size", "1000"], "cannot hold 1000 bytes"),
         (["--receive-only"], "it needs --peer-stream"),
+        (["--rates", "fast"], "they are no rates"),
+        (["--rates", "100,0"], "--rates 0: it is not 1 to 1000000000"),
         (["--transmit-only", "--receive-only"], "--receive-only is there too"),
         (["--count", "x"], "see vhost-pci-vm1 --help"),
         (["--unknown"], "see vhost-pci-vm1 --help"),
@@ -87,6 +89,18 @@ def test_usage(tmp_path: Path, arguments: list[str], words: str) -> None:
 def test_peer_cpu(tmp_path: Path, mode: str, arguments: list[str], words: str) -> None:
     status, line = refused(mode, "--vhost-user", str(tmp_path / "socket"), *arguments)
     assert (status, words in line) == (2, True), line
+
+
+def test_second(tmp_path: Path) -> None:
+    first, second = str(tmp_path / "a"), str(tmp_path / "b")
+    for arguments, words in (
+        (["verify", "--second", second], "it is for replay only"),
+        (["replay", "--second", first], "that is --vhost-user too"),
+        (["replay", "--second", second, "--reconnect"], "it does not go with --reconnect"),
+        (["replay", "--second", f"{second},server"], "it is not PATH or PATH,listen"),
+    ):
+        status, line = refused(*arguments, "--vhost-user", first)
+        assert (status, words in line) == (2, True), line
 
 
 def test_mode_and_socket_are_needed(tmp_path: Path) -> None:

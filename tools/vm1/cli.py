@@ -26,9 +26,10 @@ _TRAFFIC, _RINGS, _MEMORY, _RUN = TrafficFlags(), RingFlags(), MemoryFlags(), Ru
 
 @app.default
 def drive(
-    mode: Literal["replay", "verify", "tap", "idle"],
+    mode: Literal["replay", "verify", "latency", "tap", "idle"],
     *,
     vhost_user: str,
+    second: str = "",
     traffic: TrafficFlags = _TRAFFIC,
     rings: RingFlags = _RINGS,
     memory: MemoryFlags = _MEMORY,
@@ -38,8 +39,10 @@ def drive(
 
     Args:
         mode: replay (as fast as it takes them), verify (numbered, checksummed frames are accounted
-            for), tap (bridge to a TAP device) or idle (stock the rings and wait).
+            for), latency (stamped frames at offered rates, which the back-end returns), tap (bridge
+            to a TAP device) or idle (stock the rings and wait).
         vhost_user: PATH to connect to, or PATH,listen to wait at for the back-end.
+        second: replay: the back-end's other port, likewise; transmit at the first, receive here.
         traffic: What goes over the rings.
         rings: How the rings are made.
         memory: How the memory is laid out.
@@ -57,6 +60,7 @@ def drive(
         traffic=traffic.options(),
         cpu=run.cpu,
         peer_cpu=run.peer_cpu,
+        second=Socket.parse(second, "--second") if second else None,
         seconds=run.seconds,
         reconnect=run.reconnect,
         connect_timeout_s=run.connect_timeout,

@@ -12,6 +12,7 @@ from tools.vhost_user_abi import Feature
 from tools.vm1.engine_abi import (
     SLICES_MAX,
     Config,
+    LatencyCounts,
     Outcome,
     RingConfig,
     SliceCounts,
@@ -120,6 +121,20 @@ class Engine:
             for each in counts[:found]
         )
 
+    def join(self, second: Engine) -> None:
+        """In replay mode, run the second, which must outlive this one's last run, with this one."""
+        self._library.vm1_join(self._handle, second._handle)
+
+    def begin_latency(self, cycles: float) -> None:
+        """In latency mode, a frame every so many TSC cycles from now on, counted anew."""
+        self._library.vm1_latency_begin(self._handle, cycles)
+
+    def latency(self) -> LatencyCounts:
+        """What came of the frames since `begin_latency`."""
+        found = LatencyCounts()
+        self._library.vm1_latency_found(self._handle, ctypes.byref(found))
+        return found
+
     def touch_clock(self) -> None:
         """Let verify's timeout start anew."""
         self._library.vm1_touch_clock(self._handle)
@@ -136,7 +151,7 @@ class Engine:
         return int(self._library.vm1_base(self._handle, ring))
 
     def finish(self) -> None:
-        """Make no further frame: verify is done when those in flight came back."""
+        """Make no further frame: a run is done when those in flight came back."""
         self._library.vm1_finish(self._handle)
 
     def drain(self, budget_s: float) -> int:

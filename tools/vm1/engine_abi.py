@@ -9,8 +9,9 @@ import importlib.resources
 
 from guest.errors import VhostPciError
 
-ABI = 3
+ABI = 4
 SLICES_MAX = 256  # of one vm1_run
+LATENCY_BUCKETS = 2304
 HEADROOM = 64  # bytes of a buffer's area before the frame
 GUARD = 64  # bytes behind it
 # Not beside this file where the package is installed for editing.
@@ -111,6 +112,17 @@ class ProbeResult(ctypes.Structure):
     )
 
 
+class LatencyCounts(ctypes.Structure):
+    """struct vm1_latency."""
+
+    _fields_ = (
+        ("sent", ctypes.c_uint64),
+        ("received", ctypes.c_uint64),
+        ("most_cycles", ctypes.c_uint64),
+        ("counts", ctypes.c_uint64 * LATENCY_BUCKETS),
+    )
+
+
 TRAFFIC_COUNTERS = (
     "sent", "sent_bytes", "received", "received_bytes", "distinct", "highest", "duplicated",
     "reordered", "corrupt", "foreign", "acknowledged", "kicks", "calls", "tap_dropped",
@@ -135,6 +147,7 @@ _STRUCTURES = {
     "vm1_stats": Stats,
     "vm1_slice": SliceCounts,
     "vm1_probe_result": ProbeResult,
+    "vm1_latency": LatencyCounts,
 }
 _HANDLE = ctypes.c_void_p
 _SIGNATURES = {
@@ -150,6 +163,9 @@ _SIGNATURES = {
     "vm1_finish": (None, (_HANDLE,)),
     "vm1_drain": (ctypes.c_uint32, (_HANDLE, ctypes.c_uint64)),
     "vm1_slices": (ctypes.c_uint32, (_HANDLE, ctypes.POINTER(SliceCounts), ctypes.c_uint32)),
+    "vm1_join": (None, (_HANDLE, _HANDLE)),
+    "vm1_latency_begin": (None, (_HANDLE, ctypes.c_double)),
+    "vm1_latency_found": (None, (_HANDLE, ctypes.POINTER(LatencyCounts))),
     "vm1_probe_new": (_HANDLE, (ctypes.c_uint32,)),
     "vm1_probe_free": (None, (_HANDLE,)),
     "vm1_probe_run": (ctypes.c_int, (_HANDLE, ctypes.POINTER(ProbeResult))),

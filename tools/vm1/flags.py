@@ -18,6 +18,7 @@ from tools.vm1.options import (
     TrafficOptions,
     parse_bytes,
     parse_mac,
+    parse_rates,
 )
 
 _FLAG = Parameter(negative=())
@@ -35,6 +36,7 @@ class TrafficFlags:
         window: verify: frames in flight of each stream; 0: what the receive rings have room for.
         timeout: verify: seconds without any frame that end the run.
         rate: verify: frames a second at most; 0: no limit.
+        rates: latency: frames a second, one after the other, each for --seconds (1 by default).
         touch: replay: 0 moves avail.idx only, 1 rewrites descriptor, header and 64 bytes,
             2 the whole frame.
         transmit_only: verify: send, and expect nothing.
@@ -53,6 +55,7 @@ class TrafficFlags:
     window: int = 0
     timeout: float = 5.0
     rate: int = 0
+    rates: str = "10000,100000,1000000"
     touch: int = 1
     transmit_only: Annotated[bool, _FLAG] = False
     receive_only: Annotated[bool, _FLAG] = False
@@ -73,6 +76,7 @@ class TrafficFlags:
             touch=self.touch,
             count=self.count,
             rate_pps=self.rate,
+            rates_pps=parse_rates(self.rates),
             window=self.window,
             timeout_s=self.timeout,
             stream=stream,

@@ -1,12 +1,13 @@
 """The front-end's half of vhost-user: bring-up, the end, and whether the back-end is there.
 
-The ladder, upwards: owner, features, protocol features, memory table, then for each ring number,
-base, address, call, error; enable, kick. Down: disable, GET_VRING_BASE.
+The ladder, upwards: owner, features, protocol features, memory table, inflight region, then for
+each ring number, base, address, call, error; enable, kick. Down: disable, GET_VRING_BASE.
 """
 
 from __future__ import annotations
 
 import os
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 from guest.errors import VhostPciError, errno_text
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from tools.vm1.rings import Ring
 
 _REPLY_TIMEOUT_S = 10.0
+_PROTOCOL = ProtocolFeature.MQ | ProtocolFeature.REPLY_ACK | ProtocolFeature.INFLIGHT_SHMFD
+_INFLIGHT_BYTES = 24  # what QEMU sends and some back-ends insist on: a padded structure
 
 
 def wanted_features(options: RingOptions) -> tuple[Feature, Feature]:
@@ -49,6 +52,17 @@ def wanted_features(options: RingOptions) -> tuple[Feature, Feature]:
     return needed, taken
 
 
+@dataclass(frozen=True, slots=True)
+class Inflight:
+    """The region in which a back-end keeps what the next one must know, by its description.
+
+    Whoever holds it owns fd. description: the payload of the reply to GET_INFLIGHT_FD.
+    """
+
+    fd: int
+    description: bytes
+
+
 class FrontEnd:
     """A vhost-user session over one connection, which it owns.
 
@@ -60,6 +74,7 @@ class FrontEnd:
         self._connection = connection
         self._name = name
         self._acknowledged = False
+        self._protocol = ProtocolFeature(0)
         self.features = Feature(0)
         connection.settimeout(_REPLY_TIMEOUT_S)
 
@@ -83,7 +98,8 @@ class FrontEnd:
 
     def _negotiate_protocol(self, pairs: int) -> None:
         offered = ProtocolFeature(self._ask_u64(Request.GET_PROTOCOL_FEATURES))
-        accepted = offered & (ProtocolFeature.MQ | ProtocolFeature.REPLY_ACK)
+        accepted = offered & _PROTOCOL
+        self._protocol = accepted
         self._send(Request.SET_PROTOCOL_FEATURES, abi.U64.pack(accepted))
         self._acknowledged = bool(accepted & ProtocolFeature.REPLY_ACK)
         most = self._ask_u64(Request.GET_QUEUE_NUM) if accepted & ProtocolFeature.MQ else 1
@@ -100,6 +116,33 @@ class FrontEnd:
                 region.bus, region.size_bytes, region.user, region.offset
             )
         self._set(Request.SET_MEM_TABLE, payload, (memory.fd,) * len(regions))
+
+    def share_inflight(self, kept: Inflight | None, rings: int, size: int) -> Inflight | None:
+        """Give the back-end the region that an earlier one kept, or ask it for one.
+
+        The region to keep, which the caller owns; None where the back-end has no use for one.
+        """
+        if not self._protocol & ProtocolFeature.INFLIGHT_SHMFD:
+            return kept
+        if kept is None:
+            kept = self._get_inflight(rings, size)
+        try:
+            self._set(Request.SET_INFLIGHT_FD, kept.description, (kept.fd,))
+        except VhostPciError:
+            os.close(kept.fd)
+            raise
+        return kept
+
+    def _get_inflight(self, rings: int, size: int) -> Inflight:
+        request = Request.GET_INFLIGHT_FD
+        self._send(request, abi.INFLIGHT.pack(0, 0, rings, size).ljust(_INFLIGHT_BYTES, b"\0"))
+        message = self._receive_message(request)
+        with wire.Descriptors(message.fds) as fds:
+            whole = abi.INFLIGHT.size <= len(message.payload) <= _INFLIGHT_BYTES
+            if message.request != request or not message.is_reply or not whole or len(fds) != 1:
+                cause = f"the answer has {len(message.payload)} bytes and {len(fds)} descriptors"
+                raise self._error(request, cause)
+            return Inflight(fds.take(), message.payload.ljust(_INFLIGHT_BYTES, b"\0"))
 
     def start(self, rings: Sequence[Ring], bases: Sequence[int]) -> None:
         """Set every ring up from its base, and enable it."""
@@ -174,7 +217,7 @@ class FrontEnd:
         except OSError as error:
             raise self._error(request, errno_text(error)) from error
 
-    def _receive(self, request: Request, size: int) -> bytes:
+    def _receive_message(self, request: Request) -> wire.Message:
         try:
             message = wire.receive(self._connection)
         except TimeoutError as error:
@@ -185,6 +228,10 @@ class FrontEnd:
             raise self._error(request, str(error)) from error
         if message is None:
             raise self._error(request, "the back-end closed the connection")
+        return message
+
+    def _receive(self, request: Request, size: int) -> bytes:
+        message = self._receive_message(request)
         for fd in message.fds:
             os.close(fd)
         if message.request != request or not message.is_reply or len(message.payload) != size:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import enum
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from guest.errors import UsageError
@@ -26,6 +26,7 @@ class Mode(enum.IntEnum):
     VERIFY = 1
     TAP = 2
     IDLE = 3
+    LATENCY = 4
 
 
 class Direction(enum.IntFlag):
@@ -69,11 +70,11 @@ class Socket:
     listen: bool
 
     @classmethod
-    def parse(cls, text: str) -> Socket:
+    def parse(cls, text: str, flag: str = "--vhost-user") -> Socket:
         """`PATH` or `PATH,listen`; UsageError for an empty path or an unknown suffix."""
         path, comma, suffix = text.partition(",")
         if not path or (comma and comma + suffix != _LISTEN):
-            raise UsageError("use", f"--vhost-user {text}", "it is not PATH or PATH,listen")
+            raise UsageError("use", f"{flag} {text}", "it is not PATH or PATH,listen")
         return cls(Path(path), listen=bool(comma))
 
 
@@ -83,6 +84,14 @@ def parse_bytes(flag: str, text: str) -> int:
     if match is None:
         raise UsageError("use", f"{flag} {text}", "it is no size", "give bytes, or 64K, 16M, 1G")
     return int(match.group(1)) * _UNITS[match.group(2)]
+
+
+def parse_rates(text: str) -> tuple[int, ...]:
+    """Frames a second, separated by commas; UsageError for anything else."""
+    if re.fullmatch(r"[0-9]{1,10}(,[0-9]{1,10}){0,31}", text) is None:
+        remedy = "give up to 32 numbers of frames a second, such as 10000,1000000"
+        raise UsageError("use", f"--rates {text}", "they are no rates", remedy)
+    return tuple(int(number) for number in text.split(","))
 
 
 def parse_mac(flag: str, text: str) -> bytes:
@@ -128,6 +137,7 @@ class TrafficOptions:
     touch: int = 1
     count: int = 0
     rate_pps: int = 0
+    rates_pps: tuple[int, ...] = (10_000, 100_000, 1_000_000)
     window: int = 0
     timeout_s: float = 5.0
     stream: int = 1
@@ -154,10 +164,22 @@ class Options:
     traffic: TrafficOptions
     cpu: int | None = None
     peer_cpu: int | None = None
+    second: Socket | None = None
     seconds: float = 0.0
     reconnect: bool = False
     connect_timeout_s: float = 5.0
     control: Path | None = None
+
+    def attachments(self) -> tuple[Options, ...]:
+        """What each back-end's rings are for: the second's receive what the first's transmit."""
+        if self.second is None:
+            return (self,)
+        transmit = replace(self.traffic, direction=Direction.TX)
+        receive = replace(self.traffic, direction=Direction.RX)
+        return (
+            replace(self, traffic=transmit),
+            replace(self, traffic=receive, socket=self.second),
+        )
 
     def check(self) -> None:
         """Raises UsageError for what cannot be meant."""
@@ -165,6 +187,7 @@ class Options:
         _check_memory(self.memory)
         _check_traffic(self)
         _check_cpus(self)
+        _check_second(self)
 
 
 def _require(flag: str, value: object, condition: bool, cause: str) -> None:
@@ -206,6 +229,15 @@ def _check_cpus(options: Options) -> None:
     _require("--peer-cpu", peer, 0 <= peer < 1 << 16, "there is no such CPU")
 
 
+def _check_second(options: Options) -> None:
+    if options.second is None:
+        return
+    path = options.second.path
+    _require("--second", path, options.mode == Mode.REPLAY, "it is for replay only")
+    _require("--second", path, path != options.socket.path, "that is --vhost-user too")
+    _require("--second", path, not options.reconnect, "it does not go with --reconnect")
+
+
 def _check_traffic(options: Options) -> None:
     traffic, rings = options.traffic, options.rings
     _require("--touch", traffic.touch, traffic.touch in {0, 1, 2}, "it is not 0, 1 or 2")
@@ -217,6 +249,8 @@ def _check_traffic(options: Options) -> None:
         ("--connect-timeout", options.connect_timeout_s),
     ):
         _require(flag, number, number >= 0, "it is negative")
+    for rate in traffic.rates_pps:
+        _require("--rates", rate, 1 <= rate <= 1_000_000_000, "it is not 1 to 1000000000")
     _require("--count", traffic.count, traffic.count < 1 << 63, "it is too large")
     _require("--rate", traffic.rate_pps, traffic.rate_pps < 1 << 63, "it is too large")
     _require("--window", traffic.window, traffic.window < 1 << 31, "it is too large")

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 from tools.vm1.slices import BLOCK_S, Block, summary
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from tools.vm1.engine import Engine
     from tools.vm1.engine_abi import Outcome, Stats
     from tools.vm1.probe import Probe, Reading
@@ -33,14 +35,13 @@ class Recorder:
     Thread rule: one thread.
 
     Args:
-        sent: Counts what is sent: the engine's, or of two the transmitting one's.
-        received: Counts what is received.
+        stats: The counters of the engine, and of the one that runs with it.
         probe: Borrowed; None: blocks have no tag.
         tsc_hz: TSC cycles a second.
     """
 
-    def __init__(self, sent: Stats, received: Stats, probe: Probe | None, tsc_hz: float) -> None:
-        self._sent, self._received = sent, received
+    def __init__(self, stats: Sequence[Stats], probe: Probe | None, tsc_hz: float) -> None:
+        self._stats = stats
         self._probe, self._tsc_hz = probe, tsc_hz
         self._pieces: list[_Piece] = []
         self._blocks: list[Block] = []
@@ -48,16 +49,20 @@ class Recorder:
     def run(self, engine: Engine) -> Outcome:
         """Let the engine run for one piece."""
         before = self._read()
-        begin, sent, received = time.monotonic(), self._sent.sent, self._received.received
+        begin, (sent, received) = time.monotonic(), self._moved()
         outcome = engine.run(_PIECE_S if self._probe is None else BLOCK_S)
         seconds = max(time.monotonic() - begin, 1e-9)
         if len(self._pieces) < _PIECES_MAX:
-            sent, received = self._sent.sent - sent, self._received.received - received
-            self._pieces.append(_Piece(seconds, sent, received))
+            sent_now, received_now = self._moved()
+            self._pieces.append(_Piece(seconds, sent_now - sent, received_now - received))
         if len(self._blocks) < _BLOCKS_MAX:
             after = self._read()
             self._blocks.append(Block(engine.slices(), before, after))
         return outcome
+
+    def _moved(self) -> tuple[int, int]:
+        sent = sum(each.sent for each in self._stats)
+        return sent, sum(each.received for each in self._stats)
 
     def _read(self) -> Reading | None:
         return None if self._probe is None else self._probe.read()

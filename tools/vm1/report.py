@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import enum
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tools.vm1.engine_abi import PROTOCOL_COUNTERS, TRAFFIC_COUNTERS, Stats
 from tools.vm1.options import Direction, Mode, Options
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
 
 
 class Ended(enum.StrEnum):
@@ -41,10 +44,12 @@ class Counters:
     noticed: Noticed
 
     @classmethod
-    def of(cls, stats: Stats, noticed: Noticed) -> Counters:
-        """The counters as they are now."""
+    def of(cls, stats: Sequence[Stats], noticed: Noticed) -> Counters:
+        """The counters as they are now, of all engines together."""
         names = TRAFFIC_COUNTERS + PROTOCOL_COUNTERS
-        return cls({name: int(getattr(stats, name)) for name in names}, noticed)
+        return cls(
+            {name: sum(int(getattr(each, name)) for each in stats) for name in names}, noticed
+        )
 
     @property
     def protocol_error_kinds(self) -> dict[str, int]:

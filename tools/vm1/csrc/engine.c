@@ -81,7 +81,7 @@ static int make_pair(struct vm1 *vm1, uint32_t index, const struct vm1_ring_conf
 
 static bool config_is_sane(const struct vm1_config *config)
 {
-	return config->mode <= VM1_IDLE && config->pairs && config->pairs <= VM1_PAIRS_MAX &&
+	return config->mode <= VM1_LATENCY && config->pairs && config->pairs <= VM1_PAIRS_MAX &&
 	       (config->header_bytes == 10 || config->header_bytes == 12) &&
 	       (config->header_bytes == 12 || !config->mergeable) && config->touch <= 2 &&
 	       config->size_min >= VM1_FRAME_MIN && config->size_min <= config->size_max &&
@@ -116,7 +116,8 @@ struct vm1 *vm1_new(const struct vm1_config *config, const struct vm1_ring_confi
 	vm1->pairs = calloc(config->pairs, sizeof(*vm1->pairs));
 	vm1->bounce = malloc(4 * VM1_FRAME_MAX);
 	vm1->slicer = calloc(1, sizeof(*vm1->slicer));
-	if (!vm1->pairs || !vm1->bounce || !vm1->slicer) {
+	vm1->latency = calloc(1, sizeof(*vm1->latency));
+	if (!vm1->pairs || !vm1->bounce || !vm1->slicer || !vm1->latency) {
 		vm1_free(vm1);
 		errno = ENOMEM;
 		return NULL;
@@ -145,6 +146,7 @@ void vm1_free(struct vm1 *vm1)
 	free(vm1->pairs);
 	free(vm1->bounce);
 	free(vm1->slicer);
+	free(vm1->latency);
 	free(vm1);
 }
 
@@ -155,6 +157,7 @@ uint32_t vm1_run(struct vm1 *vm1, uint64_t budget_ns)
 		[VM1_VERIFY] = verify_run,
 		[VM1_TAP] = tap_run,
 		[VM1_IDLE] = idle_run,
+		[VM1_LATENCY] = latency_run,
 	};
 
 	return modes[vm1->config.mode](vm1, now_ns() + budget_ns);
@@ -222,6 +225,7 @@ uint64_t vm1_sizeof(const char *structure)
 		{ "vm1_stats", sizeof(struct vm1_stats) },
 		{ "vm1_slice", sizeof(struct vm1_slice) },
 		{ "vm1_probe_result", sizeof(struct vm1_probe_result) },
+		{ "vm1_latency", sizeof(struct vm1_latency) },
 	};
 
 	for (uint32_t index = 0; index < sizeof(sizes) / sizeof(sizes[0]); index++)

@@ -8,6 +8,7 @@
 
 #include "clock.h"
 #include "frame.h"
+#include "latency.h"
 #include "ring.h"
 #include "sequence.h"
 #include "slicer.h"
@@ -45,6 +46,8 @@ struct vm1 {
 	uint64_t first_ns, progress_ns;
 	bool finishing;        /* verify: no further frame */
 	struct slicer *slicer; /* replay */
+	struct vm1 *second;    /* replay: runs with this one, or NULL */
+	struct latency *latency;
 	_Alignas(16) uint8_t pattern[64]; /* replay: how each frame begins */
 };
 
@@ -84,6 +87,7 @@ uint32_t draw_size(struct vm1 *vm1);
 uint32_t replay_run(struct vm1 *vm1, uint64_t deadline_ns);
 uint32_t verify_run(struct vm1 *vm1, uint64_t deadline_ns);
 uint32_t tap_run(struct vm1 *vm1, uint64_t deadline_ns);
+uint32_t latency_run(struct vm1 *vm1, uint64_t deadline_ns);
 uint32_t idle_run(struct vm1 *vm1, uint64_t deadline_ns);
 void replay_stock(struct vm1 *vm1);
 

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* A frame that can be checked: what verify mode sends and expects. */
+/* A frame that can be checked: what verify mode sends and expects. latency mode's bear a time instead. */
 #ifndef VM1_FRAME_H
 #define VM1_FRAME_H
 
@@ -11,7 +11,7 @@
 #define FRAME_MAGIC 0x31764d56u
 #define FRAME_ETHERTYPE 0xb588u /* 0x88b5, "local experimental", as it lies in memory */
 
-enum frame_kind { FRAME_DATA = 1, FRAME_ACKNOWLEDGE = 2 };
+enum frame_kind { FRAME_DATA = 1, FRAME_ACKNOWLEDGE = 2, FRAME_STAMP = 3 };
 
 /* Both ends are this program on one kind of machine, so fields are in its byte order. */
 struct frame {

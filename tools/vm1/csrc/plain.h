@@ -3,8 +3,8 @@
  * The replay's short way: buffers of one descriptor, frames of one size, touch 1, a header of 12 bytes, and a
  * device that goes by the order. Whatever is otherwise it leaves to ring_take(), which judges it.
  *
- * It keeps everything that changes in registers: a store to VM1's memory could be one to struct ring, as far as the
- * compiler knows.
+ * It keeps everything that changes in registers: a store to VM1's memory could be one to struct ring, as
+ * far as the compiler knows.
  */
 #ifndef VM1_PLAIN_H
 #define VM1_PLAIN_H
@@ -183,7 +183,7 @@ plain_run(const struct vm1 *vm1, struct ring *ring, const bool packed, const boo
 	return packets;
 }
 
-/* Takes buffers and posts them again, at most `most`; how many. Adds their frames' bytes, and what was read. */
+/* Takes buffers and posts them again, at most `most`; how many. Adds the frames' bytes, and what was read. */
 static inline uint32_t plain_turn(const struct vm1 *vm1, struct ring *ring, bool receive,
 				  uint32_t most, uint64_t *bytes, uint64_t *read)
 {

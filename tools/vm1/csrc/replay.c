@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * The replay driver: its transmit rings are always full, its receive rings always stocked, so that what is
- * measured is the back-end. touch says how much the driver does for each packet:
- * 0 moves avail.idx (packed: writes the descriptor); 1 writes descriptor, entry, header and 64 bytes of payload anew (or reads them, on
+ * measured is the back-end. touch says how much the driver does for each packet: 0 moves avail.idx (packed:
+ * writes the descriptor); 1 writes descriptor, entry, header and 64 bytes of payload anew (or reads them, on
  * receive); 2 the whole payload.
  */
 #include <string.h>
@@ -196,27 +196,30 @@ static uint32_t turn_receive(struct vm1 *vm1, struct ring *ring)
 	return packets;
 }
 
-static void turn(struct vm1 *vm1)
+static void turn(struct vm1 *vm1, uint32_t *sent, uint32_t *received)
 {
-	uint32_t sent = 0, received = 0;
-
 	for (uint32_t index = 0; index < vm1->config.pairs; index++) {
 		struct pair *pair = &vm1->pairs[index];
 
 		if (vm1->config.directions & VM1_TRANSMIT)
-			sent += turn_transmit(vm1, &pair->transmit);
+			*sent += turn_transmit(vm1, &pair->transmit);
 		if (vm1->config.directions & VM1_RECEIVE)
-			received += turn_receive(vm1, &pair->receive);
+			*received += turn_receive(vm1, &pair->receive);
 	}
-	slicer_note(vm1->slicer, tsc(), sent, received);
 }
 
 uint32_t replay_run(struct vm1 *vm1, uint64_t deadline_ns)
 {
 	slicer_begin(vm1->slicer, tsc());
 	do {
-		for (uint32_t turns = 0; turns < TURNS_PER_CLOCK; turns++)
-			turn(vm1);
+		for (uint32_t turns = 0; turns < TURNS_PER_CLOCK; turns++) {
+			uint32_t sent = 0, received = 0;
+
+			turn(vm1, &sent, &received);
+			if (vm1->second)
+				turn(vm1->second, &sent, &received);
+			slicer_note(vm1->slicer, tsc(), sent, received);
+		}
 	} while (now_ns() < deadline_ns);
 	return VM1_BUDGET;
 }
@@ -227,4 +230,9 @@ uint32_t vm1_slices(const struct vm1 *vm1, struct vm1_slice *slices, uint32_t ca
 
 	memcpy(slices, vm1->slicer->slices, count * sizeof(*slices));
 	return count;
+}
+
+void vm1_join(struct vm1 *vm1, struct vm1 *second)
+{
+	vm1->second = second;
 }

@@ -105,9 +105,9 @@ void ring_kick(struct ring *ring);
 /* Asks for a call at the next used buffer; true if one came meanwhile, so that sleeping would be wrong. */
 bool ring_enable_calls(struct ring *ring);
 void ring_disable_calls(struct ring *ring);
-/* Whether a used slot that is not the next ends a batch of them, of ready at most; if not, that is counted. */
+/* Whether a used slot that is not the next ends a batch, of ready buffers at most; if not, that is counted. */
 bool ring_finds_batch(struct ring *ring, uint32_t slot, uint32_t bytes, uint32_t ready);
-/* What SET_VRING_BASE gives for a device that goes on behind what is used: docs of vhost-user. Takes nothing. */
+/* What SET_VRING_BASE gives for a device that goes on behind what is used. Takes nothing. */
 uint32_t ring_base(struct ring *ring);
 
 static inline uint8_t *ring_header(const struct ring *ring, uint32_t slot)

@@ -14,7 +14,7 @@
 #define VM1_API __attribute__((visibility("default")))
 
 /* Changes with any structure or signature here; engine.py refuses another. */
-#define VM1_ABI 3u
+#define VM1_ABI 4u
 
 #define VM1_PAIRS_MAX 64u
 #define VM1_CHAIN_MAX 32u
@@ -28,7 +28,7 @@
 #define VM1_HEADROOM 64u
 #define VM1_GUARD 64u
 
-enum vm1_mode { VM1_REPLAY, VM1_VERIFY, VM1_TAP, VM1_IDLE };
+enum vm1_mode { VM1_REPLAY, VM1_VERIFY, VM1_TAP, VM1_IDLE, VM1_LATENCY };
 
 #define VM1_TRANSMIT 1u
 #define VM1_RECEIVE 2u
@@ -119,8 +119,18 @@ struct vm1_probe_result {
 	uint64_t one_way_milli, own_alu_milli, peer_alu_milli;
 };
 
+#define VM1_LATENCY_BUCKETS 2304u
+
+/* latency: what came of the frames since vm1_latency_begin(). */
+struct vm1_latency {
+	uint64_t sent, received;
+	uint64_t most_cycles; /* the longest time a frame was under way */
+	/* By cycles: one a bucket below 128, then 64 buckets to each doubling; the last is for all above. */
+	uint64_t counts[VM1_LATENCY_BUCKETS];
+};
+
 #define VM1_BUDGET 0u      /* the time given is over, or a signal came */
-#define VM1_DONE 1u        /* verify: all came back */
+#define VM1_DONE 1u        /* verify, and latency after vm1_finish(): all came back */
 #define VM1_TIMED_OUT 2u   /* verify: nothing came for timeout_ns */
 #define VM1_TAP_GONE 3u    /* tap: the TAP device was deleted */
 
@@ -141,13 +151,23 @@ VM1_API void vm1_kick(struct vm1 *vm1);
  * believed: a split ring's used index; a packed one's position and wrap counter, twice. Takes nothing.
  */
 VM1_API uint32_t vm1_base(struct vm1 *vm1, uint32_t ring);
-/* verify: makes no further frame; vm1_run() is done when those made came back. */
+/* verify, latency: makes no further frame; vm1_run() is done when those made came back. */
 VM1_API void vm1_finish(struct vm1 *vm1);
 /* Waits, for at most budget_ns, until the device has used every transmitted chain; what is left. */
 VM1_API uint32_t vm1_drain(struct vm1 *vm1, uint64_t budget_ns);
 
 /* replay: the slices of the last vm1_run(), at most capacity of them; how many. */
 VM1_API uint32_t vm1_slices(const struct vm1 *vm1, struct vm1_slice *slices, uint32_t capacity);
+
+/*
+ * replay: when vm1 runs, second runs with it, turn by turn: one transmits to a back-end, the other receives
+ * from it elsewhere. vm1's slices are of both. second must outlive vm1's last run.
+ */
+VM1_API void vm1_join(struct vm1 *vm1, struct vm1 *second);
+
+/* latency: from now on a frame every so many TSC cycles; frames of before are no longer counted. */
+VM1_API void vm1_latency_begin(struct vm1 *vm1, double cycles);
+VM1_API void vm1_latency_found(const struct vm1 *vm1, struct vm1_latency *found);
 
 struct vm1_probe;
 
