@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import struct
 from collections import deque
 from dataclasses import dataclass
@@ -50,6 +51,13 @@ class PackedDriver:
         self._used_index, self._used_wrap = self.index, self.wrap
         self.posted: deque[tuple[int, int]] = deque()  # id, slots: in ring order
         self._marks: list[tuple[int, int]] = []  # heads not yet shown: bus address, flags
+
+    def twin(self) -> PackedDriver:
+        """Another that goes on from here; all that was posted must be shown."""
+        assert not self._marks
+        twin = copy.copy(self)
+        twin.posted, twin._marks = self.posted.copy(), []
+        return twin
 
     @property
     def free(self) -> int:

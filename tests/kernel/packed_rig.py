@@ -13,7 +13,7 @@ from driver.bus_memory import BusMemory
 from driver.packed_ring import PackedRing
 from pmd.kernel import RingFlags
 from tests.kernel.packed_driver import WRAP, PackedDriver
-from tests.kernel.rig import AVAIL, BIG, DESC, USED, Rig
+from tests.kernel.rig import AVAIL, BIG, DESC, USED, Rig, shared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,7 +38,8 @@ class PackedRig(Rig):
 
     def __init__(self, size: int = 8, start: int = WRAP, **features: object) -> None:
         self._start = start
-        self.commit = np.array([start, start], dtype=np.uint32)
+        self.commit = shared(4096).view(np.uint32)[:2]
+        self.commit[:] = start
         self._oracle_commit = bytearray()
         super().__init__(size, **features)
         self.driver = PackedDriver(

@@ -7,6 +7,7 @@ are not neighbours, and touch the end of the address space; noise outside the gr
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import struct
 from contextlib import ExitStack
@@ -37,6 +38,8 @@ from pmd.kernel_abi import Frame, Segment, library
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
     from types import TracebackType
+
+    import numpy.typing as npt
 
 NEXT, WRITE, INDIRECT = DescFlag.NEXT, DescFlag.WRITE, DescFlag.INDIRECT
 
@@ -104,16 +107,20 @@ def give(port: Port, frames: Iterable[bytes]) -> None:
         assert frame.verdict == 0
 
 
+def shared(length: int) -> npt.NDArray[np.uint8]:
+    """Memory that child processes share, as VM1's is."""
+    return np.frombuffer(mmap.mmap(-1, length), dtype=np.uint8)
+
+
 class Rig:
     """VM1's memory and one ring's layout; a context manager that frees what `start` made."""
 
     def __init__(self, size: int = 8, **features: object) -> None:
         noise = np.random.default_rng(size)
         self.layout = Layout(DESC, AVAIL, USED, size, **features)  # type: ignore[arg-type]
-        self.windows = {
-            window: noise.integers(0, 256, length, dtype=np.uint8)
-            for window, length in WINDOWS.items()
-        }
+        self.windows = {window: shared(length) for window, length in WINDOWS.items()}
+        for data in self.windows.values():
+            data[:] = noise.integers(0, 256, len(data), dtype=np.uint8)
         self.memory = MemoryMap(
             np.array(TABLE, dtype=MEMORY),
             {
