@@ -17,7 +17,7 @@ VERSION_MAJOR = 1
 VERSION_MINOR = 1
 
 WINDOW_RW = 2  # BAR 2
-WINDOW_RO = 4  # BAR 4
+COMMIT_REGION = 4  # BAR 4
 FIRST_EXTENSION_WINDOW = 9
 MSI_VECTORS = 8
 PAGE_SIZE = 4096
@@ -79,7 +79,7 @@ HEADER = np.dtype(
             "ring_offset", "ring_stride", "ring_count",
             "memory_offset", "memory_stride", "memory_count", "memory_capacity",
             "driver_offset", "driver_size", "dirty_offset", "dirty_size",
-            "commit_offset",
+            "commit_size",
         ],
         "formats": [
             "<u4", "<u2", "<u2", "<u4", "<u4", "<u8",

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
     from guest.mapping import Mapping
 
+_COMMIT_SIZE_MAX = 1 << 20  # of a later minor version; ours has 8 KiB
 _RETRY_S = 0.0001  # the device writes for microseconds
 
 
@@ -128,9 +129,9 @@ class StateReader:
         start, size = header["driver_offset"], header["driver_size"]
         if start % PAGE_SIZE or size < DRIVER.itemsize or start + size > self._size:
             raise self._contradiction(f"its driver area is {size} bytes at {start:#x}")
-        start, size = header["commit_offset"], header["ring_count"] * COMMIT.itemsize
-        if start % PAGE_SIZE or start + size > self._size:
-            raise self._contradiction(f"its commit area is {size} bytes at {start:#x}")
+        size = header["commit_size"]
+        if 0 < size < header["ring_count"] * COMMIT.itemsize or size > _COMMIT_SIZE_MAX:
+            raise self._contradiction(f"its commit area has {size} bytes")
         return header
 
     def _check_section(

@@ -18,10 +18,11 @@ import numpy as np
 
 from driver.kick_events import KickEvents
 from driver.memory_map import BusAddress, MappedArea, MemoryMap
-from driver.ring import Ring
+from driver.ring import Feature, Ring
 from driver.state_area import (
     CLASS_CODE,
     COMMIT,
+    COMMIT_REGION,
     DEVICE_ID,
     DRIVER,
     FIRST_EXTENSION_WINDOW,
@@ -31,7 +32,6 @@ from driver.state_area import (
     PAGE_SIZE,
     VENDOR_ID,
     VERSION_MAJOR,
-    WINDOW_RO,
     WINDOW_RW,
     DriverStatus,
     Register,
@@ -101,6 +101,7 @@ class VhostPci:
         self.name = function.name
         self._areas: dict[int, tuple[MappedArea, ...]] = {}
         self._mappings: list[Mapping] = []
+        self._commits: Mapping | None = None
         self._active = False
         self._closed = False
         self._kicks = KickEvents(function, self._write)
@@ -115,9 +116,7 @@ class VhostPci:
             raise
         try:
             self._reader = StateReader(self._state_area, size, self.name)
-            header = self._reader.header()
-            self._driver_offset = header["driver_offset"]
-            self._commit_offset = header["commit_offset"]
+            self._driver_offset = self._reader.header()["driver_offset"]
         except BaseException:
             self.close()
             raise
@@ -209,13 +208,11 @@ class VhostPci:
         return self._state_area.address + self._driver_offset
 
     def commit_address(self, ring: int) -> int:
-        """Where the commit words of a ring of the last `state` are in this process, until close.
+        """Where a packed ring's commit words are in this process (docs/device.md 5.6).
 
-        docs/device.md 5.6. 0: the device has no commit area, and no packed ring can be served.
+        Until the next `state` or close. 0: the device has none; packed rings cannot be served then.
         """
-        if not self._commit_offset:
-            return 0
-        return self._state_area.address + self._commit_offset + ring * COMMIT.itemsize
+        return self._commits.address + ring * COMMIT.itemsize if self._commits else 0
 
     @property
     def mappings(self) -> tuple[Mapping, ...]:
@@ -265,8 +262,11 @@ class VhostPci:
         memory = MemoryMap(tables.memory, infos, self.name)
         for window in sorted(memory.windows):
             self._map_window(window, infos[window])
+        size = tables.header["commit_size"]
+        if size and tables.header["features"] & Feature.RING_PACKED:
+            area = Area(0, -(-size // PAGE_SIZE) * PAGE_SIZE)
+            self._commits = self._function.map_area(COMMIT_REGION, area, writable=True)
         self._driver_offset = tables.header["driver_offset"]
-        self._commit_offset = tables.header["commit_offset"]
         return DeviceState(
             generation=tables.generation,
             status=Status(tables.header["status"]),
@@ -277,7 +277,7 @@ class VhostPci:
         )
 
     def _is_window(self, index: int) -> bool:
-        if index in (WINDOW_RW, WINDOW_RO):
+        if index == WINDOW_RW:
             return True
         return FIRST_EXTENSION_WINDOW <= index < self._function.region_count()
 
@@ -291,6 +291,9 @@ class VhostPci:
 
     def _unmap_windows(self) -> None:
         self._areas.clear()
+        if self._commits:
+            self._commits.close()
+            self._commits = None
         while self._mappings:
             self._mappings.pop().close()
 
@@ -377,8 +380,8 @@ def _ring(index: int, row: tuple[int, ...]) -> Ring:
 def _what_is(bar: int) -> str:
     if bar == Region.BAR0:
         return "it holds registers and the state area"
-    if bar == WINDOW_RO:
-        return "it is the read-only window, used beside BAR 2 where VM1 grants so"
+    if bar == COMMIT_REGION:
+        return "it holds the positions of packed rings"
     if bar in (Region.BAR1, Region.BAR3, Region.BAR5):
         return f"it is the upper half of 64-bit BAR {bar - 1}"
     return "a PCI function has BARs 0 to 5"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from driver.state_area import WINDOW_RO, WINDOW_RW
+from driver.state_area import COMMIT_REGION, WINDOW_RW
 from guest.binding import is_vfio, obstructing
 from guest.discovery import group_members
 from guest.pci_facts import read_pci
@@ -60,10 +60,10 @@ def check_group(pci: PciFunction) -> Finding:
 
 
 def check_bars(address: str, facts: PciFacts) -> list[Finding]:
-    """Registers, the window, and the read-only window where there is one."""
+    """Registers, the window, and the commit area where there is one."""
     found = [
         _check_bar(f"{address} BAR {index}", facts.bars[index])
-        for index in (_REGISTERS, WINDOW_RW, WINDOW_RO)
+        for index in (_REGISTERS, WINDOW_RW, COMMIT_REGION)
         if facts.bars[index].implemented
     ]
     if not facts.bars[WINDOW_RW].implemented:

@@ -11,7 +11,7 @@ import functools
 import logging
 from typing import TYPE_CHECKING
 
-from driver.state_area import WINDOW_RO, WINDOW_RW
+from driver.state_area import WINDOW_RW
 from guest.errors import VhostPciError
 from guest.vfio import VfioFunction
 from guest.write_combining import combining_bars
@@ -46,7 +46,7 @@ def open_function(pci: PciFunction, wanted: WindowMap) -> VfioFunction:
         _log.info("%s: window mapped by %s: %s", pci.address, wanted.value, why)
     if wanted is WindowMap.VFIO:
         return VfioFunction.attach(pci)
-    function = VfioFunction.attach(pci, combine=(WINDOW_RW, WINDOW_RO))
+    function = VfioFunction.attach(pci, combine=(WINDOW_RW,))
     try:
         # Here, where a refusal ends the bring-up, rather than when VM1's memory comes.
         for area in function.region(WINDOW_RW).areas[:1]:

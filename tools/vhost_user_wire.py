@@ -62,9 +62,9 @@ class Message:
         """Header and payload as they go over the wire; the descriptors go beside them."""
         return abi.HEADER.pack(self.request, self.flags, len(self.payload)) + self.payload
 
-    def reply(self, payload: bytes) -> Message:
+    def reply(self, payload: bytes, fds: tuple[int, ...] = ()) -> Message:
         """The answer to this message."""
-        return Message(self.request, abi.VERSION | abi.HeaderFlag.REPLY, payload)
+        return Message(self.request, abi.VERSION | abi.HeaderFlag.REPLY, payload, fds)
 
 
 class Descriptors:

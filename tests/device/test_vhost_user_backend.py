@@ -33,7 +33,7 @@ def test_offer() -> None:
         bits = (3, 15, 16, 17, 21, 22, 27, 28, 29, 30, 32, 34, 35)
         assert features == sum(1 << bit for bit in bits)
         protocol = front_end.ask_u64(Request.GET_PROTOCOL_FEATURES)
-        assert protocol == sum(1 << bit for bit in (0, 3, 4, 5, 13, 15, 16, 21))
+        assert protocol == sum(1 << bit for bit in (0, 3, 4, 5, 12, 13, 15, 16, 21))
         assert front_end.ask_u64(Request.GET_QUEUE_NUM) == 3
 
 

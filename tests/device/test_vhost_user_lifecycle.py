@@ -20,7 +20,6 @@ from tests.device.vhost_user_peer import (
     MIB,
     USER,
     FrontEnd,
-    FunctionSide,
     Region,
     memory,
     open_fds,
@@ -28,9 +27,12 @@ from tests.device.vhost_user_peer import (
     wait_for,
 )
 from tools.device.backend import Backend, Endpoint
+from tools.device.commit_area import CommitArea
 from tools.vhost_user_abi import Request
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from tools.device.vm1_state import Vm1State
 
 TABLE = struct.pack("<III", Request.SET_MEM_TABLE, 1, 40) + struct.pack("<II", 1, 0)
@@ -146,11 +148,19 @@ async def nobody(_state: Vm1State) -> None:
     """Publish to nobody."""
 
 
-def backend(path: Path) -> Backend:
-    return Backend(Endpoint(path), 1, nobody, FunctionSide())
+@pytest.fixture(scope="module")
+def commits() -> Iterator[CommitArea]:
+    area = CommitArea()
+    yield area
+    area.close()
 
 
-def test_path_is_served_and_removed(tmp_path: Path) -> None:
+@pytest.fixture
+def backend(commits: CommitArea) -> Callable[[Path], Backend]:
+    return lambda path: Backend(Endpoint(path), 1, nobody, commits)
+
+
+def test_path_is_served_and_removed(tmp_path: Path, backend: Callable[[Path], Backend]) -> None:
     path = tmp_path / "s"
     server = backend(path)
     server.open()
@@ -162,7 +172,7 @@ def test_path_is_served_and_removed(tmp_path: Path) -> None:
     assert not path.exists()
 
 
-def test_dead_socket_is_replaced(tmp_path: Path) -> None:
+def test_dead_socket_is_replaced(tmp_path: Path, backend: Callable[[Path], Backend]) -> None:
     path = tmp_path / "s"
     with socket.socket(socket.AF_UNIX) as dead:
         dead.bind(str(path))
@@ -172,7 +182,9 @@ def test_dead_socket_is_replaced(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["file", "directory", "nowhere"])
-def test_path_that_cannot_be_served(tmp_path: Path, kind: str) -> None:
+def test_path_that_cannot_be_served(
+    tmp_path: Path, backend: Callable[[Path], Backend], kind: str
+) -> None:
     path = tmp_path / "s"
     if kind == "file":
         path.write_text("precious")
@@ -198,17 +210,17 @@ def test_endpoint_as_typed() -> None:
 
 
 @pytest.mark.parametrize("pairs", [0, -1, 129])
-def test_queue_pairs_nobody_could_name(pairs: int) -> None:
+def test_queue_pairs_nobody_could_name(commits: CommitArea, pairs: int) -> None:
     with pytest.raises(UsageError, match="1 to 128"):
-        Backend(Endpoint(Path("s")), pairs, nobody, FunctionSide())
+        Backend(Endpoint(Path("s")), pairs, nobody, commits)
 
 
-def test_what_publish_raises_ends_the_server(tmp_path: Path) -> None:
+def test_what_publish_raises_ends_the_server(tmp_path: Path, commits: CommitArea) -> None:
     async def broken(_state: Vm1State) -> None:
         raise VhostPciError("publish", "the state", "it broke")
 
     async def run() -> None:
-        server = Backend(Endpoint(tmp_path / "s"), 1, broken, FunctionSide())
+        server = Backend(Endpoint(tmp_path / "s"), 1, broken, commits)
         server.open()
         with FrontEnd(tmp_path / "s"):
             await server.serve()

@@ -75,7 +75,7 @@ def test_start(size: int) -> None:
         assert (ring.desc, ring.driver, ring.device) == (
             BUS + MIB, BUS + MIB + 0x2000, BUS + MIB + 0x3000,
         )  # fmt: skip
-        assert server.function.positions == {0: (WRAP, WRAP)}
+        assert server.function.position(0) == (WRAP, WRAP)
 
 
 def test_a_base_of_one_half_is_enough() -> None:
@@ -84,7 +84,7 @@ def test_a_base_of_one_half_is_enough() -> None:
         front_end.start_ring(0, base=WRAP)
         front_end.sync()
         assert server.function.state.rings[0].started
-        assert server.function.positions[0] == (WRAP, WRAP)
+        assert server.function.position(0) == (WRAP, WRAP)
         assert front_end.stop_ring(0) == FRESH
 
 
@@ -197,7 +197,7 @@ def test_base_of_a_stopped_ring(name: str) -> None:
     with negotiated() as (server, front_end, fd):
         front_end.start_ring(0, base=FRESH)
         front_end.sync()
-        server.function.positions[0] = words
+        server.function.leave(0, *words)
         for index in (0, 1):  # of the batch's two descriptors
             write_flags(fd, (words[0] & 0x7FFF) + index, flags)
         assert front_end.stop_ring(0) == position << 16 | position
@@ -221,7 +221,7 @@ def test_a_batch_that_was_cut_short_is_finished(one_frame: bool) -> None:
             os.pwrite(fd, DESC.pack(*desc), DESC.size * index)
         table = DESC.pack(BUS, 300, 0, WRITE) + DESC.pack(BUS, 200, 0, WRITE)
         os.pwrite(fd, table, 0x8000)
-        server.function.positions[0] = (WRAP | 254, 2 | (1 << 16 if one_frame else 0))
+        server.function.leave(0, WRAP | 254, 2 | (1 << 16 if one_frame else 0))
         assert front_end.stop_ring(0) == 2 << 16 | 2
         found = {index: DESC.unpack(os.pread(fd, DESC.size, DESC.size * index)) for index in ring}
         first, second = (1500, 500) if one_frame else (0, 0)
@@ -247,7 +247,7 @@ def test_words_that_cannot_be(name: str, caplog: pytest.LogCaptureFixture) -> No
     with negotiated() as (server, front_end, fd):
         front_end.start_ring(0, base=FRESH | 5 << 16 | 5)
         front_end.sync()
-        server.function.positions[0] = HOSTILE[name]
+        server.function.leave(0, *HOSTILE[name])
         write_flags(fd, 7, AVAIL | USED)
         assert front_end.stop_ring(0) == FRESH | 5 << 16 | 5
     assert "ring 0: nobody knows where it stands" in caplog.text
@@ -257,13 +257,13 @@ def test_base_of_a_ring_whose_memory_was_taken_away() -> None:
     with negotiated() as (server, front_end, fd):
         front_end.start_ring(0, base=FRESH)
         front_end.sync()
-        server.function.positions[0] = (WRAP | 7, WRAP | 9)
+        server.function.leave(0, WRAP | 7, WRAP | 9)
         write_flags(fd, 7, AVAIL | USED)
         assert front_end.set_memory([Region(BUS, MIB, USER + MIB, MIB)], [fd])
         assert not server.function.state.rings[0].started
         assert front_end.set_memory([WHOLE], [fd])
         assert server.function.state.rings[0].base == (WRAP | 9) << 16 | WRAP | 9
-        assert server.function.positions[0] == (WRAP | 9, WRAP | 9)
+        assert server.function.position(0) == (WRAP | 9, WRAP | 9)
 
 
 def test_tables_that_cannot_be_are_empty() -> None:

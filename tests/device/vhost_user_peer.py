@@ -20,12 +20,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from tools.device.backend import Backend, Endpoint
+from tools.device.commit_area import CommitArea
+from tools.device.vm1_state import Vm1State
 from tools.vhost_user_abi import Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-
-    from tools.device.vm1_state import Vm1State
 
 DEADLINE_S = 30.0
 NEED_REPLY = 0x8
@@ -53,28 +53,27 @@ def wait_for(condition: Callable[[], bool], what: str) -> None:
 class FunctionSide:
     """Plays the function and its driver: records states, acknowledges when it may.
 
-    positions: a packed ring's commit words, committed and intended; the tests write the driver's.
+    commits: where packed rings' positions are; `position` and `leave` are the driver's hand there.
     """
 
     def __init__(self) -> None:
-        self.positions: dict[int, tuple[int, int]] = {}
+        self.commits = CommitArea()
         self.states: list[Vm1State] = []
         self.acknowledged = 0
         self.may_acknowledge = threading.Event()
         self.may_acknowledge.set()
         self.broken: list[str] = []
 
-    def begin(self, ring: int, position: int) -> None:
-        self.positions[ring] = position, position
+    def position(self, ring: int) -> tuple[int, ...]:
+        return struct.unpack("<II", os.pread(self.commits.fd, 8, 8 * ring))
 
-    def words(self, ring: int) -> tuple[int, int]:
-        return self.positions.get(ring, (0, 0))
+    def leave(self, ring: int, committed: int, intended: int) -> None:
+        os.pwrite(self.commits.fd, struct.pack("<II", committed, intended), 8 * ring)
 
     async def publish(self, state: Vm1State) -> None:
         former = self.states[-1:]
-        for index, ring in enumerate(state.rings):
-            if ring.started and not (former and former[0].rings[index].started):
-                self.begin(index, ring.base & 0xFFFF)
+        before = former[0] if former else Vm1State(False, 0, (), ())
+        self.commits.start(before, state)
         self.states.append(state)
         while not self.may_acknowledge.is_set():  # noqa: ASYNC110 - another thread sets it
             await asyncio.sleep(0.002)
@@ -84,6 +83,7 @@ class FunctionSide:
                     os.fstat(fd)
                 except OSError:
                     self.broken.append(f"descriptor {fd} was closed too early")
+        self.commits.finish(before, state)
         self.acknowledged += 1
 
     @property
@@ -110,7 +110,7 @@ class Serving:
         self.function = FunctionSide()
         endpoint = Endpoint(self.path, connect)
         self.backend = Backend(
-            endpoint, queue_pairs, self.function.publish, self.function, timeout_s=timeout_s
+            endpoint, queue_pairs, self.function.publish, self.function.commits, timeout_s=timeout_s
         )
         self._error: BaseException | None = None
         self._loop = asyncio.new_event_loop()
@@ -151,6 +151,7 @@ class Serving:
         self._thread.join(DEADLINE_S)
         assert not self._thread.is_alive()
         self._loop.close()
+        self.function.commits.close()
         self.directory.cleanup()
         assert self.function.broken == []
         if self._error:

@@ -108,9 +108,8 @@ def test_registers_that_cannot_be(
         ({"driver_offset": 0x7800}, "its driver area is 4096 bytes at 0x7800"),
         ({"driver_offset": STATE_SIZE}, "its driver area is"),
         ({"driver_size": 4095}, "its driver area is 4095 bytes"),
-        ({"commit_offset": 0x1800, "ring_count": 2}, "its commit area is 16 bytes at 0x1800"),
-        ({"commit_offset": STATE_SIZE, "ring_count": 1}, "its commit area is 8 bytes"),
-        ({"commit_offset": 0xFFFFF000}, "its commit area is 0 bytes"),
+        ({"commit_size": 15, "ring_count": 2}, "its commit area has 15 bytes"),
+        ({"commit_size": (1 << 20) + 1}, "its commit area has 1048577 bytes"),
     ],
 )
 def test_headers_that_cannot_be(function: FakeFunction, change: dict[str, int], cause: str) -> None:
@@ -133,16 +132,23 @@ def test_attach_turns_decoding_and_mastering_on_and_close_gives_back(
     assert function.writes == []
 
 
-def test_commit_words_are_found_by_the_header(function: FakeFunction) -> None:
-    """docs/device.md 5.6; 0 where a device of minor 0 has none."""
+def test_commit_words_are_in_bar_4(function: FakeFunction) -> None:
+    """docs/device.md 5.6; 0 where a device of minor 0 has none, or no ring is packed."""
     _connect(function)
+    function.add_window(4, Area(0, PAGE_SIZE))
     with VhostPci(function) as device:
         device.state()
         assert device.commit_address(1) == 0
-        function.header["commit_offset"] = 0x3000
+        function.header |= {"commit_size": 512, "features": Feature.RING_PACKED}
         function.publish(6)
         device.state()
-        assert device.commit_address(1) - device.generation_address == 0x3000 - 8 + 8
+        assert device.commit_address(1) == function.mappings[-1].address + 8
+        assert len(device.mappings) == 2  # windows only: the VF must not reach it
+        function.header["commit_size"] = PAGE_SIZE + 1
+        function.publish(8)
+        with pytest.raises(VhostPciError, match="not a mappable area"):
+            device.state()
+        assert device.commit_address(1) == 0
 
 
 def test_inside_vm2_bar_0_is_one_area() -> None:
@@ -204,8 +210,8 @@ def test_a_new_state_has_new_windows_and_no_old_ones(function: FakeFunction) -> 
 
 def test_a_read_only_window_is_mapped_read_only(function: FakeFunction) -> None:
     with VhostPci(function) as device:
-        function.add_window(4, Area(0, PAGE_SIZE), writable=False)
-        function.memory = [(0, PAGE_SIZE, 0, 4, 1)]
+        function.add_window(9, Area(0, PAGE_SIZE), writable=False)
+        function.memory = [(0, PAGE_SIZE, 0, 9, 1)]
         function.publish(4)
         device.state()
         assert [mapping.writable for mapping in device.mappings] == [False]

@@ -26,7 +26,7 @@ from tools.vhost_user_wire import hung_up, ready
 
 if TYPE_CHECKING:
     from tools.device.backend_session import Publish
-    from tools.device.commit_area import CommitWords
+    from tools.device.commit_area import CommitArea
     from tools.device.vm1_state import Vm1State
 
 logger = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class Backend:
         endpoint: Endpoint,
         queue_pairs: int,
         publish: Publish,
-        commits: CommitWords,
+        commits: CommitArea,
         *,
         timeout_s: float = TIMEOUT_S,
         offer: Offer | None = None,

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from tools.vhost_user_abi import (
     BASELINE_REGIONS,
+    INFLIGHT,
     MEMORY_HEADER,
     MEMORY_REGION,
     SINGLE_REGION,
@@ -37,6 +38,7 @@ PROTOCOL_FEATURES = int(
     | ProtocolFeature.STATUS
     | ProtocolFeature.GPA_ADDRESSES
     | ProtocolFeature.MTU
+    | ProtocolFeature.INFLIGHT_SHMFD
 )
 
 
@@ -127,6 +129,16 @@ RULES: dict[int, Rule] = {
     Request.GET_QUEUE_NUM: Rule(answers=True),
     Request.SET_VRING_ENABLE: Rule(VRING_STATE.size),
     Request.SET_BACKEND_REQ_FD: Rule(fds=(1, 1), needs=ProtocolFeature.BACKEND_REQ),
+    Request.GET_INFLIGHT_FD: Rule(
+        INFLIGHT.size,
+        step=4,
+        limit=24,
+        needs=ProtocolFeature.INFLIGHT_SHMFD,
+        answers=True,
+    ),
+    Request.SET_INFLIGHT_FD: Rule(
+        INFLIGHT.size, step=4, limit=24, fds=(1, 1), needs=ProtocolFeature.INFLIGHT_SHMFD
+    ),
     Request.NET_SET_MTU: Rule(U64.size, needs=ProtocolFeature.MTU),
     Request.RESET_DEVICE: Rule(needs=ProtocolFeature.RESET_DEVICE, takes_away=True),
     Request.GET_MAX_MEM_SLOTS: Rule(needs=ProtocolFeature.CONFIGURE_MEM_SLOTS, answers=True),

@@ -115,7 +115,9 @@ class Session:
         if acknowledge or answer or self._urgent(rule):
             await self._commit()
         if answer:
-            await self._reply(message, answer())
+            answered = answer()
+            payload, sent = answered if isinstance(answered, tuple) else (answered, ())
+            await self._reply(message, payload, sent)
         elif acknowledge:
             await self._reply(message, U64.pack(0))
 
@@ -134,8 +136,8 @@ class Session:
             or not pending(self._connection)
         )
 
-    async def _reply(self, message: Message, payload: bytes) -> None:
-        await send_async(self._connection, message.reply(payload), self._timeout_s)
+    async def _reply(self, message: Message, payload: bytes, fds: tuple[int, ...] = ()) -> None:
+        await send_async(self._connection, message.reply(payload, fds), self._timeout_s)
 
     async def _commit(self) -> None:
         """Let the driver see what has changed, and close what it has let go of."""

@@ -12,13 +12,16 @@ from typing import TYPE_CHECKING
 
 from tools.device import backend_rules as rules
 from tools.device.backend_rules import Reason, RefusalError
+from tools.device.commit_area import COMMIT_SIZE
 from tools.device.memory_table import MemoryTable, RegionDescription, is_sealed
 from tools.device.offer import MTU_MIN
 from tools.device.ring_set import RingSet
 from tools.device.vm1_state import Vm1State
 from tools.vhost_user_abi import (
+    INFLIGHT,
     MEMORY_HEADER,
     MEMORY_REGION,
+    RING_SIZE_MAX,
     SINGLE_REGION,
     U64,
     DeviceStatus,
@@ -28,7 +31,7 @@ from tools.vhost_user_abi import (
 )
 
 if TYPE_CHECKING:
-    from tools.device.commit_area import CommitWords
+    from tools.device.commit_area import CommitArea
     from tools.device.offer import Offer
     from tools.device.ring_set import Answer, Handler
     from tools.vhost_user_wire import Descriptors, Message
@@ -47,8 +50,10 @@ class FrontEndState:
         commits: Where the driver leaves the positions of packed rings.
     """
 
-    def __init__(self, queue_pairs: int, offer: Offer, commits: CommitWords) -> None:
+    def __init__(self, queue_pairs: int, offer: Offer, commits: CommitArea) -> None:
         self._offer = offer
+        self._commits = commits
+        self._resumes = False
         self.mtu = 0  # until NET_SET_MTU
         self.released: list[int] = []
         self.notes: list[str] = []
@@ -70,6 +75,8 @@ class FrontEndState:
             Request.GET_QUEUE_NUM: self._get_queue_count,
             Request.SET_BACKEND_REQ_FD: self._set_backend_channel,
             Request.NET_SET_MTU: self._set_mtu,
+            Request.GET_INFLIGHT_FD: self._get_inflight,
+            Request.SET_INFLIGHT_FD: self._set_inflight,
             Request.RESET_DEVICE: self._reset_device,
             Request.GET_MAX_MEM_SLOTS: self._get_memory_slots,
             Request.ADD_MEM_REG: self._add_region,
@@ -99,6 +106,8 @@ class FrontEndState:
             features=int(self.accepted),
             memory=self.table.regions if self.features is not None else (),
             rings=self.rings.states(),
+            commit_serial=self._commits.serial,
+            resumes=self._resumes,
         )
 
     def note_stops(self, before: Vm1State, after: Vm1State) -> None:
@@ -200,6 +209,38 @@ class FrontEndState:
             raise RefusalError(Reason.FILE, "has a descriptor that is no socket")
         self._release(self._backend_channel)
         self._backend_channel = fds.take(fd)
+        return None
+
+    # -- what a front-end keeps for the next device: docs/device.md 5.6 --
+
+    def _check_inflight(self, message: Message) -> tuple[int, int, int, int]:
+        size, offset, queues, ring_size = INFLIGHT.unpack_from(message.payload)
+        if not 0 < queues <= len(self.rings) or not 0 < ring_size <= RING_SIZE_MAX:
+            text = f"speaks of {queues} rings of {ring_size}, and there are {len(self.rings)}"
+            raise RefusalError(Reason.VALUE, text)
+        return size, offset, queues, ring_size
+
+    def _get_inflight(self, message: Message, _fds: Descriptors) -> Answer:
+        _, _, queues, ring_size = self._check_inflight(message)
+        if self.rings.started:
+            raise RefusalError(Reason.RING_STARTED, "asks for a new region under a started ring")
+        self._commits.clear()
+        reply = INFLIGHT.pack(COMMIT_SIZE, 0, queues, ring_size)
+        reply += bytes(len(message.payload) - INFLIGHT.size)
+        return lambda: (reply, (self._commits.fd,))
+
+    def _set_inflight(self, message: Message, fds: Descriptors) -> Answer:
+        size, offset, _, _ = self._check_inflight(message)
+        if (size, offset) != (COMMIT_SIZE, 0):
+            raise RefusalError(Reason.VALUE, f"has a region of {size} bytes at {offset:#x}")
+        if self.rings.started:
+            raise RefusalError(Reason.RING_STARTED, "brings a region under a started ring")
+        fd = next(iter(fds))
+        former = self._commits.adopt(fd)
+        self._release(fds.take(fd) if former == fd else former)
+        if former != fd:
+            fds.take(fd)
+        self._resumes = True
         return None
 
     # -- memory --

@@ -9,28 +9,30 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from driver.state_area import (
+    COMMIT_REGION,
     FIRST_EXTENSION_WINDOW,
     QUEUE_COUNT_MAX,
     RING,
-    WINDOW_RO,
     WINDOW_RW,
     DriverStatus,
     RingFlag,
     Status,
 )
 from guest.function import Area, Irq, Region, RegionInfo
+from tools.device.commit_area import COMMIT_SIZE, CommitArea
 from tools.device.driver_watch import DriverWatch
 from tools.device.interrupts import Interrupts
 from tools.device.kicks import KickWatch
 from tools.device.pci_config import CONFIG_SIZE, PciConfig
 from tools.device.registers import Registers
-from tools.device.ring_layout import HALF_MASK, layout_of
+from tools.device.ring_layout import layout_of
 from tools.device.state_writer import BAR0_SIZE, STATE_OFFSET, STATE_SIZE, StateWriter
 from tools.device.vm1_state import Vm1State
 from tools.device.windows import EMPTY_LAYOUT, Window, choose_windows, lay_out
@@ -40,7 +42,6 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from tools.device.commit_area import CommitWords
     from tools.device.vm1_state import RingState
 
 log = logging.getLogger(__name__)
@@ -79,6 +80,12 @@ class VhostPciDevice:
         self.config = PciConfig()
         self.interrupts = Interrupts()
         self._writer = StateWriter(ring_count)
+        try:
+            self.commits = CommitArea()
+        except OSError:
+            self._writer.close()
+            raise
+        self._frozen_commits: tuple[int, int] | None = None
         self._driver = DriverWatch(
             lambda: self._writer.driver_area().heartbeat, lambda: self._writer.generation
         )
@@ -93,14 +100,10 @@ class VhostPciDevice:
         self._publishing = asyncio.Lock()
         self._kick_interrupts = 0
         self.config.set_bar(Region.BAR0, BAR0_SIZE, prefetchable=False)
+        self.config.set_bar(COMMIT_REGION, COMMIT_SIZE, prefetchable=False)
         self._show()
 
     # VM1's side
-
-    @property
-    def commits(self) -> CommitWords:
-        """Where the driver leaves the positions of packed rings."""
-        return self._writer.commits
 
     async def publish(self, state: Vm1State) -> None:
         """Show a new state; returns when nothing of the former one is in use any more.
@@ -109,7 +112,8 @@ class VhostPciDevice:
         Borrows the state's descriptors until the next publish has returned.
         """
         async with self._publishing:
-            self._begin(state)
+            before = self._vm1
+            self.commits.start(before, state)
             self._vm1 = state
             self._kicks.take(state.rings)
             self._registers.take(state.rings)
@@ -120,15 +124,7 @@ class VhostPciDevice:
                 self._driver.set_status(DriverStatus.DETACHED)
                 if self._disconnect is not None:
                     self._disconnect(f"the driver is dead: {cause}")
-
-    def _begin(self, state: Vm1State) -> None:
-        """Set the commit words of the packed rings that start with a state (docs/device.md 5.6)."""
-        if not layout_of(state.features).packed:
-            return
-        running = {n for n, ring in enumerate(self._vm1.rings) if ring.started}
-        for index, ring in enumerate(state.rings[: self._writer.ring_count]):
-            if ring.started and index not in running:
-                self._writer.commits.begin(index, ring.base & HALF_MASK)
+            self.commits.finish(before, state)
 
     def _show(self) -> None:
         """Write tables and windows anew, under a new generation, and interrupt the driver."""
@@ -141,14 +137,13 @@ class VhostPciDevice:
             log.warning("VM1's %d bytes of memory at %#x are in no window", region.size, region.bus)
         status = Status.CONNECTED if self._vm1.connected else Status(0)
         rings: Sequence[RingState] = self._vm1.rings
-        if self._layout.left_out and not self._dynamic:
+        if not self._dynamic and (self._layout.left_out or self._has_other_commits()):
             status |= Status.REPLUG
             rings = ()
         if any(ring.started for ring in rings):
             status |= Status.RUNNING
-        for index in (WINDOW_RW, WINDOW_RO):
-            window = self._layout.window(index)
-            self.config.set_bar(index, window.size if window else 0, prefetchable=True)
+        window = self._layout.window(WINDOW_RW)
+        self.config.set_bar(WINDOW_RW, window.size if window else 0, prefetchable=True)
         self._writer.write(
             status,
             self._vm1.features,
@@ -156,6 +151,12 @@ class VhostPciDevice:
             self._layout.memory_table(),
         )
         self.interrupts.signal(Irq.MSI, 0)
+
+    def _has_other_commits(self) -> bool:
+        """Whether packed rings need another commit area than a static client has mapped."""
+        frozen = self._frozen_commits
+        packed = layout_of(self._vm1.features).packed
+        return packed and frozen not in (None, self.commits.identity)
 
     def _kicked(self, ring: int) -> None:
         # docs/device.md 6: vector 1 + (n mod 7).
@@ -185,6 +186,7 @@ class VhostPciDevice:
         self._driver.acknowledged = None
         self._writer.clear_driver_area()
         self._frozen = None
+        self._frozen_commits = None
         self._dynamic = True
         windows = choose_windows(self._vm1.memory, self.region_count)
         if windows != self._layout.windows or self._layout.left_out:
@@ -212,9 +214,14 @@ class VhostPciDevice:
         if index == Region.BAR0:
             info = RegionInfo(index, BAR0_SIZE, True, True, (Area(STATE_OFFSET, STATE_SIZE),))
             return RegionView(info, self._writer.fd)
+        if index == COMMIT_REGION:
+            if not self._dynamic and self._frozen_commits is None:
+                self._frozen_commits = self.commits.identity
+            info = RegionInfo(index, COMMIT_SIZE, True, True, (Area(0, COMMIT_SIZE),))
+            return RegionView(info, self.commits.fd)
         if index == Region.CONFIG:
             return RegionView(RegionInfo(index, CONFIG_SIZE, True, True, ()))
-        if not self._dynamic and index in (WINDOW_RW, WINDOW_RO) and self._frozen is None:
+        if not self._dynamic and index == WINDOW_RW and self._frozen is None:
             self._frozen = self._layout.windows
         window = self._layout.window(index)
         if window is None:
@@ -235,6 +242,8 @@ class VhostPciDevice:
                 return self._registers.read(offset, count)
             behind = offset + count - STATE_OFFSET
             return bytes(count - behind) + self._writer.read(STATE_OFFSET, behind)
+        if index == COMMIT_REGION:
+            return os.pread(self.commits.fd, count, offset)
         window = self._layout.window(index)
         return self._layout.read(window, offset, count) if window else bytes(count)
 
@@ -246,9 +255,11 @@ class VhostPciDevice:
             if self.config.write(offset, data):
                 self.reset()
         elif index == Region.BAR0 and offset + len(data) > STATE_OFFSET:
-            self._writer.write_as_driver(offset, data)
+            self._writer.write_driver_area(offset, data)
         elif index == Region.BAR0:
             self._registers.write(offset, data)
+        elif index == COMMIT_REGION:
+            os.pwrite(self.commits.fd, data, offset)
         elif window and not window.writable:
             raise OSError(errno.EPERM, f"region {index} is read-only")
         elif window:
@@ -256,7 +267,7 @@ class VhostPciDevice:
 
     def _check(self, index: int, offset: int, count: int) -> None:
         window = self._layout.window(index) if index < self.region_count else None
-        sizes = {int(Region.BAR0): BAR0_SIZE, int(Region.CONFIG): CONFIG_SIZE}
+        sizes = {Region.BAR0: BAR0_SIZE, COMMIT_REGION: COMMIT_SIZE, Region.CONFIG: CONFIG_SIZE}
         size = window.size if window else sizes.get(index, 0)
         if not (0 < count <= size and 0 <= offset <= size - count):
             raise OSError(errno.EINVAL, f"{count} bytes at {offset:#x} of region {index}")
@@ -300,6 +311,7 @@ class VhostPciDevice:
         """Free everything; the client and VM1 have been sent away before."""
         self._kicks.take(())
         self.interrupts.close()
+        self.commits.close()
         self._writer.close()
 
 

@@ -16,12 +16,13 @@ from tools.vhost_user_abi import VRING_ADDRESS, VRING_STATE, Feature, Request
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from tools.device.commit_area import CommitWords
+    from tools.device.commit_area import CommitArea
     from tools.device.vm1_state import RingState, Vm1State
     from tools.vhost_user_wire import Descriptors, Message
 
-    # Gives the reply's payload, once the driver has followed; None: only an acknowledgement.
-    Answer: TypeAlias = Callable[[], bytes] | None
+    # Gives the reply's payload, maybe with descriptors (borrowed), once the driver has followed;
+    # None: only an acknowledgement.
+    Answer: TypeAlias = Callable[[], bytes | tuple[bytes, tuple[int, ...]]] | None
     Handler: TypeAlias = Callable[[Message, Descriptors], Answer]
 
 
@@ -39,7 +40,7 @@ class RingSet:
     """
 
     def __init__(
-        self, queue_pairs: int, commits: CommitWords, released: list[int], notes: list[str]
+        self, queue_pairs: int, commits: CommitArea, released: list[int], notes: list[str]
     ) -> None:
         self.rings = [Ring() for _ in range(2 * queue_pairs)]
         self._commits = commits

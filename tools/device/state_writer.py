@@ -1,8 +1,8 @@
 """Writer of the state area: the shared memory of BAR 0 and its generation protocol.
 
 docs/device.md 5. The memory is shared with whoever drives the function, so the device builds every
-state in private memory and copies it out; of what is shared it reads the commit area and the driver
-area only, which lie behind the tables.
+state in private memory and copies it out; of what is shared it reads the driver area only, which
+lies behind the tables.
 """
 
 from __future__ import annotations
@@ -17,19 +17,17 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from driver.state_area import (
-    COMMIT,
     DRIVER,
     GENERATION_OFFSET,
     HEADER,
     MAGIC,
     MEMORY,
     PAGE_SIZE,
-    QUEUE_COUNT_MAX,
     RING,
     VERSION_MAJOR,
     VERSION_MINOR,
 )
-from tools.device.commit_area import CommitArea
+from tools.device.commit_area import COMMIT_SIZE
 
 if TYPE_CHECKING:
     import numpy.typing as npt
@@ -39,8 +37,6 @@ STATE_OFFSET = PAGE_SIZE
 STATE_SIZE = BAR0_SIZE - STATE_OFFSET
 RING_OFFSET = HEADER.itemsize
 DRIVER_OFFSET = STATE_SIZE - DRIVER.itemsize
-COMMIT_SIZE = -(-QUEUE_COUNT_MAX * COMMIT.itemsize // PAGE_SIZE) * PAGE_SIZE
-COMMIT_OFFSET = DRIVER_OFFSET - COMMIT_SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +59,7 @@ class StateWriter:
     def __init__(self, ring_count: int) -> None:
         self.ring_count = ring_count
         self._memory_offset = RING_OFFSET + ring_count * RING.itemsize
-        self.memory_capacity = (COMMIT_OFFSET - self._memory_offset) // MEMORY.itemsize
+        self.memory_capacity = (DRIVER_OFFSET - self._memory_offset) // MEMORY.itemsize
         self.generation = 0
         flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
         self.fd = os.memfd_create("vhost-pci-state", flags)
@@ -75,7 +71,6 @@ class StateWriter:
         except OSError:
             os.close(self.fd)
             raise
-        self.commits = CommitArea(self._map, STATE_OFFSET + COMMIT_OFFSET)
 
     def write(
         self,
@@ -93,7 +88,7 @@ class StateWriter:
             memory: at most memory_capacity items of dtype MEMORY, sorted by bus address.
         """
         odd, even = (self.generation + 1) & 0xFFFFFFFF, (self.generation + 2) & 0xFFFFFFFF
-        image = np.zeros(COMMIT_OFFSET, dtype=np.uint8)
+        image = np.zeros(DRIVER_OFFSET, dtype=np.uint8)
         header = image[: HEADER.itemsize].view(HEADER)[0]
         header["magic"] = MAGIC
         header["major"], header["minor"] = VERSION_MAJOR, VERSION_MINOR
@@ -104,13 +99,13 @@ class StateWriter:
         header["memory_offset"], header["memory_stride"] = self._memory_offset, MEMORY.itemsize
         header["memory_count"], header["memory_capacity"] = len(memory), self.memory_capacity
         header["driver_offset"], header["driver_size"] = DRIVER_OFFSET, DRIVER.itemsize
-        header["commit_offset"] = COMMIT_OFFSET
+        header["commit_size"] = COMMIT_SIZE
         self._place(image, RING_OFFSET, rings, self.ring_count)
         self._place(image, self._memory_offset, memory, self.memory_capacity)
         # docs/device.md 5.2. Each step is a store or a memcpy inside a call into C, so the compiler
         # keeps their order; x86 keeps the order of stores. A weaker machine needs release fences.
         self._store_generation(odd)
-        self._map[STATE_OFFSET : STATE_OFFSET + COMMIT_OFFSET] = image.tobytes()
+        self._map[STATE_OFFSET : STATE_OFFSET + DRIVER_OFFSET] = image.tobytes()
         self._store_generation(even)
         self.generation = even
         return even
@@ -142,9 +137,9 @@ class StateWriter:
         """Trapped read: what the client could read through its own mapping (offset in BAR 0)."""
         return self._map[offset : offset + count]
 
-    def write_as_driver(self, offset: int, data: bytes) -> None:
-        """Trapped write at an offset in BAR 0; outside commit and driver area without effect."""
-        start = STATE_OFFSET + COMMIT_OFFSET
+    def write_driver_area(self, offset: int, data: bytes) -> None:
+        """Trapped write at an offset in BAR 0; outside the driver area without effect."""
+        start = STATE_OFFSET + DRIVER_OFFSET
         skip = max(0, start - offset)
         kept = data[skip:]
         self._map[offset + skip : offset + skip + len(kept)] = kept

@@ -51,9 +51,14 @@ class RingState:
 
 @dataclass(frozen=True, slots=True)
 class Vm1State:
-    """All of it; replaced as a whole."""
+    """All of it; replaced as a whole.
+
+    commit_serial: of the commit area's file. resumes: the front-end kept it (docs/device.md 5.6).
+    """
 
     connected: bool
     features: int
     memory: tuple[MemoryRegion, ...]
     rings: tuple[RingState, ...]
+    commit_serial: int = 0
+    resumes: bool = False

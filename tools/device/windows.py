@@ -16,7 +16,6 @@ from driver.state_area import (
     FIRST_EXTENSION_WINDOW,
     MEMORY,
     PAGE_SIZE,
-    WINDOW_RO,
     WINDOW_RW,
     Permission,
 )
@@ -140,9 +139,8 @@ def file_key(file: MemoryFile) -> FileKey:
 def choose_windows(memory: Sequence[MemoryRegion], region_count: int) -> tuple[Window, ...]:
     """The windows for a memory table, with indices below region_count.
 
-    The writable file with the largest grant is window 2, the largest read-only one window 4; the
-    others take windows 9 and up, largest first. A file for which none is left, or that would need
-    more than WINDOW_SIZE_MAX, has no window.
+    The writable file with the largest grant is window 2; the others take windows 9 and up, largest
+    first. A file for which none is left, or that would need more than WINDOW_SIZE_MAX, has none.
     """
     groups: dict[FileKey, list[MemoryRegion]] = {}
     for region in memory:
@@ -150,14 +148,12 @@ def choose_windows(memory: Sequence[MemoryRegion], region_count: int) -> tuple[W
     candidates = [_window(0, key, regions) for key, regions in groups.items()]
     fitting = [window for window in candidates if window.size <= WINDOW_SIZE_MAX]
     fitting.sort(key=lambda window: sum(a.size for a in window.grants), reverse=True)
-    bars = {WINDOW_RW, WINDOW_RO}
+    bars = {WINDOW_RW}
     further = iter(range(FIRST_EXTENSION_WINDOW, region_count))
     windows = []
     for window in fitting:
-        bar = WINDOW_RW if window.writable else WINDOW_RO
-        index = bar if bar in bars else next(further, None)
+        index = bars.pop() if bars and window.writable else next(further, None)
         if index is not None:
-            bars.discard(index)
             windows.append(Window(index, window.key, window.base, window.size, window.grants))
     return tuple(sorted(windows, key=lambda window: window.index))
 
