@@ -120,7 +120,7 @@ def test_realize_sequence_of_stock_qemu(host: DeviceHost, vm1: Vm1) -> None:
         assert config32(qemu, 0x30) == 0
         assert config32(qemu, 0x10) == 0x4
         assert config32(qemu, 0x18) == 0xC
-        assert config32(qemu, 0x20) == 0
+        assert config32(qemu, 0x20) == 0x4
         assert qemu.read(7, 0x3D, 1).payload[16:] == b"\0"
         error = vm1.eventfd()
         assert qemu.set_irqs(0x24, 3, 0, 1, [error]).size == 16

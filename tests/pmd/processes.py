@@ -139,7 +139,7 @@ def pmd(*arguments: str | Path) -> Process:
 class Device(Process):
     """`vhost-pci-device` listening at two sockets of directory."""
 
-    def __init__(self, directory: Path, name: str = "device") -> None:
+    def __init__(self, directory: Path, name: str = "device", *arguments: str) -> None:
         self.vhost_user = directory / f"{name}.vhost-user"
         self.vfio_user = directory / f"{name}.vfio-user"
         self._control = directory / f"{name}.control"
@@ -148,6 +148,7 @@ class Device(Process):
             *("--vhost-user", self.vhost_user),
             *("--vfio-user", self.vfio_user),
             *("--control", self._control),
+            *arguments,
         )
         sockets = (self.vhost_user, self.vfio_user, self._control)
         wait_for(lambda: all(path.is_socket() for path in sockets), "the device's sockets")
