@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Self
 
 from guest.errors import VhostPciError
@@ -58,6 +58,13 @@ vf=$(basename $(readlink $device/virtfn0))
 pmd bind $vf >&2
 echo $vf
 """
+# eth0 is the function itself: its own driver has to let go of it.
+_TAKE_OVER = """\
+function=$(basename $(dirname $(readlink -f /sys/class/net/eth0/device)))
+ip link set eth0 down
+pmd bind $function >&2
+echo $function
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,20 +72,37 @@ class VfKind:
     """A way out of VM2.
 
     Attributes:
-        card: QEMU's name of the network card, which is the driver's too.
+        card: QEMU's name of the network card.
         prepare: Shell script for VM2, run once.
         spec: For `pmd run --vf`; {} is what the script said.
+        driver: The card's own, if its name is another.
+        properties: Of the card, as of QMP's device_add.
     """
 
     card: str
     prepare: str
     spec: str
+    driver: str = ""
+    properties: dict[str, object] = field(default_factory=dict)
 
 
 VF_KINDS = {
     "packet": VfKind("e1000e", "", "packet:eth0"),
     "tap": VfKind("e1000e", _BRIDGE, "tap:tap0"),
     "igb": VfKind("igb", _SRIOV, "igbvf:{}," + _MAC.format(1)),
+    "virtio-net": VfKind(
+        "virtio-net-pci",
+        _TAKE_OVER,
+        "virtio-net:{}," + _MAC.format(1),
+        driver="virtio_net",
+        # QEMU reads VM1's memory, which is another's BAR, by way of bounce buffers: 4 KiB of them
+        # by default, and one that has too few of them stops the device.
+        properties={
+            "disable-legacy": "on",
+            "iommu_platform": True,
+            "x-max-bounce-buffer-size": 4 << 20,
+        },
+    ),
 }
 _WAIT_FOR_FILE = "n=0; while [ ! -e {0} ]; do n=$((n+1)); [ $n -lt 900 ]; sleep 0.1; done"
 
@@ -132,10 +156,10 @@ class Picture:
         wire = {"type": "unix", "path": str(self.directory / f"{vm2.name}.wire")}
         for vm, server in ((vm2, True), (outside, False)):
             vm.qmp.execute("netdev_add", type="stream", id="wire", server=server, addr=wire)
-        card = VF_KINDS[kind].card
-        vm2.plug("wire", card, netdev="wire", mac=_MAC.format(2))
+        way = VF_KINDS[kind]
+        vm2.plug("wire", way.card, netdev="wire", mac=_MAC.format(2), named=way.properties)
         outside.plug("wire", "e1000e", netdev="wire", mac=_MAC.format(3))
-        _bring_up(vm2, card, "")
+        _bring_up(vm2, way.driver or way.card, "")
         # What was merged on arrival would be longer than any frame VM1 has room for.
         vm2.agent.shell("ethtool -K eth0 gro off tso off gso off")
         _bring_up(outside, "e1000e", f"{OUTSIDE_ADDRESS}/{_PREFIX}")
@@ -143,8 +167,8 @@ class Picture:
     def plug(self) -> str:
         """Plug the function into VM2, and return its PCI address there."""
         socket = {"type": "unix", "path": str(self.device.vfio_user)}
-        properties = {"socket": socket, "x_msg_timeout": _MESSAGE_TIMEOUT_MS}
-        self.vm2.plug(FUNCTION, "vfio-user-pci", **properties)
+        properties = {"socket": socket, "x-msg-timeout": _MESSAGE_TIMEOUT_MS}
+        self.vm2.plug(FUNCTION, "vfio-user-pci", properties)
         look = f"n=0; until lspci -Dnd {_FUNCTION_ID} | grep .; do"
         address = self.vm2.agent.shell(f"{look} n=$((n+1)); [ $n -lt 600 ]; sleep 0.1; done")
         return address.split()[0]

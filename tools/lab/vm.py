@@ -10,6 +10,7 @@ import contextlib
 import os
 import socket
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Self
 
 from guest.errors import VhostPciError
@@ -19,6 +20,7 @@ from tools.lab.memory import Memory
 from tools.lab.qmp import Qmp
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
     from types import TracebackType
 
@@ -132,13 +134,20 @@ class Vm:
         if status in ("internal-error", "guest-panicked", "io-error"):
             raise VhostPciError("run", f"machine {self.name}", f"QEMU reports {status}")
 
-    def plug(self, name: str, driver: str, **properties: object) -> None:
+    def plug(
+        self,
+        name: str,
+        driver: str,
+        named: Mapping[str, object] = MappingProxyType({}),
+        **properties: object,
+    ) -> None:
         """Plug a PCI function into a free root port.
 
         Args:
             name: Its id, to unplug it by.
             driver: QEMU's name of the device.
-            properties: As of QMP's device_add; underscores stand for hyphens.
+            named: As of QMP's device_add.
+            properties: The same; underscores stand for hyphens.
 
         Raises:
             VhostPciError: QEMU refuses, or all root ports are taken.
@@ -147,7 +156,9 @@ class Vm:
         if not free:
             raise VhostPciError("plug", name, f"all {PORTS} root ports of {self.name} are taken")
         port = min(free)
-        self.qmp.execute("device_add", driver=driver, id=name, bus=f"port{port}", **properties)
+        arguments = {"driver": driver, "id": name, "bus": f"port{port}", **named}
+        arguments |= {key.replace("_", "-"): value for key, value in properties.items()}
+        self.qmp.execute_named("device_add", arguments)
         self._used_ports[name] = port
 
     def unplug(self, name: str) -> None:
