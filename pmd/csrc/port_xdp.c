@@ -274,27 +274,27 @@ static bool possible(const struct rk_xdp_config *config)
 
 struct rk_port *port_xdp_open(const struct rk_port_config *config, char *error, size_t error_bytes)
 {
-	const struct rk_xdp_config *from = config->xdp;
+	const struct rk_xdp_config *given = config->xdp;
 	struct xdp_port *xdp;
 
-	if (!from || !possible(from))
+	if (!given || !possible(given))
 		return port_refuse(error, error_bytes, "its queues are none");
 	xdp = calloc(1, sizeof(*xdp));
 	if (xdp)
-		xdp->queues = calloc(from->count, sizeof(*xdp->queues));
+		xdp->queues = calloc(given->count, sizeof(*xdp->queues));
 	if (!xdp || !xdp->queues) {
 		free(xdp);
 		return port_refuse(error, error_bytes, "out of memory");
 	}
 	xdp->port.ops = &xdp_ops;
 	xdp->port.reads = 1;
-	xdp->state = (struct rk_xdp_state *)(uintptr_t)from->state;
-	xdp->chunk_bytes = from->chunk_bytes;
-	xdp->chunk_shift = (uint32_t)__builtin_ctz(from->chunk_bytes);
-	xdp->multi_buffer = from->multi_buffer;
-	xdp->count = from->count;
-	for (uint32_t i = 0; i < from->count; i++) {
-		if (open_queue(xdp, &xdp->queues[i], &from->queues[i]))
+	xdp->state = (struct rk_xdp_state *)(uintptr_t)given->state;
+	xdp->chunk_bytes = given->chunk_bytes;
+	xdp->chunk_shift = (uint32_t)__builtin_ctz(given->chunk_bytes);
+	xdp->multi_buffer = given->multi_buffer;
+	xdp->count = given->count;
+	for (uint32_t i = 0; i < given->count; i++) {
+		if (open_queue(xdp, &xdp->queues[i], &given->queues[i]))
 			continue;
 		xdp_close(&xdp->port);
 		return port_refuse(error, error_bytes, "out of memory");
