@@ -20,7 +20,7 @@ from pmd.bench_testpmd import MEMORY_MIB, Testpmd
 from pmd.signals import Signals
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Sequence
+    from collections.abc import Callable, Generator, Iterator, Sequence
 
     from pmd.bench_case import Case
     from pmd.bench_options import BenchOptions
@@ -69,6 +69,14 @@ def run(options: BenchOptions, say: Callable[[str], None]) -> Generator[Row]:
         VhostPciError: A process ended by itself, or nothing moves.
         SystemExit: A signal came.
     """
+    with place(options, say) as (places, waiter):
+        for case in options.cases:
+            yield from _measure(case, options, places, waiter)
+
+
+@contextlib.contextmanager
+def place(options: BenchOptions, say: Callable[[str], None]) -> Iterator[tuple[Places, Waiter]]:
+    """Where to measure, huge pages included, and how to wait there. Main thread."""
     with contextlib.ExitStack() as stack:
         signals = stack.enter_context(Signals())
         signals.serve()
@@ -79,8 +87,7 @@ def run(options: BenchOptions, say: Callable[[str], None]) -> Generator[Row]:
         if not tagged:
             say("placement: not told, and so no ratio, without CAP_SYS_NICE or a real-time limit")
         places = Places(options.lcores, options.vm1_cpus, pages.enough, tagged)
-        for case in options.cases:
-            yield from _measure(case, options, places, SignalWaiter(signals))
+        yield places, SignalWaiter(signals)
 
 
 def _memory_bytes(options: BenchOptions) -> int:
@@ -94,17 +101,27 @@ def _memory_bytes(options: BenchOptions) -> int:
     return sides * vm1 + len(options.peers) * (MEMORY_MIB << 20)
 
 
-def _measure(case: Case, options: BenchOptions, places: Places, waiter: Waiter) -> Sequence[Row]:
+@contextlib.contextmanager
+def sides_of(
+    case: Case, peers: Sequence[str], places: Places, waiter: Waiter
+) -> Iterator[list[Side]]:
+    """Ours and each peer's side, in this order, not yet started; closed at the end."""
     with contextlib.ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pmd-bench-")))
-        folders = [root / str(index) for index in range(1 + len(options.peers))]
+        folders = [root / str(index) for index in range(1 + len(peers))]
         for folder in folders:
             folder.mkdir()
         sides: list[Side] = [Ours(case, folders[0], places, waiter)]
-        for program, folder in zip(options.peers, folders[1:], strict=True):
+        for program, folder in zip(peers, folders[1:], strict=True):
             sides.append(Testpmd(program, case, folder, places, waiter))
         for side in sides:
             stack.callback(side.close)
+        yield sides
+
+
+def _measure(case: Case, options: BenchOptions, places: Places, waiter: Waiter) -> Sequence[Row]:
+    with sides_of(case, options.peers, places, waiter) as sides:
+        for side in sides:
             side.start()
             side.pause()
         _take_turns(sides, options.seconds, waiter)

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
+from guest.errors import UsageError
 from pmd import bench_plot
 from pmd.bench import run
-from pmd.bench_report import table
+from pmd.bench_latency import latencies
+from pmd.bench_report import latency_table, table
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,6 +28,11 @@ def bench(options: BenchOptions, *, as_json: bool, plot: Path | None) -> None:
     """
     if plot is not None:
         bench_plot.require(plot)
+    if options.rates_pps:
+        if plot is not None:
+            raise UsageError("use", f"--plot {plot}", "it draws rates, and --latency is there")
+        _show_latencies(options, as_json=as_json)
+        return
     found = []
     with contextlib.closing(run(options, _say)) as rows:
         for row in rows:
@@ -40,6 +47,14 @@ def bench(options: BenchOptions, *, as_json: bool, plot: Path | None) -> None:
         console.print(table(found))
     if plot is not None:
         bench_plot.write(found, plot)
+
+
+def _show_latencies(options: BenchOptions, *, as_json: bool) -> None:
+    found = latencies(options, _say)
+    if as_json:
+        print(json.dumps([row.json_object() for row in found]), flush=True)
+    else:
+        Console(width=None if sys.stdout.isatty() else 160).print(latency_table(found))
 
 
 def _say(line: str) -> None:

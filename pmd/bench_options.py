@@ -25,6 +25,7 @@ _RANGES = {
     "queue-size": (2, 32768),
     "burst": (1, BURST_MAX),
     "channels": (1, 64),
+    "latency": (1, 100_000_000),
 }
 _COMBINED = ("mode", "direction", "size", "queue_size", "burst", "channels", "idle", "touch")
 _Name = TypeVar("_Name", Mode, Direction, Ring)
@@ -50,6 +51,8 @@ class BenchFlags:
         touch: What VM1 writes or reads of each frame: 0 nothing, 1 its first 64 bytes, 2 all of it.
         lcores: Forwarding CPUs, as of run. By default the last one allowed.
         vm1_cpus: CPUs of the VM1s. By default those below.
+        latency: Instead of rates, how long frames of 64 bytes are under way from VM1 through loop
+            and back, at these offered rates in frames a second: 10000,1000000.
         seconds: For each case and side.
     """
 
@@ -66,6 +69,7 @@ class BenchFlags:
     touch: int = 1
     lcores: Annotated[str | None, Parameter(name=["--lcores", "-l"])] = None
     vm1_cpus: str | None = None
+    latency: str | None = None
     seconds: float | None = None
 
     def options(self) -> BenchOptions:
@@ -83,7 +87,8 @@ class BenchFlags:
             raise UsageError("use", f"--seconds {seconds:g}", "it is not 0.5 to 3600")
         cases = tuple(self._cases())
         peers = tuple(_find(peer) for peer in self.peer or ())
-        return BenchOptions(cases, peers, lcores, vm1_cpus, seconds)
+        rates_pps = tuple(_numbers("latency", self.latency))
+        return BenchOptions(cases, peers, lcores, vm1_cpus, seconds, rates_pps)
 
     def _cases(self) -> list[Case]:
         rings = _names("ring", self.ring, Ring) or [Ring.SPLIT]
@@ -91,6 +96,10 @@ class BenchFlags:
         _require("touch", self.touch, 0, 2)
         usual = BenchFlags()
         chosen = [name for name in _COMBINED if getattr(self, name) != getattr(usual, name)]
+        if self.latency is not None:
+            if chosen or self.full:
+                raise UsageError("use", "--latency", "it says what is measured", "give it alone")
+            return [Case(Mode.LOOP, Direction.BOTH, 64, ring=ring) for ring in rings]
         if not chosen:
             return bench_case.full(rings) if self.full else bench_case.quick(rings)
         if self.full:
@@ -119,13 +128,20 @@ class BenchFlags:
 
 @dataclass(frozen=True, slots=True)
 class BenchOptions:
-    """All of a benchmark. seconds: of each case and side. peers: programs."""
+    """All of a benchmark.
+
+    Attributes:
+        peers: Programs.
+        seconds: Of each case and side.
+        rates_pps: Of latency; empty: rates are measured.
+    """
 
     cases: tuple[Case, ...]
     peers: tuple[str, ...]
     lcores: tuple[int, ...]
     vm1_cpus: tuple[int, ...]
     seconds: float
+    rates_pps: tuple[int, ...] = ()
 
 
 def _find(peer: str) -> str:
@@ -149,7 +165,7 @@ def _numbers(flag: str, text: str | None) -> list[int]:
     least, most = _RANGES[flag]
     found = []
     for word in _words(text):
-        if re.fullmatch("[0-9]{1,6}", word) is None or not least <= int(word) <= most:
+        if re.fullmatch("[0-9]{1,9}", word) is None or not least <= int(word) <= most:
             raise UsageError("use", f"--{flag} {text}", f"{word!r} is not {least} to {most}")
         found.append(int(word))
     return found

@@ -29,13 +29,13 @@ class Ours(Side):
         case = self._case
         for index in range(self._functions):
             sockets = (
-                *("--vhost-user", str(self._back_end_socket(index))),
+                *("--vhost-user", str(self.socket(index))),
                 *("--vfio-user", str(self._function(index))),
             )
             command = (sys.executable, "-m", "tools.device.cli", *sockets)
             self._keep(Child(f"device {index}", command, first=True))
         for index in range(self._functions):
-            self._wait_for_socket(self._back_end_socket(index))
+            self._wait_for_socket(self.socket(index))
             self._wait_for_socket(self._function(index))
         channels = [
             word

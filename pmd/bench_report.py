@@ -6,9 +6,12 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from pmd.bench_latency import PERCENTILES
+
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pmd.bench_latency import Figure, LatencyRow
     from pmd.bench_rate import Rate
     from pmd.bench_result import Row
 
@@ -66,3 +69,27 @@ def caption(rows: Sequence[Row]) -> str:
     ]
     lines += [f"{row.case.name}: no ratio: {row.refusal}" for row in rows if row.refusal]
     return "\n".join(lines)
+
+
+def latency_table(rows: Sequence[LatencyRow]) -> Table:
+    """One line a rate and side; microseconds."""
+    shown = Table(
+        caption="us from VM1 through the back-end and back, 64 bytes: the median round's, "
+        "with the best and the worst round's"
+    )
+    shown.add_column("ring")
+    shown.add_column("offered a second", justify="right")
+    shown.add_column("side")
+    for name in ("sent", *PERCENTILES):
+        shown.add_column(name, justify="right")
+    for row in rows:
+        cells = [str(row.case.ring), f"{row.rate_pps:,}", row.side, f"{row.sent:.1%}"]
+        for name in PERCENTILES:
+            figure = row.figures.get(name)
+            cells.append("-" if figure is None else _microseconds(figure))
+        shown.add_row(*cells)
+    return shown
+
+
+def _microseconds(figure: Figure) -> str:
+    return f"{figure.middle / 1e3:.1f} ({figure.best / 1e3:.1f}..{figure.worst / 1e3:.1f})"

@@ -81,26 +81,30 @@ class Side(abc.ABC):
 
     @abc.abstractmethod
     def _start_back_end(self) -> list[Child]:
-        """Start it, listening at `_back_end_socket` of each channel; the processes that forward."""
+        """Start it, listening at `socket` of each channel; the processes that forward."""
 
     @abc.abstractmethod
     def _cycles(self, output: str) -> float | None:
         """TSC cycles a packet of the forwarding CPUs' busy turns, from what it said at its end."""
 
+    def start_back_end(self) -> None:
+        """Bring the back-end up, which waits for a VM1 at `socket` when this returns."""
+        self._forwarding = self._start_back_end()
+
     def start(self) -> None:
-        """Bring it up; it runs, and frames move on every channel, when this returns.
+        """Bring all of it up; it runs, and frames move on every channel, when this returns.
 
         Raises:
             VhostPciError: A process of it ended, or nothing moves.
         """
         places, name = self._places, self.name
-        self._forwarding = self._start_back_end()
+        self.start_back_end()
         for index in range(self._functions):
             cpu = places.vm1_cpus[index % len(places.vm1_cpus)]
             lcore = places.lcores[index % len(places.lcores)]
             place = Vm1Place(cpu, lcore if places.tagged else None, places.huge_pages)
             control = self._directory / f"{index}.control"
-            socket = self._back_end_socket(index)
+            socket = self.socket(index)
             idle = index >= self._case.channels
             vm1 = BenchVm1(name, self._case, socket, control, place, idle=idle)
             self._vm1s.append(vm1)
@@ -163,7 +167,8 @@ class Side(abc.ABC):
     def _said(self) -> str:
         return "".join(child.output + child.log for child in self._forwarding)
 
-    def _back_end_socket(self, index: int) -> Path:
+    def socket(self, index: int) -> Path:
+        """The vhost-user socket of a channel."""
         return self._directory / f"{index}.vhost-user"
 
     def _wait_for_socket(self, path: Path) -> None:

@@ -64,7 +64,7 @@ class Testpmd(Side):
         environment = {"RUNTIME_DIRECTORY": str(self._directory)}
         child = self._keep(Child(self.name, command, first=True, environment=environment))
         for index in range(self._functions):
-            self._wait_for_socket(self._back_end_socket(index))
+            self._wait_for_socket(self.socket(index))
         return [child]
 
     def _mbuf_bytes(self) -> int:
@@ -74,7 +74,7 @@ class Testpmd(Side):
     def _ports(self) -> Iterator[str]:
         case = self._case
         for index in range(self._functions):
-            yield f"net_vhost{index},iface={self._back_end_socket(index)},queues=1"
+            yield f"net_vhost{index},iface={self.socket(index)},queues=1"
             if case.mode == Mode.LOOP:
                 continue
             # Without no-rx a null port's frames would flood the direction that is not measured.

@@ -88,6 +88,11 @@ class Child:
         """What it wrote to stderr so far."""
         return _text(self._log.fileno())
 
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended."""
+        return self._process.poll() is None
+
     def check(self) -> None:
         """VhostPciError, with the last line it wrote, if it has ended."""
         status = self._process.poll()
@@ -112,7 +117,7 @@ class Child:
         self._process.terminate()
 
     def end(self, timeout_s: float) -> str:
-        """Ask it to end; all it wrote to stdout.
+        """Ask it to end if it still runs; all it wrote to stdout.
 
         Raises:
             VhostPciError: It does not end in time, or not with status 0.

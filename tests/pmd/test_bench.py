@@ -46,6 +46,9 @@ def huge_pages() -> Iterator[None]:
         (("--channels", "65"), "cannot use --channels 65: '65' is not 1 to 64"),
         (("--mode", "null", "--direction", "rx"), "cannot measure --direction rx: null has no fra"),
         (("--full", "--size", "64"), "cannot use --size: --full says what is measured"),
+        (("--latency", "0"), "cannot use --latency 0: '0' is not 1 to 100000000"),
+        (("--latency", "9", "--size", "64"), "cannot use --latency: it says what is measured"),
+        (("--latency", "9", "--plot", "/x.svg"), "cannot use --plot /x.svg: it draws rates"),
         (("--seconds", "0.1"), "cannot use --seconds 0.1: it is not 0.5 to 3600"),
         (("--lcores", "0", "--vm1-cpus", "0"), "cannot use --lcores 0: CPU 0 is there twice"),
         (("--plot", "/rates.png"), "cannot use --plot /rates.png: the picture is an SVG"),
@@ -164,6 +167,18 @@ def test_a_peer_that_ends_is_quoted(tmp_path: Path) -> None:
         assert line == "pmd: cannot run testpmd: it ended with status 3: EAL: no memory here"
         assert process.left_behind == []
         assert marked(process.mark) == []
+
+
+def test_latency() -> None:
+    with pmd("bench", "--latency", "1000,20000", "--seconds", "0.5", "--json") as process:
+        found = rows_of(process)
+    assert [(row["rate_pps"], row["side"]) for row in found] == [(1000, "pmd"), (20000, "pmd")]
+    for row in found:
+        assert row["case"] == "latency-64B-split"
+        assert 0 < row["p50_ns"] <= row["p99_ns"] <= row["p999_ns"] <= row["max_ns"]
+        best, worst = row["p50_ns_spread"]
+        assert best <= row["p50_ns"] <= worst
+        assert 0 < row["sent"] <= 1
 
 
 @pytest.mark.system
