@@ -28,6 +28,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from driver.memory_map import TranslationError
+from driver.offload import NO_OFFLOADS, Offloads
 from driver.ring import ETHERNET_HEADER_BYTES
 
 if TYPE_CHECKING:
@@ -62,6 +63,7 @@ class Verdict(enum.StrEnum):
     OVERSIZE = "oversize"
     DISABLED = "disabled"
     SMALL_BUFFER = "small_buffer"
+    BAD_OFFLOAD = "bad_offload"
 
 
 class Fault(enum.StrEnum):
@@ -106,6 +108,7 @@ class Layout:
     mergeable: bool = False
     enabled: bool = True
     in_order: bool = False
+    offloads: Offloads = NO_OFFLOADS
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,10 +19,10 @@ static inline void read_desc(const struct rk_queue *queue, const struct cursor *
 		shm_copy_in(desc, split_desc(queue, (uint16_t)at->index), sizeof(*desc));
 }
 
-void chain_keep_header(struct rk_queue *queue, const struct chain *chain, const struct shm *from,
+void chain_keep_header(struct rk_queue *queue, const struct chain *chain, const struct shm *window,
 		       uint32_t bytes)
 {
-	shm_copy_in(queue->header + queue->header_bytes - chain->skip, from, bytes);
+	shm_copy_in(queue->header + queue->header_bytes - chain->skip, window, bytes);
 }
 
 /* The table may span runs (2.7.5.3). */

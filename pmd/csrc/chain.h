@@ -9,7 +9,7 @@
 enum rk_drop chain_copy_table(struct rk_queue *queue, uint64_t address, uint32_t length);
 
 /* Copies the next of the bytes that are left out to queue->header. */
-void chain_keep_header(struct rk_queue *queue, const struct chain *chain, const struct shm *from,
+void chain_keep_header(struct rk_queue *queue, const struct chain *chain, const struct shm *window,
 		       uint32_t bytes);
 
 /* Adds bus..bus+length to the chain's segments, cut where it crosses a border of the map. */

@@ -346,5 +346,5 @@ uint32_t LAYOUT(enqueue_turn)(struct rk_queue *queue, struct rk_port *port, uint
 		queue->stats->bursts++;
 		queue->stats->cycles += cycles_now() - start;
 	}
-	return turn.done;
+	return turn.done ? turn.done : done; /* frames may go without a chain: there may be more */
 }

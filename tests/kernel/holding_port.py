@@ -19,26 +19,30 @@ if TYPE_CHECKING:
 HELD = 0x100  # RK_HELD
 WAKE_NONE = -1  # RK_WAKE_NONE
 
-_TX = CFUNCTYPE(c_uint32, c_void_p, POINTER(Frame), c_uint32)
-_DONE = CFUNCTYPE(None, c_void_p, c_uint32)
-_RECLAIM = CFUNCTYPE(c_uint32, c_void_p)
-_CLOSE = CFUNCTYPE(None, c_void_p)
+TransferFunction = CFUNCTYPE(c_uint32, c_void_p, POINTER(Frame), c_uint32)
+DoneFunction = CFUNCTYPE(None, c_void_p, c_uint32)
+ReclaimFunction = CFUNCTYPE(c_uint32, c_void_p)
+CloseFunction = CFUNCTYPE(None, c_void_p)
 
 
-class _Ops(Structure):
+class PortOps(Structure):
+    """struct rk_port_ops."""
+
     _fields_ = [
         ("kind", c_char_p),
-        ("tx", _TX),
-        ("rx", _TX),
-        ("rx_done", _DONE),
-        ("reclaim", _RECLAIM),
-        ("close", _CLOSE),
+        ("tx", TransferFunction),
+        ("rx", TransferFunction),
+        ("rx_done", DoneFunction),
+        ("reclaim", ReclaimFunction),
+        ("close", CloseFunction),
     ]
 
 
-class _Port(Structure):
+class PortStructure(Structure):
+    """struct rk_port."""
+
     _fields_ = [
-        ("ops", POINTER(_Ops)),
+        ("ops", POINTER(PortOps)),
         ("rx_missed", c_uint64),
         ("tx_held", c_uint64),
         ("offloads", c_uint32),
@@ -65,15 +69,15 @@ class HoldingPort(Handle):
         self._holds = holds
         self._held: list[tuple[int, list[tuple[int, int]]]] = []
         self._finished = 0
-        self._ops = _Ops(
+        self._ops = PortOps(
             b"holding",
-            _TX(self._tx),
-            _TX(self._rx),
-            _DONE(lambda *_: None),
-            _RECLAIM(self._reclaim),
-            _CLOSE(lambda *_: None),
+            TransferFunction(self._tx),
+            TransferFunction(self._rx),
+            DoneFunction(lambda *_: None),
+            ReclaimFunction(self._reclaim),
+            CloseFunction(lambda *_: None),
         )
-        self._port = _Port(ctypes.pointer(self._ops), wake_fd=WAKE_NONE)
+        self._port = PortStructure(ctypes.pointer(self._ops), wake_fd=WAKE_NONE)
         super().__init__(ctypes.addressof(self._port))
 
     def _rx(self, *_: object) -> int:

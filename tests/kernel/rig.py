@@ -201,7 +201,7 @@ class Rig:
 
     def config(self) -> RingConfig:
         layout = self.layout
-        flags = RingFlags(0)
+        flags = RingFlags(int(layout.offloads))
         for wanted, flag in [
             (layout.indirect, RingFlags.INDIRECT),
             (layout.event_idx, RingFlags.EVENT_IDX),

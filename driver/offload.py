@@ -1,0 +1,278 @@
+"""What a virtio-net header asks for (virtio 1.3, 5.1.6), judged and done in pure Python.
+
+A part of the oracle of the kernel's tests, never in the data path. Where the specification leaves a
+choice, this is the toolkit's, for kernel and oracle alike:
+
+* Unknown flags, and a checksum that was not negotiated, are ignored; a gso_type that was not is an
+  error, and so is one whose headers are not found: Ethernet, up to two tags, unfragmented IPv4 or
+  IPv6 with hop-by-hop, destination and used-up routing headers, TCP or UDP, within 256 bytes.
+* hdr_len is never looked at, nor what the headers say of the frame's length.
+* A frame to be cut whose checksum is not asked for is cut all the same, each part with its own.
+* Of the parts, CWR is the first one's, FIN and PSH are the last one's.
+* A checksum is never 0, which in UDP says that there is none: 0xffff means the same.
+"""
+
+from __future__ import annotations
+
+import enum
+import struct
+from dataclasses import dataclass, replace
+
+HEADERS_MAX = 256
+_FORMAT = struct.Struct("<BBHHHH")
+_IPV4, _IPV6 = 0x0800, 0x86DD
+_TAGS = (0x8100, 0x88A8)
+_EXTENSIONS = (0, 43, 60)  # hop-by-hop, routing, destination: RFC 8200, 4
+_ROUTING = 43
+_TCP, _UDP = 6, 17
+_FIN_PSH, _CWR = 0x09, 0x80
+
+
+class Offloads(enum.IntFlag):
+    """RK_RING_OFFLOADS: what may be left to the other side."""
+
+    CSUM = 1 << 8
+    TSO4 = 1 << 9
+    TSO6 = 1 << 10
+    ECN = 1 << 11
+    USO = 1 << 12
+
+
+NO_OFFLOADS = Offloads(0)
+
+
+class OffloadFlag(enum.IntFlag):
+    """Of a header's flags: those that matter."""
+
+    NEEDS_CSUM = 1
+    DATA_VALID = 2
+
+
+class Gso(enum.IntEnum):
+    """A header's gso_type, without ECN."""
+
+    NONE = 0
+    TCPV4 = 1
+    TCPV6 = 4
+    UDP_L4 = 5
+
+
+ECN = 0x80  # or'ed to a TCP type
+_OFFLOADS = {Gso.TCPV4: Offloads.TSO4, Gso.TCPV6: Offloads.TSO6, Gso.UDP_L4: Offloads.USO}
+
+
+class OffloadError(Exception):
+    """A header asks for what cannot be: bad_offload."""
+
+
+@dataclass(frozen=True, slots=True)
+class Offload:
+    """struct virtio_net_hdr before num_buffers; all zero is a plain frame."""
+
+    flags: int = 0
+    gso_type: int = 0
+    header_bytes: int = 0
+    segment_bytes: int = 0
+    checksum_start: int = 0
+    checksum_offset: int = 0
+
+    @classmethod
+    def parse(cls, header: bytes) -> Offload:
+        """Of the first 10 bytes."""
+        return cls(*_FORMAT.unpack_from(header))
+
+    def pack(self) -> bytes:
+        """10 bytes."""
+        return _FORMAT.pack(
+            self.flags,
+            self.gso_type,
+            self.header_bytes,
+            self.segment_bytes,
+            self.checksum_start,
+            self.checksum_offset,
+        )
+
+    @property
+    def needs(self) -> Offloads | None:
+        """What the other side has to take, once judged; None: nobody takes it."""
+        needs = Offloads.CSUM if self.flags & OffloadFlag.NEEDS_CSUM else Offloads(0)
+        if self.gso_type == Gso.NONE:
+            return needs
+        if not needs:
+            return None
+        if self.gso_type & ECN:
+            needs |= Offloads.ECN
+        return needs | _OFFLOADS[Gso(self.gso_type & ~ECN)]
+
+
+@dataclass(frozen=True, slots=True)
+class Headers:
+    """Where in a frame its headers are."""
+
+    ipv6: bool
+    protocol: int
+    network: int
+    transport: int
+    payload: int
+
+    @classmethod
+    def find(cls, frame: bytes) -> Headers:
+        """Raises OffloadError."""
+        start = frame[:HEADERS_MAX]
+        try:
+            return cls._find(start)
+        except (IndexError, struct.error):
+            raise OffloadError from None
+
+    @classmethod
+    def _find(cls, start: bytes) -> Headers:
+        network, tags = 14, 0
+        while (kind := _word(start, network - 2)) in _TAGS and tags < len(_TAGS):
+            network, tags = network + 4, tags + 1
+        if (kind, start[network] >> 4) not in ((_IPV4, 4), (_IPV6, 6)):
+            raise OffloadError
+        protocol, transport = (_ipv4 if kind == _IPV4 else _ipv6)(start, network)
+        if protocol == _TCP:
+            length = 4 * (start[transport + 12] >> 4)
+            minimum = 20
+        elif protocol == _UDP:
+            length = minimum = 8
+        else:
+            raise OffloadError
+        if length < minimum or transport + length > len(start):
+            raise OffloadError
+        return cls(kind == _IPV6, protocol, network, transport, transport + length)
+
+
+def _ipv4(start: bytes, network: int) -> tuple[int, int]:
+    """Protocol, and where it begins."""
+    words = start[network] & 15
+    if words < 5 or _word(start, network + 6) & 0x3FFF:
+        raise OffloadError
+    return start[network + 9], network + 4 * words
+
+
+def _ipv6(start: bytes, network: int) -> tuple[int, int]:
+    protocol, at = start[network + 6], network + 40
+    while protocol in _EXTENSIONS:
+        if protocol == _ROUTING and start[at + 3]:
+            raise OffloadError
+        protocol, at = start[at], at + 8 * (start[at + 1] + 1)
+    return protocol, at
+
+
+def _word(data: bytes | bytearray, at: int) -> int:
+    return int(struct.unpack_from(">H", data, at)[0])
+
+
+def checksum(data: bytes | bytearray) -> int:
+    """The Internet checksum (RFC 1071), never 0."""
+    padded = data + bytes(len(data) % 2)
+    total = sum(struct.unpack(f">{len(padded) // 2}H", padded))
+    while total >> 16:
+        total = (total & 0xFFFF) + (total >> 16)
+    return ~total & 0xFFFF or 0xFFFF
+
+
+def judge(frame: bytes, offload: Offload, allowed: Offloads) -> Offload:
+    """What can be relied upon of a header of a frame.
+
+    Raises:
+        OffloadError: It asks for what was not negotiated, or cannot be.
+    """
+    known = OffloadFlag.NEEDS_CSUM | OffloadFlag.DATA_VALID if allowed & Offloads.CSUM else 0
+    result = replace(offload, flags=offload.flags & known)
+    if not result.flags & OffloadFlag.NEEDS_CSUM:
+        result = replace(result, checksum_start=0, checksum_offset=0)
+    elif result.checksum_start < 14 or result.checksum_start + result.checksum_offset + 2 > len(
+        frame
+    ):
+        raise OffloadError
+    if result.gso_type == Gso.NONE:
+        return replace(result, header_bytes=0, segment_bytes=0)
+    return replace(result, header_bytes=_judge_gso(frame, result, allowed))
+
+
+def _judge_gso(frame: bytes, offload: Offload, allowed: Offloads) -> int:
+    kind = offload.gso_type & ~ECN
+    if kind not in _OFFLOADS or (kind == Gso.UDP_L4 and offload.gso_type & ECN):
+        raise OffloadError
+    needs = _OFFLOADS[Gso(kind)] | (Offloads.ECN if offload.gso_type & ECN else 0)
+    if needs & ~allowed or not 0 < offload.segment_bytes <= len(frame):
+        raise OffloadError
+    headers = Headers.find(frame)
+    protocol = _UDP if kind == Gso.UDP_L4 else _TCP
+    if headers.protocol != protocol or (protocol == _TCP and headers.ipv6 != (kind == Gso.TCPV6)):
+        raise OffloadError
+    if not headers.ipv6 and len(frame) - headers.network > 65535:
+        raise OffloadError
+    field = 6 if protocol == _UDP else 16
+    if offload.flags & OffloadFlag.NEEDS_CSUM and (
+        offload.checksum_start,
+        offload.checksum_offset,
+    ) != (headers.transport, field):
+        raise OffloadError
+    return headers.payload
+
+
+def plain(frame: bytes, offload: Offload) -> list[bytes]:
+    """The frames that a frame with a judged header stands for."""
+    if offload.gso_type != Gso.NONE:
+        return _cut(frame, offload.segment_bytes)
+    if not offload.flags & OffloadFlag.NEEDS_CSUM:
+        return [frame]
+    start = offload.checksum_start
+    at = start + offload.checksum_offset
+    return [frame[:at] + checksum(frame[start:]).to_bytes(2, "big") + frame[at + 2 :]]
+
+
+def _cut(frame: bytes, segment_bytes: int) -> list[bytes]:
+    headers = Headers.find(frame)
+    payload = frame[headers.payload :]
+    offsets = range(0, max(len(payload), 1), segment_bytes)
+    parts = []
+    for number, offset in enumerate(offsets):
+        start = bytearray(frame[: headers.payload])
+        part = payload[offset : offset + segment_bytes]
+        last = number + 1 == len(offsets)
+        _number_network(start, headers, len(start) + len(part), number)
+        if headers.protocol == _TCP:
+            _number_tcp(start, headers.transport, offset, last=last)
+        _finish(start, headers, part)
+        parts.append(bytes(start) + part)
+    return parts
+
+
+def _number_network(start: bytearray, headers: Headers, total: int, number: int) -> None:
+    network = headers.network
+    if headers.ipv6:
+        struct.pack_into(">H", start, network + 4, total - network - 40)
+        return
+    identity = (_word(start, network + 4) + number) % 65536
+    struct.pack_into(">HH", start, network + 2, total - network, identity)
+    struct.pack_into(">H", start, network + 10, 0)
+    struct.pack_into(">H", start, network + 10, checksum(start[network : headers.transport]))
+
+
+def _number_tcp(start: bytearray, tcp: int, offset: int, *, last: bool) -> None:
+    sequence = struct.unpack_from(">I", start, tcp + 4)[0]
+    struct.pack_into(">I", start, tcp + 4, (sequence + offset) % (1 << 32))
+    if not last:
+        start[tcp + 13] &= ~_FIN_PSH & 0xFF
+    if offset:
+        start[tcp + 13] &= ~_CWR & 0xFF
+
+
+def _finish(start: bytearray, headers: Headers, part: bytes) -> None:
+    """UDP's length, and the checksum."""
+    network, transport = headers.network, headers.transport
+    length = len(start) - transport + len(part)
+    field = transport + (16 if headers.protocol == _TCP else 6)
+    if headers.protocol == _UDP:
+        struct.pack_into(">H", start, transport + 4, length)
+    struct.pack_into(">H", start, field, 0)
+    addresses = start[network + 8 : network + 40]
+    if not headers.ipv6:
+        addresses = start[network + 12 : network + 20]
+    pseudo = addresses + struct.pack(">II", length, headers.protocol)
+    struct.pack_into(">H", start, field, checksum(pseudo + start[transport:] + part))
