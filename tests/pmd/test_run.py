@@ -171,11 +171,14 @@ def test_vm1_comes_back_with_another_layout(tmp_path: Path) -> None:
         assert channel["reconfigurations"] >= 4
 
 
+@pytest.mark.parametrize("layout", [(), ("--packed",)], ids=["split", "packed"])
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
-def test_vm1_outlives_the_daemon(tmp_path: Path, number: signal.Signals) -> None:
+def test_vm1_outlives_the_daemon(
+    tmp_path: Path, number: signal.Signals, layout: tuple[str, ...]
+) -> None:
     """Frames that the loop VF held go with the daemon; VM1's rings must not notice."""
     with Device(tmp_path) as device:
-        arguments = ("--count", "0", "--timeout", "60", "--rate", "20000")
+        arguments = ("--count", "0", "--timeout", "60", "--rate", "20000", *layout)
         with Vm1("verify", device, *arguments) as vm1:
             for _ in range(4):
                 with serve(device) as daemon:
@@ -224,9 +227,10 @@ def test_the_device_server_is_killed_and_restarted(tmp_path: Path) -> None:
         assert channel["state"] == "down"
 
 
-def test_the_device_server_is_restarted_under_vm1(tmp_path: Path) -> None:
+@pytest.mark.parametrize("layout", [(), ("--packed",)], ids=["split", "packed"])
+def test_the_device_server_is_restarted_under_vm1(tmp_path: Path, layout: tuple[str, ...]) -> None:
     """VM1 and pmd both find the next server, and the rings go on where they were."""
-    arguments = ("--reconnect", "--count", "0", "--timeout", "60", "--rate", "20000")
+    arguments = ("--reconnect", "--count", "0", "--timeout", "60", "--rate", "20000", *layout)
     with Device(tmp_path) as device, serve(device) as daemon:
         with Vm1("verify", device, *arguments) as vm1:
             vm1.wait_for_traffic(1000)
