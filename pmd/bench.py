@@ -13,7 +13,7 @@ from guest.errors import VhostPciError
 from guest.huge_pages import HugePageReserve
 from guest.kernel_facts import may_run_in_real_time
 from pmd.bench_ours import Ours
-from pmd.bench_rate import rates
+from pmd.bench_rate import one_way_ns, rates
 from pmd.bench_result import Measured, rows
 from pmd.bench_side import Places, Waiter
 from pmd.bench_testpmd import MEMORY_MIB, Testpmd
@@ -142,6 +142,11 @@ def _take_turns(sides: Sequence[Side], seconds: float, waiter: Waiter) -> None:
 def _finish(side: Side, case: Case, vm1_cpus: int) -> Measured:
     label = side.label
     results = side.results()
-    found = Measured(label, rates(results, case.direction, vm1_cpus), side.cycles_per_packet)
+    found = Measured(
+        label,
+        rates(results, case.direction, vm1_cpus),
+        side.cycles_per_packet,
+        one_way_ns(results),
+    )
     side.close()
     return found

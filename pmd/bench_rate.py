@@ -70,6 +70,15 @@ def rates(results: Sequence[dict[str, Any]], direction: Direction, vm1_cpus: int
     return found
 
 
+def one_way_ns(results: Sequence[dict[str, Any]]) -> float | None:
+    """A cache line's way between VM1's CPU and the forwarding one: the VM1s' median, of medians.
+
+    None where nobody probed.
+    """
+    probes = [result["probe"] for result in results if "probe" in result]
+    return statistics.median(probe["one_way_ns_median"] for probe in probes) if probes else None
+
+
 def _of_one(result: dict[str, Any], direction: Direction) -> Rates:
     ways = ("tx", "rx") if direction == Direction.BOTH else (str(direction),)
 

@@ -42,6 +42,8 @@ def _what(row: Row) -> list[str]:
     taken = "?" if row.ours is None else row.ours.condition
     if row.theirs is not None and row.ours is not None and row.theirs.condition != taken:
         taken = f"{taken} / {row.theirs.condition}"
+    if row.one_way_ns is not None:
+        taken = f"{taken} {row.one_way_ns:.0f} ns"
     return [case.way, str(case.frame_bytes), str(case.queue_size), str(case.ring), taken]
 
 
@@ -65,6 +67,7 @@ def caption(rows: Sequence[Row]) -> str:
     """What the columns are, and why a ratio is not told."""
     lines = [
         "Mpps: median of slices of 0.5 ms, with 10th and 90th percentile.",
+        "taken: how far apart the CPUs were, who else used them, a cache line's way between them.",
         "cycles: TSC cycles a packet of the forwarding CPUs' busy turns, in the whole run.",
     ]
     lines += [f"{row.case.name}: no ratio: {row.refusal}" for row in rows if row.refusal]

@@ -16,11 +16,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """One side's figures of a case. cycles_per_packet: of the whole run, or None."""
+    """One side's figures of a case.
+
+    Attributes:
+        cycles_per_packet: Of the whole run, or None.
+        one_way_ns: Of a cache line between the CPUs, in the whole run, or None.
+    """
 
     label: str
     rates: Rates
     cycles_per_packet: float | None
+    one_way_ns: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +36,7 @@ class Row:
     Attributes:
         ours, theirs: Taken under the same condition where refusal is empty.
         refusal: Why there is no ratio although there is a peer.
+        one_way_ns: Measured.one_way_ns of our side.
     """
 
     case: Case
@@ -39,6 +46,7 @@ class Row:
     theirs: Rate | None
     peer_cycles: float | None
     refusal: str
+    one_way_ns: float | None
 
     @property
     def ratio(self) -> float | None:
@@ -61,6 +69,7 @@ class Row:
             "idle": self.case.idle,
             "touch": self.case.touch,
             "placement": self.ours.condition if self.ours else None,
+            "one_way_ns": _round(self.one_way_ns),
             "ours_mpps": _round(self.ours.mpps if self.ours else None),
             "ours_cycles_per_packet": _round(self.ours_cycles),
             "peer": self.peer or None,
@@ -88,7 +97,7 @@ def rows(case: Case, ours: Measured, peers: Sequence[Measured]) -> list[Row]:
     """
     if not peers:
         rate = best(ours.rates)
-        return [Row(case, rate, ours.cycles_per_packet, "", None, None, "")]
+        return [Row(case, rate, ours.cycles_per_packet, "", None, None, "", ours.one_way_ns)]
     found = []
     for peer in peers:
         conditions = common(ours.rates, peer.rates)
@@ -109,7 +118,7 @@ def _row(
     refusal: str,
 ) -> Row:
     cycles = ours.cycles_per_packet, peer.cycles_per_packet
-    return Row(case, rates[0], cycles[0], peer.label, rates[1], cycles[1], refusal)
+    return Row(case, rates[0], cycles[0], peer.label, rates[1], cycles[1], refusal, ours.one_way_ns)
 
 
 def _refusal(ours: Measured, peer: Measured) -> str:

@@ -10,7 +10,7 @@ from rich.console import Console
 
 from pmd.bench_case import Case, Direction, Mode, Ring, cases, full, quick
 from pmd.bench_latency import Figure, LatencyRow
-from pmd.bench_rate import SLICES_MIN, Rate, best, common, rates
+from pmd.bench_rate import SLICES_MIN, Rate, best, common, one_way_ns, rates
 from pmd.bench_report import latency_table, table
 from pmd.bench_result import Measured, Row, rows
 
@@ -35,7 +35,7 @@ def side(**mpps: float) -> Measured:
     each = {
         name: Rate(name, value, 0.95 * value, 1.05 * value, 100) for name, value in mpps.items()
     }
-    return Measured("pmd", each, 20.0)
+    return Measured("pmd", each, 20.0, 62.5)
 
 
 def test_a_direction_is_one_way_or_the_mean_of_both() -> None:
@@ -54,6 +54,12 @@ def test_vm1s_that_share_cpus_take_turns() -> None:
     for cpus, mpps in (1, 20.0), (2, 40.0), (3, 60.0), (8, 60.0):
         assert rates(found, Direction.TX, cpus)["near_quiet"].mpps == mpps
     assert rates(found, Direction.TX, 1)["near_quiet"].slices == 300
+
+
+def test_the_way_between_the_cpus() -> None:
+    probed = [{"probe": {"one_way_ns_median": ns}} for ns in (50.0, 60.0, 150.0)]
+    assert one_way_ns(probed) == 60.0
+    assert one_way_ns([result()]) is None
 
 
 def test_a_condition_that_one_vm1_missed_is_none() -> None:
@@ -96,7 +102,7 @@ def test_a_ratio_is_refused(ours: dict[str, int], theirs: dict[str, int]) -> Non
             tag: Rate(tag, 9.0, 8.0 if count > 0 else 6.0, 10.0, abs(count))
             for tag, count in counts.items()
         }
-        pair.append(Measured(name, found, None))
+        pair.append(Measured(name, found, None, None))
     (row,) = rows(CASE, pair[0], pair[1:])
     assert row.ratio is None
     assert row.refusal.startswith(f"there are not {SLICES_MIN} slices on each side under one con")
@@ -116,7 +122,7 @@ def text(rows: list[Row]) -> str:
 def test_the_table() -> None:
     (row,) = rows(CASE, side(near_quiet=30.0), [side(near_quiet=12.0)])
     shown = text([row])
-    for cell in ("VM1 -> VF", "near_quiet", "30.00 -1.50 +1.50", "12.00 -0.60 +0.60", "2.50"):
+    for cell in ("VM1 -> VF", "near_quiet 62 ns", "30.00 -1.50 +1.50", "12.00 -0.60 +0.60", "2.50"):
         assert cell in shown
     (alone,) = rows(CASE, side(far_quiet=30.0), [])
     assert "ratio" not in text([alone])
@@ -144,6 +150,7 @@ def test_the_json_object() -> None:
         "idle": 0,
         "touch": 1,
         "placement": "near_quiet",
+        "one_way_ns": 62.5,
         "ours_mpps": 30.0,
         "ours_cycles_per_packet": 20.0,
         "peer": "pmd",
