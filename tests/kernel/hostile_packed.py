@@ -54,8 +54,10 @@ class PackedProgram:
 
 
 @st.composite
-def packed_rings(draw: st.DrawFn, *, write: bool, hostile: bool = True) -> PackedProgram:
-    """A ring's content; hostile: with mutations."""
+def packed_rings(
+    draw: st.DrawFn, *, write: bool, hostile: bool = True, in_order: bool | None = None
+) -> PackedProgram:
+    """A ring's content; hostile: with mutations; in_order: as given, or either."""
     size = draw(st.sampled_from([1, 2, 3, 7, 8, 8, 12, 100]))
     mergeable = write and draw(st.booleans())
     features = {
@@ -63,7 +65,7 @@ def packed_rings(draw: st.DrawFn, *, write: bool, hostile: bool = True) -> Packe
         "indirect": draw(st.sampled_from([True, True, False])),
         "event_idx": draw(st.booleans()),
         "mergeable": mergeable,
-        "in_order": draw(st.booleans()),
+        "in_order": draw(st.booleans()) if in_order is None else in_order,
     }
     start = draw(st.integers(0, size - 1)) | draw(st.sampled_from([0, WRAP]))
     direction = WRITE if write else 0
