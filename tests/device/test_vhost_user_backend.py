@@ -186,19 +186,6 @@ def test_call_serial_follows_the_call_eventfd() -> None:
         assert (polled.call_fd, polled.call_serial) == (-1, before.call_serial + 2)
 
 
-def test_error_reaches_the_front_end() -> None:
-    with serving() as server, memory() as fd, server.front_end() as front_end:
-        front_end.negotiate()
-        assert front_end.set_memory([WHOLE], [fd])
-        front_end.start_ring(1)
-        error = front_end.eventfd()
-        front_end.send(Request.SET_VRING_ERR, struct.pack("<Q", 1), [error])
-        front_end.sync()
-        for ring in (1, 0, 4, 1):
-            server.backend.error(ring)
-        assert os.eventfd_read(error) == 2
-
-
 def test_nothing_is_published_when_nothing_changes() -> None:
     with serving() as server, memory() as fd, server.front_end() as front_end:
         start_one_ring(front_end, fd)

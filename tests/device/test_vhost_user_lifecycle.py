@@ -127,6 +127,23 @@ def test_u32_no_descriptors_left() -> None:
         assert front_end.set_memory([region], [fd])
 
 
+def test_error_reaches_the_front_end() -> None:
+    with serving() as server, memory() as fd, server.front_end() as front_end:
+        front_end.negotiate()
+        assert front_end.set_memory([Region(BUS, 4 * MIB, USER)], [fd])
+        front_end.start_ring(1)
+        error = front_end.eventfd()
+        front_end.send(Request.SET_VRING_ERR, struct.pack("<Q", 1), [error])
+        front_end.sync()
+        front_end.send(Request.SET_STATUS, struct.pack("<Q", 0x0F))
+        for ring in (1, 4, 1):
+            server.backend.error(ring)
+        assert os.eventfd_read(error) == 2
+        assert front_end.ask_u64(Request.GET_STATUS) == 0x4F  # 2.1.2: it needs a reset
+        front_end.stop_ring(1)
+        assert front_end.ask_u64(Request.GET_STATUS) == 0x0F
+
+
 def test_back_end_connects() -> None:
     """The front-end listens: it is found when it comes, and again after it left."""
     with serving(connect=True) as server:

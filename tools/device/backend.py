@@ -109,7 +109,12 @@ class Backend:
         return self._session.shown if self._session else disconnected(self._queue_pairs)
 
     def error(self, ring: int) -> None:
-        """Tell VM1 that the ring is broken: signal its error eventfd, if it gave one."""
+        """Tell VM1 that the ring is broken: by its error eventfd, if it gave one, and by status.
+
+        virtio 1.3, 2.1.2: the device needs a reset; at vhost-user, the ring a stop at least.
+        """
+        if self._session and ring < len(self._session.front_end.rings):
+            self._session.front_end.rings.rings[ring].broken = True
         if ring < len(self.state.rings) and self.state.rings[ring].error_fd >= 0:
             signal_eventfd(self.state.rings[ring].error_fd)
 

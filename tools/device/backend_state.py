@@ -193,7 +193,8 @@ class FrontEndState:
         return None
 
     def _get_status(self, _message: Message, _fds: Descriptors) -> Answer:
-        return lambda: U64.pack(self.status)
+        broken = any(ring.broken for ring in self.rings.rings)
+        return lambda: U64.pack(self.status | (DeviceStatus.NEEDS_RESET if broken else 0))
 
     def _set_mtu(self, message: Message, _fds: Descriptors) -> Answer:
         (mtu,) = U64.unpack(message.payload)

@@ -35,6 +35,7 @@ class Ring:
     addresses: user addresses of the parts of descriptors, of the driver, of the device.
     base: as SET_VRING_BASE gave it; after a stop, where the ring stood.
     kicked: a kick eventfd came, or word that there is none, and nothing has stopped the ring since.
+    broken: the driver has quarantined it, and nothing has stopped it since.
     """
 
     size: int = 0
@@ -46,6 +47,7 @@ class Ring:
     call_fd: int = -1
     error_fd: int = -1
     call_serial: int = 0
+    broken: bool = False
 
     def state(self, table: MemoryTable, layout: RingLayout, *, always_enabled: bool) -> RingState:
         """What the driver sees: all of a started ring, nothing of any other (docs/device.md 5.3).
@@ -82,7 +84,7 @@ class Ring:
         eventfds, stay.
         """
         released, self.kick_fd = self.kick_fd, -1
-        self.kicked = False
+        self.kicked = self.broken = False
         self.addresses = None
         return released
 
