@@ -71,7 +71,7 @@ class WindowTable:
 
 
 class SharedWindows:
-    """`Vf.share` and `Vf.unshare` for a VF with DMA: it may read all of VM1, and write nothing.
+    """`Vf.share` and `Vf.unshare` for a VF with DMA: it may read all of VM1.
 
     Thread rule: as of the VF.
 
@@ -89,13 +89,24 @@ class SharedWindows:
         """Of the `WindowTable`, as long as this lives."""
         return self._table.address
 
-    def map(self, function: Function, space: IovaSpace, mappings: Sequence[Mapping]) -> None:
-        """Let the function read the mappings, until `unmap`; one it cannot is left out."""
+    def map(
+        self,
+        function: Function,
+        space: IovaSpace,
+        mappings: Sequence[Mapping],
+        *,
+        writable: bool = False,
+    ) -> None:
+        """Let the function read the mappings, until `unmap`; one it cannot is left out.
+
+        writable: And write those that this process may write.
+        """
         self._mapped.callback(space.rewind, space.mark())
         for mapping in mappings[: self._table.capacity]:
             try:
                 iova = space.take(mapping.size)
-                function.dma_map(mapping.address, mapping.size, iova, writable=False)
+                write = writable and mapping.writable
+                function.dma_map(mapping.address, mapping.size, iova, writable=write)
             except VhostPciError as error:
                 _log.warning("VF %s: %s; frames there are copied", self._spec, error)
                 continue

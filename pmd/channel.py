@@ -22,6 +22,7 @@ from guest.log_limit import LogLimit
 from pmd import stats
 from pmd.kernel import (
     DirectionStats,
+    Event,
     Guard,
     Map,
     Queue,
@@ -83,6 +84,7 @@ class Channel:
         self._guard: Guard | None = None
         self._stats: list[tuple[DirectionStats, DirectionStats]] = []
         self._quarantine = Quarantine()
+        self._unsuited: set[int] = set()  # pairs whose buffers of VM1 do not suit the VF
         self._configurations = 0
         self._said = ""
         # Each its own: what VM1 makes one channel say keeps no other from being heard.
@@ -175,6 +177,7 @@ class Channel:
         if device is None:
             return
         self._quarantine_faulted(device)
+        self._unsuited |= {p for p, w in self._works.items() if Event.UNSUITED in w.events}
         self.tear_down()
         try:
             state = device.state()
@@ -187,6 +190,7 @@ class Channel:
             return
         self._generation, self._status = state.generation, state.status
         rings = [ring for ring in state.rings if ring.started]
+        self._unsuited &= {ring.pair for ring in rings if not ring.transmits}
         self._ports.ensure(max((ring.pair + 1 for ring in rings), default=1))
         # Asked of all rings: that one was stopped is what ends its quarantine.
         admitted = [r for r in state.rings if self._quarantine.admits(r, state.generation)]
@@ -251,6 +255,9 @@ class Channel:
                 guard=self._guard,
                 wake_fd=device.change_fd,
             )
+        for pair, work in self._works.items():
+            if work.rx is not None and pair not in self._unsuited:
+                self._ports.receive(pair, work.rx)
         for _, queue in self._queues.values():
             queue.call()  # docs/device.md 5.3: a call may have gone to nobody in between
 
@@ -322,7 +329,19 @@ class Channel:
         self._served.close()
 
     def _drain(self) -> None:
-        """Have all that VM1 sent returned to it; a VF that does not finish is closed first."""
+        """Have all that the VF has of VM1's returned to it; one that does not is closed first."""
+        try:
+            self._ports.let_go()
+            self._drain_works()
+            if not self._ports.spoilt:  # else it is opened anew
+                self._ports.receive_by_copy()
+        except VhostPciError as error:
+            self._log.warning("%s; closing it", error)
+            self._ports.close()
+            for _, queue in self._queues.values():
+                queue.abandon()
+
+    def _drain_works(self) -> None:
         deadline = time.monotonic() + (0 if self._ports.spoilt else _DRAIN_S)
         while sum(work.drain() for work in self._works.values()):
             if time.monotonic() > deadline:
@@ -350,7 +369,7 @@ class Channel:
     def snapshot(self) -> stats.Channel:
         """Its counters, now."""
         pairs = [
-            stats.Pair(_direction(tx), _direction(rx), self._ports.rx_missed(pair))
+            stats.Pair(_direction(tx), _direction(rx), self._ports.counts(pair))
             for pair, (rx, tx) in enumerate(self._stats or [(DirectionStats(), DirectionStats())])
         ]
         return stats.Channel(

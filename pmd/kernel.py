@@ -191,6 +191,14 @@ class Queue(Handle):
         """Chains taken from the ring and not returned: the VF still reads them, or older ones."""
         return int(library().rk_queue_in_flight(self.handle))
 
+    def set_direct(self, port: Port) -> bool:
+        """Receive into VM1's buffers by the VF's DMA, if those it has posted suit the port's VF.
+
+        Before it runs; `Port.set_direct` is then due. A buffer that later does not suit ends the
+        work with `Event.UNSUITED`.
+        """
+        return bool(library().rk_queue_set_direct(self.handle, port.handle))
+
     def abandon(self) -> None:
         """Return those, counted as vf_error. Only once the VF can no longer read them."""
         library().rk_queue_abandon(self.handle)

@@ -60,12 +60,13 @@ class RingFlags(enum.IntFlag):
 
 
 class Event(enum.IntFlag):
-    """RK_EVENT_*: why `Loop.run` returned, or (GENERATION, FAULT) why a work is passed over."""
+    """RK_EVENT_*: why `Loop.run` returned, or (GENERATION and after) why a work is passed over."""
 
     STOP = 1 << 0
     BUDGET = 1 << 1
     GENERATION = 1 << 2
     FAULT = 1 << 3
+    UNSUITED = 1 << 4
 
 
 class RingConfigStructure(Structure):
@@ -283,12 +284,15 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "rk_queue_free": (None, [c_void_p]),
     "rk_queue_fault": (c_uint32, [c_void_p]),
     "rk_queue_call": (None, [c_void_p]),
+    "rk_queue_set_direct": (c_uint32, [c_void_p, c_void_p]),
     "rk_queue_in_flight": (c_uint32, [c_void_p]),
     "rk_queue_abandon": (None, [c_void_p]),
     "rk_port_open": (c_void_p, [POINTER(PortConfigStructure), c_char_p, c_size_t]),
     "rk_port_close": (None, [c_void_p]),
     "rk_port_rx_missed": (c_uint64, [c_void_p]),
     "rk_port_tx_held": (c_uint64, [c_void_p]),
+    "rk_port_rx_direct": (c_uint64, [c_void_p]),
+    "rk_port_set_direct": (None, [c_void_p, c_uint32]),
     "rk_port_tx": (c_uint32, [c_void_p, POINTER(Frame), c_uint32]),
     "rk_port_rx": (c_uint32, [c_void_p, POINTER(Frame), c_uint32]),
     "rk_port_rx_done": (None, [c_void_p, c_uint32]),

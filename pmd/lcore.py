@@ -102,7 +102,7 @@ class Lcore:
             self._pin_error = error
         try:
             while self._park_unless_wanted():
-                if self._loop.run(_BUDGET_NS) & (Event.GENERATION | Event.FAULT):
+                if self._loop.run(_BUDGET_NS) & (Event.GENERATION | Event.FAULT | Event.UNSUITED):
                     self._wake(self)
         finally:
             with self._condition:  # a thread that failed touches nothing either: nobody waits

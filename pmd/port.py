@@ -118,6 +118,18 @@ class Port(Handle):
         """Frames the VF's side lost before the port saw them, as far as it tells."""
         return int(library().rk_port_rx_missed(self.handle))
 
+    def set_direct(self, direct: bool) -> None:
+        """Begin or end receiving into VM1's memory; the VF's receive queue was just restarted.
+
+        No loop runs it.
+        """
+        library().rk_port_set_direct(self.handle, direct)
+
+    @property
+    def rx_direct(self) -> int:
+        """Frames that the VF wrote to VM1's memory, not copied by us."""
+        return int(library().rk_port_rx_direct(self.handle))
+
     @property
     def tx_held(self) -> int:
         """Frames that the VF read from VM1's memory, not copied by us."""

@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING
 
 from guest.errors import VhostPciError
 from pmd.kernel import Port
+from pmd.stats import AtVf
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from driver.software_vf import Vf
     from guest.mapping import Mapping
+    from pmd.kernel import Queue
 
 _log = logging.getLogger("pmd")
 
@@ -25,15 +27,16 @@ _log = logging.getLogger("pmd")
 class Ports:
     """Owns the VF and its ports.
 
-    Thread rule: `rx_missed` at any time, the rest while no loop runs a port.
+    Thread rule: `counts` at any time, the rest while no loop runs a port.
     """
 
     def __init__(self, vf: Vf) -> None:
         self._vf = vf
         self._ports: list[Port] = []
-        self._missed_before: list[int] = []
+        self._before: list[AtVf] = []
         self._refused = 0
         self._spoilt = False
+        self._direct: set[int] = set()
 
     @property
     def look_period_s(self) -> float | None:
@@ -59,10 +62,10 @@ class Ports:
             cause = f"the VF {self.name} has no more than {len(self._ports)} queue pairs"
             raise VhostPciError("run", name, cause)
 
-    def rx_missed(self, pair: int) -> int:
-        """Frames the VF's side lost for a queue pair since start, as far as it tells."""
-        before = self._missed_before[pair] if pair < len(self._missed_before) else 0
-        return before + (self._ports[pair].rx_missed if pair < len(self._ports) else 0)
+    def counts(self, pair: int) -> AtVf:
+        """What the VF's side of a queue pair counted since start."""
+        before = self._before[pair] if pair < len(self._before) else AtVf()
+        return before + _counts(self._ports[pair]) if pair < len(self._ports) else before
 
     def look(self) -> bool:
         """Whether the VF must be opened anew, as the next `ensure` does. Also while loops run."""
@@ -79,6 +82,41 @@ class Ports:
     def unshare(self) -> None:
         """Undo that; nothing is in flight any more."""
         self._vf.unshare()
+
+    def receive(self, pair: int, queue: Queue) -> None:
+        """Have the VF receive into VM1's buffers of this ring, if it can and they suit it.
+
+        After `share`.
+
+        Raises:
+            VhostPciError: The VF does not start again.
+        """
+        port = self._ports[pair]
+        if queue.set_direct(port):
+            self._vf.stop_receiving(pair)
+            self._vf.start_receiving(pair)
+            port.set_direct(True)
+            self._direct.add(pair)
+
+    def let_go(self) -> None:
+        """When it returns, no VF writes to VM1's memory any more; what it has written, ports see.
+
+        Raises:
+            VhostPciError: A VF does not let go: only `close` makes it.
+        """
+        for pair in self._direct:
+            self._vf.stop_receiving(pair)
+
+    def receive_by_copy(self) -> None:
+        """After `let_go`, and once the ports were asked: receive, for whoever comes next.
+
+        Raises:
+            VhostPciError: A VF does not start again.
+        """
+        for pair in tuple(self._direct):
+            self._vf.start_receiving(pair)
+            self._ports[pair].set_direct(False)
+            self._direct.discard(pair)
 
     def prepare(self) -> None:
         """Open a VF that takes long for it, before anybody waits; VhostPciError if it cannot be."""
@@ -125,18 +163,28 @@ class Ports:
                         os.close(unowned.fd)
                 self._close_ports()
                 raise
-        self._missed_before += [0] * (pairs - len(self._missed_before))
+        self._before += [AtVf()] * (pairs - len(self._before))
 
     def _close_ports(self) -> None:
         for pair, port in enumerate(self._ports):
-            self._missed_before[pair] += port.rx_missed
-            if port.tx_held:
-                _log.info("VF %s: read %d frames from VM1's memory", self.name, port.tx_held)
+            self._before[pair] += _counts(port)
+            if port.tx_held or port.rx_direct:
+                _log.info(
+                    "VF %s: read %d frames from VM1's memory, wrote %d to it",
+                    self.name,
+                    port.tx_held,
+                    port.rx_direct,
+                )
             port.close()
         self._ports.clear()
+        self._direct.clear()
         self._spoilt = False
         self._vf.close()
 
     def close(self) -> None:
         """Close ports and VF. Twice is fine."""
         self._close_ports()
+
+
+def _counts(port: Port) -> AtVf:
+    return AtVf(port.rx_missed, port.tx_held, port.rx_direct)

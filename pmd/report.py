@@ -43,7 +43,9 @@ def _pair(pair: Pair, duration_s: float) -> dict[str, Any]:
     return {
         "vm1_to_vf": _direction(pair.vm1_to_vf, duration_s),
         "vf_to_vm1": _direction(pair.vf_to_vm1, duration_s),
-        "rx_missed": pair.rx_missed,
+        "rx_missed": pair.at_vf.rx_missed,
+        "tx_zero_copy": pair.at_vf.tx_zero_copy,
+        "rx_zero_copy": pair.at_vf.rx_zero_copy,
         "cycles_per_packet": round(pair.both.cycles_per_packet, 2),
     }
 
@@ -98,7 +100,7 @@ def summary(first: Snapshot, last: Snapshot) -> str:
         lines += _summary_direction("VM1 -> VF", total.vm1_to_vf, duration_s)
         lines += _summary_direction("VF -> VM1", total.vf_to_vm1, duration_s)
         lines.append(
-            f"  missed before the VF {total.rx_missed}, reconfigurations "
+            f"  missed before the VF {total.at_vf.rx_missed}, reconfigurations "
             f"{channel.reconfigurations}, rings quarantined {channel.quarantines}"
         )
     for lcore in last.lcores:

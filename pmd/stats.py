@@ -68,25 +68,54 @@ class Direction:
 
 
 @dataclass(frozen=True, slots=True)
+class AtVf:
+    """What the VF's side of a queue pair counted: frames.
+
+    Attributes:
+        rx_missed: Lost before we saw them, as far as it tells.
+        tx_zero_copy: Read by the VF from VM1's memory, not copied by us.
+        rx_zero_copy: Written by the VF to VM1's memory, not copied by us.
+    """
+
+    rx_missed: int = 0
+    tx_zero_copy: int = 0
+    rx_zero_copy: int = 0
+
+    def __add__(self, other: AtVf) -> AtVf:
+        return AtVf(
+            self.rx_missed + other.rx_missed,
+            self.tx_zero_copy + other.tx_zero_copy,
+            self.rx_zero_copy + other.rx_zero_copy,
+        )
+
+    def __sub__(self, other: AtVf) -> AtVf:
+        return AtVf(
+            self.rx_missed - other.rx_missed,
+            self.tx_zero_copy - other.tx_zero_copy,
+            self.rx_zero_copy - other.rx_zero_copy,
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class Pair:
-    """A queue pair: its directions, and what the VF's side lost before we saw it."""
+    """A queue pair: its directions, and what the VF's side of it counted."""
 
     vm1_to_vf: Direction
     vf_to_vm1: Direction
-    rx_missed: int
+    at_vf: AtVf
 
     def __add__(self, other: Pair) -> Pair:
         return Pair(
             self.vm1_to_vf + other.vm1_to_vf,
             self.vf_to_vm1 + other.vf_to_vm1,
-            self.rx_missed + other.rx_missed,
+            self.at_vf + other.at_vf,
         )
 
     def __sub__(self, other: Pair) -> Pair:
         return Pair(
             self.vm1_to_vf - other.vm1_to_vf,
             self.vf_to_vm1 - other.vf_to_vm1,
-            self.rx_missed - other.rx_missed,
+            self.at_vf - other.at_vf,
         )
 
     @property

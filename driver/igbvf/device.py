@@ -125,8 +125,30 @@ class Device:
             VhostPciError: A queue does not stop.
         """
         for control in (reg.RXDCTL, reg.TXDCTL):
-            self._registers.write(control, 0, index)
-            self._wait_control(control, index, reg.QueueControl(0))
+            self._stop(control, index)
+
+    def stop_receive(self, index: int) -> None:
+        """Disable a receive queue; when it returns, the VF touches neither ring nor buffers.
+
+        Raises:
+            VhostPciError: It does not stop.
+        """
+        self._stop(reg.RXDCTL, index)
+
+    def start_receive(self, index: int) -> None:
+        """Enable a stopped receive queue with its ring empty: head and tail 0.
+
+        Raises:
+            VhostPciError: It does not come up.
+        """
+        for end in (reg.RDH, reg.RDT):
+            self._registers.write(end, 0, index)
+        self._registers.write(reg.RXDCTL, reg.QueueControl.ENABLE, index)
+        self._wait_control(reg.RXDCTL, index, reg.QueueControl.ENABLE)
+
+    def _stop(self, control: reg.Register, index: int) -> None:
+        self._registers.write(control, 0, index)
+        self._wait_control(control, index, reg.QueueControl(0))
 
     def _wait_control(self, control: reg.Register, index: int, wanted: reg.QueueControl) -> None:
         deadline = time.monotonic() + _ENABLE_S

@@ -141,9 +141,19 @@ class IgbVf(Vf):
         return trouble
 
     def share(self, mappings: Sequence[Mapping]) -> None:
-        """See `Vf.share`: the VF may read all of them, and write none."""
+        """See `Vf.share`: the VF may read all of them, and write where we may."""
         if self._opened is not None:
-            self._windows.map(*self._opened, mappings)
+            self._windows.map(*self._opened, mappings, writable=True)
+
+    def stop_receiving(self, pair: int) -> None:
+        """See `Vf.stop_receiving`."""
+        if self._device is not None:
+            self._device.stop_receive(pair)
+
+    def start_receiving(self, pair: int) -> None:
+        """See `Vf.start_receiving`."""
+        if self._device is not None:
+            self._device.start_receive(pair)
 
     def unshare(self) -> None:
         """See `Vf.unshare`."""

@@ -88,6 +88,22 @@ class Vf(ABC):
         until `unshare`.
         """
 
+    def stop_receiving(self, pair: int) -> None:  # noqa: B027 - most VFs copy
+        """When it returns, the VF writes to no buffer of the queue pair any more.
+
+        What it has written stays for the port to see.
+
+        Raises:
+            VhostPciError: It does not stop: only `close` makes it.
+        """
+
+    def start_receiving(self, pair: int) -> None:  # noqa: B027 - most VFs copy
+        """After `stop_receiving`: receive again, with an empty ring; `Port.set_direct` is due.
+
+        Raises:
+            VhostPciError: It does not start.
+        """
+
     def unshare(self) -> None:  # noqa: B027 - most VFs copy
         """The mappings go; the VF no longer reads any frame there, as its ports have told."""
 

@@ -195,21 +195,6 @@ static enum outcome drop_frame(struct turn *turn, struct gathering *have)
 	return FRAME_TAKEN;
 }
 
-/* The chain at a place, its verdict in chain. */
-static inline enum look look_any(struct rk_queue *queue, const struct place *place,
-				 struct chain *chain, struct head *head)
-{
-	if (LAYOUT_PACKED)
-		return packed_look(queue, place, RK_WRITE, chain, head);
-	if (place->left == 0)
-		return LOOK_NONE;
-	*head = (struct head){shm_load16(split_entry(queue, place->next)), 1};
-	if (head->id >= queue->size)
-		return LOOK_FAULT;
-	chain->verdict = chain_walk(queue, head, RK_WRITE, chain);
-	return LOOK_CHAIN;
-}
-
 /* Takes one more chain; a faulty one is returned empty, and in order, so with all before it. False if
  * there is none. */
 static inline bool gather_one(struct turn *turn, struct gathering *have)
@@ -218,7 +203,7 @@ static inline bool gather_one(struct turn *turn, struct gathering *have)
 	const struct place place = ring_after(queue, turn->place, have->span);
 	struct chain chain = {.segments = queue->segments + have->segments};
 	struct head head;
-	const enum look look = look_any(queue, &place, &chain, &head);
+	const enum look look = ring_look(queue, &place, &chain, &head);
 
 	if (look != LOOK_CHAIN) {
 		if (look == LOOK_FAULT)

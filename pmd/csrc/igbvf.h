@@ -11,6 +11,14 @@
 #define IGBVF_TAG_BYTES 4u /* of a VLAN */
 #define IGBVF_FRAME_BYTES_MIN 60u /* Ethernet's minimum without FCS; shorter ones are padded with zeros */
 
+#define ETHERNET_HEADER_BYTES 14u
+
+/* Receive: bits of the status word after write-back. */
+#define RX_DONE (1u << 0)   /* DD */
+#define RX_END (1u << 1)    /* EOP */
+#define RX_TAG (1u << 3)    /* VP: the VLAN tag was taken out */
+#define RX_ERROR (1u << 31) /* RXE: what passed the filters all the same */
+
 /* 16 bytes, as written for the VF; the VF writes its report over the second half. */
 struct igbvf_descriptor {
 	uint64_t address;
@@ -27,7 +35,7 @@ struct igbvf_ring {
 	uint64_t tail; /* the register's address */
 	uint32_t count, mask;
 	uint32_t first; /* oldest not given back: receive, not taken off; transmit, not known to be sent */
-	uint32_t next;  /* transmit: the next one to fill. Both run on; masked they are indices */
+	uint32_t next;  /* transmit, and direct: the next one to fill. Both run on; masked they are indices */
 };
 
 struct igbvf_port {
@@ -41,6 +49,8 @@ struct igbvf_port {
 	struct iovec *shown; /* segments of the frames shown */
 	uint32_t shown_span[RK_BURST_MAX]; /* descriptors of each */
 	uint8_t tags[RK_BURST_MAX][IGBVF_TAG_BYTES];
+	bool direct;  /* the receive ring's descriptors have VM1's buffers */
+	bool in_long; /* direct: the rest of a frame longer than a buffer comes */
 };
 
 static inline uint8_t *buffer_of(const struct igbvf_port *vf, const struct igbvf_ring *ring,
@@ -58,5 +68,9 @@ static inline uint64_t buffer_iova(const struct igbvf_port *vf, const struct igb
 /* Operations of the port: ringk.h. */
 uint32_t igbvf_tx(struct rk_port *port, struct rk_frame *frames, uint32_t n);
 uint32_t igbvf_reclaim(struct rk_port *port);
+extern const struct rk_direct_ops igbvf_direct_ops;
+
+/* Gives count descriptors from first on to the VF again, with buffers of their own. */
+void igbvf_give(struct igbvf_port *vf, uint32_t count);
 
 #endif

@@ -39,6 +39,21 @@ static inline struct place ring_after(const struct rk_queue *queue, struct place
 	return place;
 }
 
+/* The chain for receiving at a place, its verdict in chain. */
+static inline enum look ring_look(struct rk_queue *queue, const struct place *place,
+				 struct chain *chain, struct head *head)
+{
+	if (LAYOUT_PACKED)
+		return packed_look(queue, place, RK_WRITE, chain, head);
+	if (place->left == 0)
+		return LOOK_NONE;
+	*head = (struct head){shm_load16(split_entry(queue, place->next)), 1};
+	if (head->id >= queue->size)
+		return LOOK_FAULT;
+	chain->verdict = chain_walk(queue, head, RK_WRITE, chain);
+	return LOOK_CHAIN;
+}
+
 /* Returns a chain that VM1 transmitted. */
 static inline void ring_return_read(struct rk_queue *queue, const struct head *head)
 {

@@ -121,6 +121,8 @@ static inline uint32_t work_turn(struct rk_work *work, uint32_t burst)
 		done += enqueue_turn(work->rx, work->port, burst);
 		if (work->rx->fault != RK_FAULT_NONE)
 			work->events |= RK_EVENT_FAULT;
+		if (work->rx->unsuited)
+			work->events |= RK_EVENT_UNSUITED;
 	}
 	return done;
 }
@@ -157,6 +159,8 @@ uint32_t rk_work_turn(struct rk_work *work, uint32_t burst)
 
 uint32_t rk_work_drain(struct rk_work *work)
 {
+	if (work->rx && work->rx->posted && work->rx->fault == RK_FAULT_NONE)
+		direct_drain(work->rx, work->port);
 	if (!work->tx || !work->port->ops->reclaim)
 		return 0;
 	return dequeue_drain(work->tx, work->port);

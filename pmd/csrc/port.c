@@ -44,6 +44,17 @@ uint64_t rk_port_tx_held(const struct rk_port *port)
 	return __atomic_load_n(&port->tx_held, __ATOMIC_RELAXED);
 }
 
+uint64_t rk_port_rx_direct(const struct rk_port *port)
+{
+	return __atomic_load_n(&port->rx_direct, __ATOMIC_RELAXED);
+}
+
+void rk_port_set_direct(struct rk_port *port, uint32_t direct)
+{
+	if (port->ops->direct)
+		port->ops->direct->mode(port, direct);
+}
+
 uint32_t rk_port_tx(struct rk_port *port, struct rk_frame *frames, uint32_t n)
 {
 	return port->ops->tx(port, frames, n);

@@ -15,20 +15,12 @@
 
 #define COUNT_MIN 8u /* a ring is a multiple of 128 bytes: 8.10, 8.12 */
 #define COUNT_MAX 4096u
-#define ETHERNET_HEADER_BYTES 14u
 #define MAC_BYTES 12u /* both addresses: a VLAN tag follows them */
 #define SPAN_MAX (RK_SEGMENTS_MAX - 2) /* descriptors of a received frame; a tag is two segments more */
 
-/* Receive: bits of the status word after write-back. */
-#define RX_DONE (1u << 0)        /* DD */
-#define RX_END (1u << 1)         /* EOP */
-#define RX_TAG (1u << 3)         /* VP: the VLAN tag was taken out */
-#define RX_ERROR (1u << 31)      /* RXE: what passed the filters all the same */
-
 /* ---- receive ---------------------------------------------------------------------------------- */
 
-/* Gives count descriptors from first on to the VF again. */
-static void rx_give(struct igbvf_port *vf, uint32_t count)
+void igbvf_give(struct igbvf_port *vf, uint32_t count)
 {
 	struct igbvf_ring *rx = &vf->rx;
 
@@ -126,7 +118,7 @@ static uint32_t igbvf_rx(struct rk_port *port, struct rk_frame *frames, uint32_t
 			if (i)
 				break; /* its turn comes when it is the oldest */
 			vf->port.rx_missed++;
-			rx_give(vf, found.span);
+			igbvf_give(vf, found.span);
 			begin = vf->rx.first;
 			continue;
 		}
@@ -148,7 +140,7 @@ static void igbvf_rx_done(struct rk_port *port, uint32_t k)
 
 	for (uint32_t i = 0; i < k; i++)
 		count += vf->shown_span[i];
-	rx_give(vf, count);
+	igbvf_give(vf, count);
 }
 
 /* ---- life ------------------------------------------------------------------------------------- */
@@ -169,6 +161,7 @@ static const struct rk_port_ops igbvf_ops = {
 	.rx_done = igbvf_rx_done,
 	.reclaim = igbvf_reclaim,
 	.close = igbvf_close,
+	.direct = &igbvf_direct_ops,
 };
 
 static int count_valid(uint32_t count)
@@ -219,6 +212,6 @@ struct rk_port *port_igbvf_open(const struct rk_port_config *config, char *error
 		igbvf_close(&vf->port);
 		return port_refuse(error, error_bytes, "out of memory");
 	}
-	rx_give(vf, pair->rx_count); /* all: but for one they are the VF's */
+	igbvf_give(vf, pair->rx_count); /* all: but for one they are the VF's */
 	return &vf->port;
 }

@@ -155,6 +155,7 @@ void rk_queue_free(struct rk_queue *queue)
 	free(queue->gathered);
 	free(queue->pending);
 	free(queue->in_flight);
+	free(queue->posted);
 	free(queue->bounce);
 	free(queue->expansion);
 	free(queue);

@@ -90,6 +90,13 @@ struct in_flight {
 	uint32_t bytes;   /* of its frame */
 };
 
+/* A receive chain that the VF has: where the header goes, and how long the frame may be. */
+struct posted {
+	struct head head;
+	uint32_t room;
+	struct shm *header_at;
+};
+
 struct rk_queue {
 	struct shm *desc, *avail, *used;
 	const struct rk_map *map;
@@ -108,6 +115,8 @@ struct rk_queue {
 	uint16_t flight;    /* the oldest of them, free-running */
 	uint32_t flight_mask;
 	struct in_flight *in_flight; /* a first-in first-out of flight_mask + 1 */
+	struct posted *posted;       /* the same of a receive ring that is direct; else NULL */
+	bool unsuited;               /* a chain of it does not suit the port's VF */
 	int call_fd;
 	int64_t call_offset;
 	int kick_fd;

@@ -9,6 +9,7 @@
 #ifndef RINGK_H
 #define RINGK_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 #include <sys/uio.h>
@@ -113,6 +114,7 @@ struct rk_direction_stats {
 };
 
 struct rk_queue;
+struct rk_port;
 
 /*
  * A ring, ready to run from VM1's used.idx (docs/device.md 5.3), or packed, from its commit words (5.6). The
@@ -127,6 +129,13 @@ RK_API void rk_queue_free(struct rk_queue *queue);
 RK_API uint32_t rk_queue_fault(const struct rk_queue *queue);
 /* Calls VM1 whatever its suppression says (after start: docs/device.md 5.3). */
 RK_API void rk_queue_call(struct rk_queue *queue);
+/*
+ * Whether VM1's buffers, as far as it has posted any, suit the port's VF; then what it receives goes there by
+ * the VF's DMA. To be asked once, before the ring runs; the port is then to be set likewise. A buffer that later
+ * does not suit ends the ring's work with RK_EVENT_UNSUITED. Chains given to the VF are taken, but not returned:
+ * once the VF has let go of them, a new queue begins with them.
+ */
+RK_API uint32_t rk_queue_set_direct(struct rk_queue *queue, const struct rk_port *port);
 /* Chains taken from the ring and not returned: a port still reads their memory, or an older one's. */
 RK_API uint32_t rk_queue_in_flight(const struct rk_queue *queue);
 /* Returns those, counted as RK_DROP_VF_ERROR. Only after the VF can no longer read them. */
@@ -164,7 +173,7 @@ struct rk_frame {
 /* tx() consumed the frame, but the VF still reads it where it is; reclaim() tells when that is over. */
 #define RK_HELD 0x100u
 
-struct rk_port;
+struct rk_direct_ops;
 
 struct rk_port_ops {
 	const char *kind;
@@ -179,6 +188,24 @@ struct rk_port_ops {
 	/* How many more of the oldest held frames are done. NULL: the port holds none. */
 	uint32_t (*reclaim)(struct rk_port *port);
 	void (*close)(struct rk_port *port);
+	/* VF -> VM1 without a copy, instead of rx() and rx_done() while the port is in that mode. NULL: it has none. */
+	const struct rk_direct_ops *direct;
+};
+
+/* In rx_filled()'s lengths: there is a frame, but VM1 cannot have it where it is. */
+#define RK_UNSUITED UINT32_MAX
+
+/* Memory is VM1's, by its address in this process. */
+struct rk_direct_ops {
+	/* Begins or ends the mode. The VF's receive queue is enabled, empty, and knows nothing of before. */
+	void (*mode)(struct rk_port *port, bool direct);
+	/* Whether any frame that the VF receives may go there. */
+	bool (*suits)(const struct rk_port *port, const struct iovec *memory);
+	uint32_t (*room)(const struct rk_port *port);
+	/* Gives n buffers that suit, at most room(), to the VF. */
+	void (*post)(struct rk_port *port, const struct iovec *memory, uint32_t n);
+	/* How many of the oldest posted are done, at most n, and the bytes of the frame in each: 0 for none. */
+	uint32_t (*filled)(struct rk_port *port, uint32_t *lengths, uint32_t n);
 };
 
 /* First member of every port. */
@@ -191,6 +218,7 @@ struct rk_port {
 	uint32_t reads; /* not 0: tx() reads the frames' bytes by this core, so they are fetched ahead */
 	int32_t wake_fd; /* readable when rx() may have frames; RK_WAKE_* */
 	uint32_t reserved;
+	uint64_t rx_direct; /* frames the VF wrote to VM1's memory, not copied by us */
 };
 
 #define RK_WAKE_POLL 0    /* nothing tells: rx() is to be asked */
@@ -305,6 +333,9 @@ RK_API struct rk_port *rk_port_open(const struct rk_port_config *config, char *e
 RK_API void rk_port_close(struct rk_port *port);
 RK_API uint64_t rk_port_rx_missed(const struct rk_port *port);
 RK_API uint64_t rk_port_tx_held(const struct rk_port *port);
+RK_API uint64_t rk_port_rx_direct(const struct rk_port *port);
+/* Begins or ends receiving into VM1's memory: rk_direct_ops.mode(); nothing if it has no such mode. */
+RK_API void rk_port_set_direct(struct rk_port *port, uint32_t direct);
 /* The port's operations, for tests. */
 RK_API uint32_t rk_port_tx(struct rk_port *port, struct rk_frame *frames, uint32_t n);
 RK_API uint32_t rk_port_rx(struct rk_port *port, struct rk_frame *frames, uint32_t n);
@@ -316,6 +347,7 @@ RK_API void rk_port_rx_done(struct rk_port *port, uint32_t k);
 #define RK_EVENT_BUDGET (1u << 1)     /* the time given is over */
 #define RK_EVENT_GENERATION (1u << 2) /* a work's generation is not the expected one */
 #define RK_EVENT_FAULT (1u << 3)      /* a ring was quarantined, or a window's memory went away */
+#define RK_EVENT_UNSUITED (1u << 4)   /* VM1's receive buffers do not suit the VF any more */
 
 /* One queue pair of one channel. Owned by Python, which changes it only while the loop does not run. */
 struct rk_work {
@@ -325,7 +357,7 @@ struct rk_work {
 	struct rk_queue *tx, *rx;   /* either may be NULL */
 	struct rk_port *port;
 	uint32_t expected;          /* the generation this work was set up for */
-	uint32_t events;            /* out: RK_EVENT_GENERATION, RK_EVENT_FAULT; the work is passed over while not 0 */
+	uint32_t events;            /* out: RK_EVENT_GENERATION and those after it; the work is passed over while not 0 */
 	int32_t wake_fd;            /* readable when the generation changed; -1: nothing tells */
 	uint32_t idle;              /* of the loop: rounds in which nothing moved */
 };
@@ -361,8 +393,8 @@ RK_API void rk_loop_poll(struct rk_loop *loop, const struct rk_poll *poll);
 RK_API void rk_loop_stop(struct rk_loop *loop);
 /* One turn of one work, for tests and stage benchmarks; returns the chains completed. */
 RK_API uint32_t rk_work_turn(struct rk_work *work, uint32_t burst);
-/* Returns to VM1 what the VF is done with, takes nothing new; the chains still in flight. Not while a
- * loop runs it. */
+/* Returns to VM1 what the VF is done with, takes nothing new; the chains for transmit still in flight. Not
+ * while a loop runs it. */
 RK_API uint32_t rk_work_drain(struct rk_work *work);
 
 /* ---- guard: a window whose memory shrinks must not kill the process --------------------------------- */

@@ -11,7 +11,11 @@
 	uint32_t layout##_dequeue_drain(struct rk_queue *queue, struct rk_port *port);            \
 	void layout##_dequeue_abandon(struct rk_queue *queue);                                    \
 	uint32_t layout##_enqueue_turn(struct rk_queue *queue, struct rk_port *port,              \
-				       uint32_t burst);
+				       uint32_t burst);                                           \
+	uint32_t layout##_direct_turn(struct rk_queue *queue, struct rk_port *port,               \
+				      uint32_t burst);                                            \
+	void layout##_direct_drain(struct rk_queue *queue, struct rk_port *port);                 \
+	bool layout##_direct_suits(struct rk_queue *queue, const struct rk_port *port);
 
 TURNS_OF(split)
 TURNS_OF(packed)
@@ -25,8 +29,20 @@ static inline uint32_t dequeue_turn(struct rk_queue *queue, struct rk_port *port
 
 static inline uint32_t enqueue_turn(struct rk_queue *queue, struct rk_port *port, uint32_t burst)
 {
+	if (queue->posted)
+		return queue_packed(queue) ? packed_direct_turn(queue, port, burst)
+					   : split_direct_turn(queue, port, burst);
 	return queue_packed(queue) ? packed_enqueue_turn(queue, port, burst)
 				   : split_enqueue_turn(queue, port, burst);
+}
+
+/* Returns what the VF has filled, and gives it nothing. */
+static inline void direct_drain(struct rk_queue *queue, struct rk_port *port)
+{
+	if (queue_packed(queue))
+		packed_direct_drain(queue, port);
+	else
+		split_direct_drain(queue, port);
 }
 
 /* Takes nothing new, and returns what the port is done with; what is left in flight. */

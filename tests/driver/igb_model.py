@@ -298,12 +298,26 @@ class IgbModel:
         assert self.dma.pop(iova)[1] == size
         if iova in self.read_only:
             self.read_only.remove(iova)
-            if self.get(TX + HEAD) != self.get(TX + TAIL) and self.get(TX + CONTROL) & ENABLE:
-                self.faults.append("a window is taken away from frames in the ring")
-            return
-        for ring in (RX, TX):
-            if self.get(ring + CONTROL) & ENABLE:
+            self._check_unused(iova, size, (TX,))
+        else:
+            self._check_unused(iova, size, (RX, TX))
+
+    def _check_unused(self, iova: int, size: int, rings: Sequence[int]) -> None:
+        """No enabled ring lies there, and no descriptor the VF owns has its buffer there."""
+        for ring in rings:
+            base = self.get(ring + HIGH) << 32 | self.get(ring + LOW)
+            count = self.get(ring + LENGTH) // 16
+            if not self.get(ring + CONTROL) & ENABLE:
+                continue
+            if iova <= base < iova + size:
                 self.faults.append("memory is taken away from an enabled queue")
+                continue
+            at, tail = self.get(ring + HEAD), self.get(ring + TAIL)
+            while at != tail:
+                (address,) = struct.unpack("<Q", self._memory(base + 16 * at, 8))
+                if iova <= address < iova + size:
+                    self.faults.append("a window is taken away from frames in the ring")
+                at = (at + 1) % count
 
     def close(self) -> None:
         self.closed = True

@@ -13,6 +13,7 @@ from driver.passthrough import OpenFunction
 from driver.software_vf import parse_vf
 from guest.errors import VhostPciError
 from pmd.ports import Ports
+from pmd.stats import AtVf
 from tests.driver.igb_model import IgbModel
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def test_a_vf_that_cannot_be_opened_again(tmp_path: Path) -> None:
     ports = Ports(parse_vf(f"pcap:{source},"))
     ports.ensure(1)
     assert len(ports) == 1
-    assert (ports.rx_missed(0), ports.rx_missed(5)) == (0, 0)
+    assert ports.counts(0) == ports.counts(5) == AtVf()
     source.unlink()
     with pytest.raises(VhostPciError, match=r"cannot open VF pcap:.*: No such file"):
         ports.ensure(2)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from pmd import kernel, live_table, report
-from pmd.stats import Channel, Direction, Lcore, Pair, Snapshot
+from pmd.stats import AtVf, Channel, Direction, Lcore, Pair, Snapshot
 
 if TYPE_CHECKING:
     import pytest
@@ -25,8 +25,8 @@ def direction(packets: int, dropped: int = 0) -> Direction:
 
 def snapshot(time_s: float, scale: int) -> Snapshot:
     pairs = (
-        Pair(direction(1_000_000 * scale, 3 * scale), direction(500_000 * scale), scale),
-        Pair(direction(0), direction(1_000_000 * scale), 0),
+        Pair(direction(1_000_000 * scale, 3 * scale), direction(500_000 * scale), AtVf(scale)),
+        Pair(direction(0), direction(1_000_000 * scale), AtVf()),
     )
     channel = Channel("vfio-user:[a]", "loop", "forwarding", pairs, 4, 1)
     return Snapshot(time_s, (channel,), (Lcore(1, 100 * scale, 50, 1000 * scale, 250 * scale),))
@@ -51,7 +51,7 @@ def test_json_object_counts_everything_since_start() -> None:
     }
     assert channel["vf_to_vm1"]["packets"] == 6_000_000
     assert channel["vf_to_vm1"]["drops"] == {}
-    assert channel["rx_missed"] == 4
+    assert (channel["rx_missed"], channel["tx_zero_copy"], channel["rx_zero_copy"]) == (4, 0, 0)
     assert channel["cycles_per_packet"] == 200.0
     assert [pair["vm1_to_vf"]["packets"] for pair in channel["queue_pairs"]] == [4_000_000, 0]
     assert found["lcores"] == [

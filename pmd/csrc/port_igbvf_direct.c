@@ -1,0 +1,94 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The igbvf port receives into VM1's memory: a descriptor for each of its buffers, which has room for as
+ * much as the VF writes to one descriptor. What is not a whole frame there is no frame for VM1: one longer than
+ * that, or one whose VLAN tag the VF took out, which cannot be put back in place.
+ */
+#define _GNU_SOURCE
+#include "igbvf.h"
+#include "windows.h"
+
+static void direct_mode(struct rk_port *port, bool direct)
+{
+	struct igbvf_port *vf = (struct igbvf_port *)port;
+
+	vf->direct = direct;
+	vf->in_long = false;
+	vf->rx.first = 0;
+	vf->rx.next = 0;
+	if (!direct)
+		igbvf_give(vf, vf->rx.count);
+}
+
+static bool direct_suits(const struct rk_port *port, const struct iovec *memory)
+{
+	const struct igbvf_port *vf = (const struct igbvf_port *)port;
+
+	return memory->iov_len >= vf->buffer_bytes && window_iova(vf->windows, memory) != 0;
+}
+
+static uint32_t direct_room(const struct rk_port *port)
+{
+	const struct igbvf_ring *rx = &((const struct igbvf_port *)port)->rx;
+
+	return rx->count - 1 - (rx->next - rx->first);
+}
+
+static void direct_post(struct rk_port *port, const struct iovec *memory, uint32_t n)
+{
+	struct igbvf_port *vf = (struct igbvf_port *)port;
+	struct igbvf_ring *rx = &vf->rx;
+
+	for (uint32_t i = 0; i < n; i++) {
+		struct igbvf_descriptor *to = &rx->descriptors[rx->next++ & rx->mask];
+
+		dma_write64(&to->address, window_iova(vf->windows, &memory[i]));
+		dma_write32(&to->word2, 0);
+		dma_write32(&to->word3, 0);
+	}
+	dma_publish();
+	mmio_write32(rx->tail, rx->next & rx->mask);
+}
+
+/* The bytes of the frame that a written-back descriptor has, as rk_direct_ops.filled() tells them. */
+static uint32_t frame_bytes(struct igbvf_port *vf, uint32_t status, uint32_t bytes)
+{
+	const bool part = vf->in_long || !(status & RX_END);
+
+	vf->in_long = !(status & RX_END);
+	if (status & RX_TAG)
+		return RK_UNSUITED;
+	if (part || status & RX_ERROR || bytes < ETHERNET_HEADER_BYTES ||
+	    bytes > vf->buffer_bytes) {
+		vf->port.rx_missed += !vf->in_long;
+		return 0;
+	}
+	return bytes;
+}
+
+static uint32_t direct_filled(struct rk_port *port, uint32_t *lengths, uint32_t n)
+{
+	struct igbvf_port *vf = (struct igbvf_port *)port;
+	struct igbvf_ring *rx = &vf->rx;
+	uint32_t i;
+
+	for (i = 0; i < n && rx->first != rx->next; i++) {
+		const struct igbvf_descriptor *from = &rx->descriptors[rx->first & rx->mask];
+		const uint32_t status = dma_read32(&from->word2);
+
+		if (!(status & RX_DONE))
+			break;
+		dma_consume();
+		lengths[i] = frame_bytes(vf, status, dma_read32(&from->word3) & 0xffff);
+		rx->first++;
+	}
+	return i;
+}
+
+const struct rk_direct_ops igbvf_direct_ops = {
+	.mode = direct_mode,
+	.suits = direct_suits,
+	.room = direct_room,
+	.post = direct_post,
+	.filled = direct_filled,
+};

@@ -1,0 +1,242 @@
+"""A channel whose VF receives into VM1's memory: what lands where, and who may write it when."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+import pytest
+
+from driver.igbvf import mailbox
+from driver.igbvf.queue import BUFFER_BYTES
+from driver.igbvf.vf import IgbVf
+from driver.passthrough import OpenFunction
+from driver.state_area import PAGE_SIZE
+from pmd import channel as channel_module
+from pmd.channel import Channel
+from pmd.kernel import Event
+from tests.driver.igb_model import RX, TAIL, IgbModel
+from tests.pmd.fake_source import STARTED_AND_ENABLED, FakeSource
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+DESC, AVAIL, USED, DATA = 0, PAGE_SIZE, 2 * PAGE_SIZE, 4 * PAGE_SIZE
+SIZE = 8
+HEADER = struct.pack("<10xH", 1)
+NOISE = b"\xa5" * 4096
+
+
+class Receiver(FakeSource):
+    """A VM1 that receives, with its transmitq stopped; buffer n is page n of its data."""
+
+    posted = 0
+
+    def start(self, generation: int, *, started: bool = True) -> None:
+        flags = STARTED_AND_ENABLED if started else 0
+        self.function.rings = [(SIZE, flags, DESC, AVAIL, USED, 0, 0), (0,) * 7]
+        self.function.publish(generation)
+
+    def post(self, *sizes: int) -> None:
+        """One buffer of each size, header included."""
+        for size in sizes:
+            self.poke(DATA + PAGE_SIZE * self.posted, NOISE)
+            entry = struct.pack("<QIHH", DATA + PAGE_SIZE * self.posted, size, 2, 0)
+            self.poke(DESC + 16 * self.posted, entry)
+            self.poke(AVAIL + 4 + 2 * self.posted, struct.pack("<H", self.posted))
+            self.posted += 1
+        self.poke(AVAIL + 2, struct.pack("<H", self.posted))
+
+    def received(self) -> list[bytes]:
+        """Frames by their used elements; each behind a header of zeros and one buffer."""
+        count = struct.unpack("<H", self.peek(USED + 2, 2))[0]
+        frames = []
+        for number in range(count):
+            head, length = struct.unpack("<II", self.peek(USED + 4 + 8 * number, 8))
+            assert head == number
+            data = self.peek(DATA + PAGE_SIZE * head, PAGE_SIZE)
+            assert length == 0 or data[:12] == HEADER
+            frames.append(data[12:length])
+        return frames
+
+
+class Rig:
+    """A configured channel, the VM1 it serves and the VF's model."""
+
+    def __init__(self, *sizes: int) -> None:
+        self.vm1 = Receiver()
+        self.vm1.post(*sizes)
+        self.model = IgbModel()
+        vf = IgbVf("igbvf:01:10.0", self.model.name, None, lambda _: OpenFunction(self.model, ()))
+        self.channel = Channel(self.vm1, vf, 2)
+        self.channel.attach()
+        self.channel.configure()
+
+    def turn(self) -> Event:
+        self.channel.works[0].turn(32)
+        return self.channel.works[0].events
+
+    @property
+    def zero_copy(self) -> int:
+        return self.channel.snapshot().pairs[0].at_vf.rx_zero_copy
+
+    def close(self) -> None:
+        self.channel.close()
+        assert (self.model.faults, self.model.dma) == ([], {})
+        self.model.dispose()
+
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mailbox, "_ANSWER_S", 0.02)
+    monkeypatch.setattr(channel_module, "_DRAIN_S", 0.05)
+
+
+@pytest.fixture
+def rig() -> Iterator[Rig]:
+    """VM1's buffers suit, one of them by the byte."""
+    made = Rig(4096, 12 + BUFFER_BYTES, 4096)
+    yield made
+    made.close()
+
+
+def frame(number: int, size: int = 1000) -> bytes:
+    return bytes([number]) * size
+
+
+def test_a_frame_lands_in_vm1s_buffer_before_we_do_anything(rig: Rig) -> None:
+    rig.turn()
+    assert rig.model.receive(frame(1))
+    assert rig.vm1.peek(DATA, 12 + 1000 + 1) == NOISE[:12] + frame(1) + NOISE[:1]
+    assert rig.vm1.received() == []
+    rig.turn()
+    assert rig.vm1.received() == [frame(1)]
+    assert rig.zero_copy == 1
+
+
+def test_every_size_up_to_the_buffers_end(rig: Rig) -> None:
+    rig.turn()
+    sizes = [14, BUFFER_BYTES, 1514]
+    for number, size in enumerate(sizes):
+        assert rig.model.receive(frame(number, size))
+    rig.turn()
+    assert rig.vm1.received() == [frame(number, size) for number, size in enumerate(sizes)]
+    end = rig.vm1.peek(DATA + PAGE_SIZE + 12 + BUFFER_BYTES, 8)
+    assert end == NOISE[:8]
+
+
+def test_what_is_posted_later_is_used_too(rig: Rig) -> None:
+    rig.turn()
+    for number in range(3):
+        assert rig.model.receive(frame(number))
+    assert not rig.model.receive(frame(9))  # VM1 has posted no more
+    rig.vm1.post(4096)
+    rig.turn()
+    assert rig.model.receive(frame(3))
+    rig.turn()
+    assert rig.vm1.received() == [frame(number) for number in range(4)]
+    assert rig.zero_copy == 4
+
+
+def test_small_buffers_are_filled_by_copying() -> None:
+    rig = Rig(12 + BUFFER_BYTES, 12 + BUFFER_BYTES - 1)
+    rig.turn()
+    for number in range(2):
+        assert rig.model.receive(frame(number))
+    assert rig.vm1.peek(DATA, 4096) == NOISE
+    rig.turn()
+    assert (rig.vm1.received(), rig.zero_copy) == ([frame(0), frame(1)], 0)
+    rig.close()
+
+
+def test_a_small_buffer_among_large_ones_ends_it(rig: Rig) -> None:
+    assert not rig.turn()
+    rig.vm1.post(1526)
+    assert rig.turn() == Event.UNSUITED
+    assert rig.model.receive(frame(0))  # before the queue is stopped: it is VM1's
+    rig.channel.configure()
+    assert not rig.turn()
+    assert rig.vm1.received() == [frame(0)]
+    for number in range(1, 4):
+        assert rig.model.receive(frame(number))
+        rig.turn()
+    assert rig.vm1.received() == [frame(number) for number in range(4)]
+    assert rig.zero_copy == 1
+
+
+def test_a_buffer_outside_vm1s_memory_is_dropped_by_the_other_way(rig: Rig) -> None:
+    rig.turn()
+    rig.vm1.poke(DESC + 16 * 3, struct.pack("<QIHH", 1 << 40, 4096, 2, 0))
+    rig.vm1.poke(AVAIL + 4 + 6, struct.pack("<H", 3))
+    rig.vm1.poke(AVAIL + 2, struct.pack("<H", 4))
+    assert rig.turn() == Event.UNSUITED
+    rig.channel.configure()
+    for number in range(4):
+        assert rig.model.receive(frame(number))
+        rig.turn()
+    assert rig.vm1.received() == [*(frame(number) for number in range(3)), b""]
+    drops = rig.channel.snapshot().pairs[0].vf_to_vm1.drops
+    assert drops[1] == 1  # bad_address
+
+
+def test_a_long_frame_is_no_frame(rig: Rig) -> None:
+    rig.turn()
+    assert rig.model.receive(frame(1, BUFFER_BYTES + 1))
+    assert rig.model.receive(frame(2))
+    rig.turn()
+    assert rig.vm1.received() == [b"", b"", frame(2)]
+    direction = rig.channel.snapshot().pairs[0]
+    assert (direction.vf_to_vm1.drops[11], direction.at_vf.rx_missed) == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("status", "length"), [(3, 0), (3, 13), (3, BUFFER_BYTES + 1), (3 | 1 << 31, 60)]
+)
+def test_a_vf_that_reports_nonsense(rig: Rig, status: int, length: int) -> None:
+    rig.turn()
+    rig.model.report(b"x" * 60, status, length)
+    assert rig.model.receive(frame(2))
+    rig.turn()
+    assert rig.vm1.received() == [b"", frame(2)]
+
+
+def test_a_tag_taken_out_ends_it(rig: Rig) -> None:
+    rig.turn()
+    assert rig.model.receive(frame(1), tag=5)
+    assert rig.turn() == Event.UNSUITED
+    rig.channel.configure()
+    rig.turn()
+    assert rig.model.receive(frame(2), tag=5)
+    rig.turn()
+    tagged = frame(2)[:12] + b"\x81\x00\x00\x05" + frame(2)[12:]
+    assert rig.vm1.received() == [b"", tagged]
+
+
+def test_vm1_that_stops_has_all_its_buffers_back(rig: Rig) -> None:
+    rig.turn()
+    assert rig.model.receive(frame(1))
+    rig.vm1.start(4, started=False)
+    rig.channel.configure()
+    assert rig.vm1.received() == [frame(1)]  # what the VF had written is not lost
+    assert rig.model.receive(frame(2))  # to the VF's own buffers
+    assert rig.vm1.peek(DATA + PAGE_SIZE, 4096) == NOISE
+    rig.vm1.start(6)
+    rig.channel.configure()
+    rig.turn()
+    assert rig.model.receive(frame(3))
+    rig.turn()
+    assert rig.vm1.received() == [frame(1), frame(3)]
+    assert rig.zero_copy == 2
+
+
+def test_a_pf_reset(rig: Rig) -> None:
+    rig.turn()
+    rig.model.ping(clear_to_send=False)
+    rig.model.reset_vf()
+    assert rig.channel.vf_spoilt()
+    rig.channel.configure()
+    rig.turn()
+    assert rig.model.get(RX + TAIL) == 3
+    assert rig.model.receive(frame(1))
+    rig.turn()
+    assert rig.vm1.received() == [frame(1)]
