@@ -134,8 +134,8 @@ class XdpVf(Vf):
         count = f"{facts.rx_queues} queue{'s' if facts.rx_queues > 1 else ''}"
         _log.info("VF %s: %s, %s mode, %s", self.spec, copy, mode, count)
         if facts.takes_tags:
-            remedy = f"ethtool -K {self._name} rxvlan off"
-            _log.warning("VF %s: received frames lose their VLAN tags: %s", self.spec, remedy)
+            remedy = f"if its driver lets you: ethtool -K {self._name} rxvlan off"
+            _log.warning("VF %s: received frames lose their VLAN tags; %s", self.spec, remedy)
         if not multi_buffer and facts.frame_bytes_max > _CHUNK_FRAME_BYTES:
             text = "VF %s: received frames of more than %d bytes are lost"
             _log.warning(text, self.spec, _CHUNK_FRAME_BYTES)

@@ -49,7 +49,8 @@ def check_command(
 
     Args:
         vf: Where frames go in VM2: packet (its network card, by a packet socket), tap (bridged),
-            igb (an SR-IOV VF of the card, by its own rings) or virtio-net (the card, by its own).
+            igb (an SR-IOV VF of the card, by its own rings), xdp (that one's interface, by AF_XDP)
+            or virtio-net (the card, by its own rings).
         megabytes: MiB that TCP moves each way, each time.
         qemu: A QEMU of yours, 10.1 or newer, instead of Debian's.
         keep_logs: Directory for consoles and logs; without it they are shown if a step fails.

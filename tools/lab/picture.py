@@ -65,6 +65,20 @@ ip link set eth0 down
 pmd bind $function >&2
 echo $function
 """
+# The VF is the kernel's too, which gives its interface VM1's address before its driver looks.
+_SRIOV_INTERFACE = f"""\
+modprobe igbvf
+device=$(readlink -f /sys/class/net/eth0/device)
+echo 0 > $device/sriov_drivers_autoprobe
+echo 1 > $device/sriov_numvfs
+ip link set eth0 vf 0 mac {_MAC.format(1)}
+echo 1 > $device/sriov_drivers_autoprobe
+basename $(readlink $device/virtfn0) > /sys/bus/pci/drivers/igbvf/bind
+interface=$(ls $device/virtfn0/net)
+echo 1 > /proc/sys/net/ipv6/conf/$interface/disable_ipv6
+ip link set $interface up
+echo $interface
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +117,7 @@ VF_KINDS = {
             "x-max-bounce-buffer-size": 4 << 20,
         },
     ),
+    "xdp": VfKind("igb", _SRIOV_INTERFACE, "xdp:{}"),
 }
 _WAIT_FOR_FILE = "n=0; while [ ! -e {0} ]; do n=$((n+1)); [ $n -lt 900 ]; sleep 0.1; done"
 
