@@ -130,19 +130,15 @@ class Backend:
         self._reset()
         with peer:
             while True:
-                busy = self._poll_rings()
+                message, busy = None, self._poll_rings()
                 ready = _readable(peer.fileno(), self._stop, 0 if busy else 0.0005)
                 if self._stop in ready:
                     return
                 if ready:
-                    message = self._receive(peer)
+                    with contextlib.suppress(ConnectionResetError):
+                        message = wire.receive(peer)
                     if message is None or not self._answer(peer, message):
                         return
-
-    def _receive(self, peer: socket.socket) -> wire.Message | None:
-        with contextlib.suppress(ConnectionResetError):
-            return wire.receive(peer)
-        return None
 
     def _reset(self) -> None:
         for ring in self.rings:
@@ -262,8 +258,8 @@ class Backend:
         while len(chains) < 32 and (chain := ring.take(memory)) is not None:
             assert all(not flags & WRITE for _, _, flags in chain.buffers), "2.7.4.2"
             data = b"".join(memory.read(bus, length) for bus, length, _ in chain.buffers)
-            assert data[: self._header_bytes] == bytes(self._header_bytes)
-            self._outgoing.append(data[self._header_bytes :])
+            assert not any(data[10 : self._header_bytes]), "5.1.6.2.1: num_buffers is 0"
+            self._outgoing.extend(self.accept(data[:10], data[self._header_bytes :]))
             self.received += 1
             chains.append(chain)
             self._ask_for_kick(memory, ring)
@@ -274,6 +270,11 @@ class Backend:
         elif chains:
             self._use_transmitted(memory, ring, self._reordered(chains))
         return bool(chains)
+
+    def accept(self, header: bytes, frame: bytes) -> list[bytes]:
+        """What a transmitted frame becomes: frames to return, each behind ten bytes of header."""
+        assert header == bytes(10), "5.1.6.2.1: nothing was negotiated"
+        return [header + frame]
 
     def _ask_for_kick(self, memory: GuestMemory, ring: DeviceRing) -> None:
         if self._kick_after is None:
@@ -338,7 +339,7 @@ class Backend:
             if len(self._frames) > 1 and self._faulty(Fault.SWAP):
                 self._frames[0], self._frames[1] = self._frames[1], self._frames[0]
             if self._faulty(Fault.FOREIGN):
-                self._frames.appendleft(b"\xff" * 12 + b"\x08\x06" + bytes(46))
+                self._frames.appendleft(bytes(10) + b"\xff" * 12 + b"\x08\x06" + bytes(46))
             if not self._frames:
                 ring.give_back(chain)
                 break
@@ -348,14 +349,14 @@ class Backend:
 
     def _fill(self, memory: GuestMemory, ring: DeviceRing, first: Chain, frame: bytes) -> None:
         """Write a frame into as many chains as it takes (5.1.6.4)."""
-        frame = self._spoil(frame)
+        header, frame = frame[:10], self._spoil(frame[10:])
         chains, need = [first], self._header_bytes + len(frame)
         while sum(chain.length for chain in chains) < need:
             assert self.features & Feature.NET_MRG_RXBUF
             further = ring.take(memory)
             assert further is not None, "a receive ring without room for the window"
             chains.append(further)
-        data = self._header(len(chains)) + frame
+        data = self._header(header, len(chains)) + frame
         for number, chain in enumerate(chains):
             piece, data = data[: chain.length], data[chain.length :]
             chain.scatter(memory, piece)
@@ -369,14 +370,14 @@ class Backend:
             return frame[:-1] + bytes([frame[-1] ^ 0x10])
         return frame[:-1] if self._faulty(Fault.TRUNCATE) else frame
 
-    def _header(self, buffers: int) -> bytes:
+    def _header(self, header: bytes, buffers: int) -> bytes:
         if self._faulty(Fault.HEADER_FLAGS):
             return (b"\1" + bytes(9) + buffers.to_bytes(2, "little"))[: self._header_bytes]
         if self._faulty(Fault.NO_BUFFERS):
             buffers = 0
         elif self._faulty(Fault.MISSING_BUFFER):
             buffers += 1
-        return (bytes(10) + buffers.to_bytes(2, "little"))[: self._header_bytes]
+        return (header + buffers.to_bytes(2, "little"))[: self._header_bytes]
 
     def _used_length(self, chain: Chain, written: int) -> int:
         if self._faulty(Fault.LONG_LENGTH):

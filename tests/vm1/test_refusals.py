@@ -66,6 +66,7 @@ def test_the_command_itself() -> None:
         (["--buffer-size", "128", "--no-mergeable", "--size", "1000"], "cannot hold 1000 bytes"),
         (["--receive-only"], "it needs --peer-stream"),
         (["--rates", "fast"], "they are no rates"),
+        (["--offloads", "--legacy"], "it does not go with --legacy"),
         (["--rates", "100,0"], "--rates 0: it is not 1 to 1000000000"),
         (["--transmit-only", "--receive-only"], "--receive-only is there too"),
         (["--count", "x"], "see vhost-pci-vm1 --help"),
@@ -97,6 +98,7 @@ def test_second(tmp_path: Path) -> None:
         (["verify", "--second", second], "it is for replay only"),
         (["replay", "--second", first], "that is --vhost-user too"),
         (["replay", "--second", second, "--reconnect"], "it does not go with --reconnect"),
+        (["replay", "--offloads"], "it is for verify only"),
         (["replay", "--second", f"{second},server"], "it is not PATH or PATH,listen"),
     ):
         status, line = refused(*arguments, "--vhost-user", first)

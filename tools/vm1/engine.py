@@ -13,6 +13,7 @@ from tools.vm1.engine_abi import (
     SLICES_MAX,
     Config,
     LatencyCounts,
+    Offload,
     Outcome,
     RingConfig,
     SliceCounts,
@@ -48,6 +49,16 @@ def window(options: Options, rings: Rings) -> int:
     buffers = -(-(traffic.sizes.most + 12) // (shape.frame_capacity + 10))
     room = shape.slot_count // buffers // options.rings.pairs
     return max(1, room if traffic.loops else room // 2)
+
+
+def _offloads(features: Feature) -> Offload:
+    found = Offload(0)
+    for offload in Offload:
+        name = offload.name or ""
+        feature = name if name.startswith("GUEST_") else name.replace("TSO", "HOST_TSO")
+        if features & Feature[f"NET_{feature}"]:
+            found |= offload
+    return found
 
 
 @functools.cache
@@ -100,6 +111,7 @@ class Engine:
             source=(ctypes.c_uint8 * 8)(*traffic.source),
             tap_fd=tap_fd,
             poll=traffic.poll,
+            offloads=_offloads(features) if options.mode == Mode.VERIFY else Offload(0),
             slice_cycles=round(SLICE_S * tsc_hz()) if options.mode == Mode.REPLAY else 0,
         )
         configs = [ring.config(features) for ring in rings.rings]

@@ -9,7 +9,7 @@ import importlib.resources
 
 from guest.errors import VhostPciError
 
-ABI = 4
+ABI = 5
 SLICES_MAX = 256  # of one vm1_run
 LATENCY_BUCKETS = 2304
 HEADROOM = 64  # bytes of a buffer's area before the frame
@@ -26,6 +26,17 @@ class RingFlag(enum.IntFlag):
     INDIRECT = 1 << 2
     RECEIVE = 1 << 3
     PACKED = 1 << 4
+
+
+class Offload(enum.IntFlag):
+    """What is left to the other side of a frame (VM1_OFFLOAD_*)."""
+
+    CSUM = 1 << 0
+    TSO4 = 1 << 1
+    TSO6 = 1 << 2
+    GUEST_CSUM = 1 << 3
+    GUEST_TSO4 = 1 << 4
+    GUEST_TSO6 = 1 << 5
 
 
 class Outcome(enum.IntEnum):
@@ -87,6 +98,8 @@ class Config(ctypes.Structure):
         ("source", ctypes.c_uint8 * 8),
         ("tap_fd", ctypes.c_int32),
         ("poll", ctypes.c_uint32),
+        ("offloads", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
         ("slice_cycles", ctypes.c_uint64),
     )
 
@@ -126,7 +139,7 @@ class LatencyCounts(ctypes.Structure):
 TRAFFIC_COUNTERS = (
     "sent", "sent_bytes", "received", "received_bytes", "distinct", "highest", "duplicated",
     "reordered", "corrupt", "foreign", "acknowledged", "kicks", "calls", "tap_dropped",
-    "unset_num_buffers",
+    "unset_num_buffers", "offload_sent", "offload_received",
 )  # fmt: skip
 PROTOCOL_COUNTERS = (
     "bad_id", "duplicate_id", "out_of_order", "bad_length", "index_jump", "bad_header",

@@ -118,6 +118,8 @@ class RingFlags:
         mergeable: Take VIRTIO_NET_F_MRG_RXBUF where it is offered.
         event_idx: Take VIRTIO_F_EVENT_IDX where it is offered.
         in_order: Take VIRTIO_F_IN_ORDER where it is offered.
+        offloads: verify: take checksum and TCP segmentation offload where they are offered, and
+            leave them to the device in half of the frames.
         legacy: Leave VIRTIO_F_VERSION_1 out.
     """
 
@@ -131,6 +133,7 @@ class RingFlags:
     mergeable: bool = True
     event_idx: bool = True
     in_order: bool = True
+    offloads: Annotated[bool, _FLAG] = False
     legacy: Annotated[bool, _FLAG] = False
 
     def options(self) -> RingOptions:
@@ -146,6 +149,7 @@ class RingFlags:
             mergeable=self.mergeable,
             event_idx=self.event_idx,
             in_order=self.in_order,
+            offloads=self.offloads,
             legacy=self.legacy,
         )
 

@@ -44,12 +44,27 @@ def wanted_features(options: RingOptions) -> tuple[Feature, Feature]:
         taken |= Feature.NET_MRG_RXBUF
     if options.event_idx:
         taken |= Feature.EVENT_IDX
+    if options.offloads:
+        taken |= Feature.NET_CSUM | Feature.NET_GUEST_CSUM
+        taken |= Feature.NET_HOST_TSO4 | Feature.NET_HOST_TSO6
+        # 5.1.6.3.1: unmerged, each receive buffer would have to hold 65562 bytes.
+        if options.mergeable:
+            taken |= Feature.NET_GUEST_TSO4 | Feature.NET_GUEST_TSO6
     # 2.7.9.1: in order, a split ring's descriptors go round the table, so chains must divide it.
     chains = (options.chain, options.receive_chain)
     even = options.indirect or options.packed or all(chain & (chain - 1) == 0 for chain in chains)
     if options.in_order and even and not options.legacy:
         taken |= Feature.IN_ORDER
     return needed, taken
+
+
+def _consistent(features: Feature) -> Feature:
+    """Without those that need another one which is not there (5.1.3.1)."""
+    if not features & Feature.NET_CSUM:
+        features &= ~(Feature.NET_HOST_TSO4 | Feature.NET_HOST_TSO6)
+    if not features & Feature.NET_GUEST_CSUM or not features & Feature.NET_MRG_RXBUF:
+        features &= ~(Feature.NET_GUEST_TSO4 | Feature.NET_GUEST_TSO6)
+    return features
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,7 +105,7 @@ class FrontEnd:
             names = ", ".join(str(flag.name) for flag in missing)
             remedy = "start it with them, or do without"
             raise VhostPciError("use", self._name, f"the back-end does not offer {names}", remedy)
-        self.features = fixed if fixed is not None else (needed | taken) & offered
+        self.features = fixed if fixed is not None else _consistent((needed | taken) & offered)
         if self.features & Feature.PROTOCOL_FEATURES:
             self._negotiate_protocol(options.pairs)
         self._set(Request.SET_FEATURES, abi.U64.pack(self.features))

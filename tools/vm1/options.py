@@ -125,6 +125,7 @@ class RingOptions:
     mergeable: bool = True
     event_idx: bool = True
     in_order: bool = True
+    offloads: bool = False
     legacy: bool = False
 
 
@@ -188,6 +189,7 @@ class Options:
         _check_traffic(self)
         _check_cpus(self)
         _check_second(self)
+        _check_offloads(self)
 
 
 def _require(flag: str, value: object, condition: bool, cause: str) -> None:
@@ -227,6 +229,13 @@ def _check_cpus(options: Options) -> None:
     _require("--peer-cpu", peer, options.cpu is not None, "it needs --cpu")
     _require("--peer-cpu", peer, peer != options.cpu, "that is --cpu too")
     _require("--peer-cpu", peer, 0 <= peer < 1 << 16, "there is no such CPU")
+
+
+def _check_offloads(options: Options) -> None:
+    rings = options.rings
+    if rings.offloads:
+        _require("--offloads", "", options.mode == Mode.VERIFY, "it is for verify only")
+        _require("--offloads", "", not rings.legacy, "it does not go with --legacy")
 
 
 def _check_second(options: Options) -> None:

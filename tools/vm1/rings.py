@@ -11,6 +11,7 @@ from guest.errors import VhostPciError, errno_text
 from tools.vhost_user_abi import Feature
 from tools.vm1.engine_abi import GUARD, HEADROOM, RingConfig, RingFlag, Slot
 from tools.vm1.memory import Memory, Place
+from tools.vm1.options import FRAME_MAX
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -59,6 +60,8 @@ def shapes(options: Options) -> tuple[RingShape, ...]:
     rings = options.rings
     most = options.traffic.sizes.most
     receive = rings.buffer_bytes or max(most, _FRAME_USUAL)
+    if rings.offloads:
+        most = FRAME_MAX  # frames in pieces: csrc/offload.h
     pair = (
         _shape(rings, rings.receive_chain, receive, receive=True),
         _shape(rings, rings.chain, max(most, _FRAME_USUAL), receive=False),

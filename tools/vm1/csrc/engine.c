@@ -24,20 +24,27 @@ uint32_t draw_size(struct vm1 *vm1)
 }
 
 /* 2.7.5.1: a device writes neither what is readable to it nor a descriptor. */
-static void check_untouched(struct vm1 *vm1, const struct ring *ring,
+static void check_untouched(struct vm1 *vm1, const struct pair *pair,
 			    const struct used_chain *chain)
 {
+	const struct ring *ring = &pair->transmit;
 	static const uint8_t empty[sizeof(struct net_header)];
 	const struct frame *frame = (const struct frame *)ring_frame(ring, chain->slot);
+	const uint64_t *sums = vm1->config.offloads ? pair->sums : NULL;
 
-	if (memcmp(ring_header(ring, chain->slot), empty, ring->header_bytes) ||
+	if (sums)
+		vm1->stats->readable_written +=
+			frame_hash(ring_header(ring, chain->slot), chain->posted) !=
+			sums[chain->slot];
+	else if (memcmp(ring_header(ring, chain->slot), empty, ring->header_bytes) ||
 	    !frame_is_intact(frame, chain->posted - ring->header_bytes))
 		vm1->stats->readable_written++;
 	vm1->stats->desc_written += !ring_desc_intact(ring, chain);
 }
 
-uint32_t transmit_reclaim(struct vm1 *vm1, struct ring *ring)
+uint32_t transmit_reclaim(struct vm1 *vm1, struct pair *pair)
 {
+	struct ring *ring = &pair->transmit;
 	struct used_chain chain;
 	uint32_t reclaimed = 0;
 
@@ -45,7 +52,7 @@ uint32_t transmit_reclaim(struct vm1 *vm1, struct ring *ring)
 		return 0;
 	while (ring_take(ring, &chain)) {
 		if (vm1->config.mode == VM1_VERIFY)
-			check_untouched(vm1, ring, &chain);
+			check_untouched(vm1, pair, &chain);
 		ring_free_push(ring, chain.slot);
 		reclaimed++;
 	}
@@ -76,7 +83,8 @@ static int make_pair(struct vm1 *vm1, uint32_t index, const struct vm1_ring_conf
 		return error;
 	pair->sequence = calloc(1, sizeof(*pair->sequence));
 	pair->count = config->count / config->pairs + (index < config->count % config->pairs);
-	return pair->sequence ? 0 : ENOMEM;
+	pair->sums = calloc(rings[2 * index + 1].slot_count, sizeof(*pair->sums));
+	return pair->sequence && pair->sums ? 0 : ENOMEM;
 }
 
 static bool config_is_sane(const struct vm1_config *config)
@@ -117,7 +125,9 @@ struct vm1 *vm1_new(const struct vm1_config *config, const struct vm1_ring_confi
 	vm1->bounce = malloc(4 * VM1_FRAME_MAX);
 	vm1->slicer = calloc(1, sizeof(*vm1->slicer));
 	vm1->latency = calloc(1, sizeof(*vm1->latency));
-	if (!vm1->pairs || !vm1->bounce || !vm1->slicer || !vm1->latency) {
+	vm1->piece = malloc(VM1_FRAME_MAX);
+	if (!vm1->pairs || !vm1->bounce || !vm1->slicer || !vm1->latency ||
+	    !vm1->piece) {
 		vm1_free(vm1);
 		errno = ENOMEM;
 		return NULL;
@@ -142,11 +152,13 @@ void vm1_free(struct vm1 *vm1)
 		ring_free(&vm1->pairs[index].receive);
 		ring_free(&vm1->pairs[index].transmit);
 		free(vm1->pairs[index].sequence);
+		free(vm1->pairs[index].sums);
 	}
 	free(vm1->pairs);
 	free(vm1->bounce);
 	free(vm1->slicer);
 	free(vm1->latency);
+	free(vm1->piece);
 	free(vm1);
 }
 
@@ -201,7 +213,7 @@ uint32_t vm1_drain(struct vm1 *vm1, uint64_t budget_ns)
 	do {
 		left = 0;
 		for (uint32_t index = 0; index < vm1->config.pairs; index++) {
-			transmit_reclaim(vm1, &vm1->pairs[index].transmit);
+			transmit_reclaim(vm1, &vm1->pairs[index]);
 			left += ring_flying(&vm1->pairs[index].transmit);
 		}
 	} while (left && now_ns() < deadline_ns);

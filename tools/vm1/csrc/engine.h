@@ -9,6 +9,7 @@
 #include "clock.h"
 #include "frame.h"
 #include "latency.h"
+#include "offload.h"
 #include "ring.h"
 #include "sequence.h"
 #include "slicer.h"
@@ -35,6 +36,7 @@ struct pair {
 	uint64_t made;             /* verify: frames of our stream */
 	uint64_t peer_has;         /* verify: of them the peer's last word */
 	uint64_t peer_told;        /* verify: what we last told the peer */
+	uint64_t *sums;            /* verify with offloads: of what each transmit slot holds */
 };
 
 struct vm1 {
@@ -42,6 +44,7 @@ struct vm1 {
 	struct vm1_stats *stats;
 	struct pair *pairs;
 	uint8_t *bounce;       /* a frame put together of several buffers */
+	uint8_t *piece;        /* verify: one of a frame's pieces, aligned */
 	uint64_t random;       /* state of the size generator */
 	uint64_t first_ns, progress_ns;
 	bool finishing;        /* verify: no further frame */
@@ -57,6 +60,7 @@ struct received {
 	uint32_t length;
 	uint32_t slot;  /* where it lies; NO_SLOT: in the bounce buffer */
 	bool usable;    /* false: the device broke the rules, and this is no frame */
+	struct net_header header;
 };
 
 #define NO_SLOT UINT32_MAX
@@ -80,7 +84,7 @@ static inline void transmit_post(struct ring *ring, uint32_t slot, uint32_t leng
 }
 
 /* Takes back transmit buffers that the device has used; how many. */
-uint32_t transmit_reclaim(struct vm1 *vm1, struct ring *ring);
+uint32_t transmit_reclaim(struct vm1 *vm1, struct pair *pair);
 /* A frame size as the configuration wants it. */
 uint32_t draw_size(struct vm1 *vm1);
 

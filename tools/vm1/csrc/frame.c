@@ -20,23 +20,23 @@ static uint64_t load(const uint8_t *bytes, uint32_t count)
 }
 
 /* A word as it counts: the checksum's own counts as zero. */
-static uint64_t counted(const uint8_t *bytes, uint32_t word)
+static uint64_t counted(const uint8_t *bytes, uint32_t word, uint32_t without)
 {
-	return word == CHECKSUM_WORD ? 0 : load(bytes + word * 8, 8);
+	return word == without ? 0 : load(bytes + word * 8, 8);
 }
 
 /* Independent lanes keep the multiplier busy; every byte enters one of them. */
-static uint64_t sum(const struct frame *frame, uint32_t length)
+static uint64_t sum(const void *start, uint32_t length, uint32_t without)
 {
-	const uint8_t *bytes = (const uint8_t *)frame;
+	const uint8_t *bytes = start;
 	uint64_t lanes[LANES] = { 1, 2, 3, 4 }, all = length;
 	uint32_t words = length / 8, word = 0;
 
 	for (; word + LANES <= words; word += LANES)
 		for (uint32_t lane = 0; lane < LANES; lane++)
-			lanes[lane] = (lanes[lane] ^ counted(bytes, word + lane)) * MULTIPLIER;
+			lanes[lane] = (lanes[lane] ^ counted(bytes, word + lane, without)) * MULTIPLIER;
 	for (; word < words; word++)
-		lanes[word % LANES] = (lanes[word % LANES] ^ counted(bytes, word)) * MULTIPLIER;
+		lanes[word % LANES] = (lanes[word % LANES] ^ counted(bytes, word, without)) * MULTIPLIER;
 	if (length % 8)
 		lanes[0] = (lanes[0] ^ load(bytes + words * 8, length % 8)) * MULTIPLIER;
 	for (uint32_t lane = 0; lane < LANES; lane++)
@@ -57,11 +57,16 @@ void frame_seal(struct frame *frame, uint32_t length)
 	}
 	if (offset < length)
 		memcpy(bytes + offset, &filler, length - offset);
-	frame->checksum = sum(frame, length);
+	frame->checksum = sum(frame, length, CHECKSUM_WORD);
 }
 
 bool frame_is_intact(const struct frame *frame, uint32_t length)
 {
 	return length >= VM1_FRAME_MIN && frame->length == length &&
-	       frame->checksum == sum(frame, length);
+	       frame->checksum == sum(frame, length, CHECKSUM_WORD);
+}
+
+uint64_t frame_hash(const uint8_t *bytes, uint32_t length)
+{
+	return sum(bytes, length, UINT32_MAX);
 }

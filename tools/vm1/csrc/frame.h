@@ -34,6 +34,8 @@ _Static_assert(sizeof(struct frame) == 56, "no padding");
 
 /* Writes filler and checksum behind the fields that the caller has set; length is at least VM1_FRAME_MIN. */
 void frame_seal(struct frame *frame, uint32_t length);
+/* A sum of all bytes: of whatever they are. */
+uint64_t frame_hash(const uint8_t *bytes, uint32_t length);
 /* Whether these bytes are what frame_seal() left. */
 bool frame_is_intact(const struct frame *frame, uint32_t length);
 

@@ -41,7 +41,7 @@ static void send_due(struct vm1 *vm1)
 	uint32_t pairs = vm1->config.pairs;
 
 	for (uint32_t index = 0; index < pairs; index++)
-		transmit_reclaim(vm1, &vm1->pairs[index].transmit);
+		transmit_reclaim(vm1, &vm1->pairs[index]);
 	while (latency->cycles > 0 && !vm1->finishing) {
 		struct pair *pair = &vm1->pairs[latency->found.sent % pairs];
 		uint64_t due = (uint64_t)((double)latency->found.sent * latency->cycles);

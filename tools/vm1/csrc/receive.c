@@ -53,20 +53,20 @@ static bool take(struct vm1 *vm1, struct ring *ring, struct used_chain *chain)
 	return true;
 }
 
-/* 5.1.6.4.1: without GUEST_CSUM and GUEST_TSO the device says nothing about checksums and segments. */
-static uint32_t judge_header(struct vm1 *vm1, const struct ring *ring, uint32_t slot)
+/* How many buffers the frame is in, by its header, which is copied. */
+static uint32_t judge_header(struct vm1 *vm1, const struct ring *ring, uint32_t slot,
+			     struct net_header *header)
 {
-	struct net_header header = { .num_buffers = 1 };
-
-	memcpy(&header, ring_header(ring, slot), ring->header_bytes);
-	if (header.flags || header.gso_type)
-		vm1->stats->bad_header++;
+	*header = (struct net_header){ .num_buffers = 1 };
+	memcpy(header, ring_header(ring, slot), ring->header_bytes);
+	vm1->stats->bad_header += !offload_header_is_allowed(vm1, header);
+	vm1->stats->offload_received += header->flags & NET_F_NEEDS_CSUM;
 	if (!vm1->config.mergeable) {
-		vm1->stats->unset_num_buffers += header.num_buffers != 1;
+		vm1->stats->unset_num_buffers += header->num_buffers != 1;
 		return 1;
 	}
-	vm1->stats->bad_header += !header.num_buffers;
-	return header.num_buffers;
+	vm1->stats->bad_header += !header->num_buffers;
+	return header->num_buffers;
 }
 
 /* 5.1.6.4: a frame in several buffers, all but the last full, used together. */
@@ -116,7 +116,7 @@ bool receive_next(struct vm1 *vm1, struct ring *ring, struct received *received)
 		return true;
 	}
 	received->length = chain.written - ring->header_bytes;
-	buffers = judge_header(vm1, ring, chain.slot);
+	buffers = judge_header(vm1, ring, chain.slot, &received->header);
 	if (buffers > 1)
 		merge(vm1, ring, &chain, buffers, received);
 	return true;

@@ -34,12 +34,13 @@ static uint32_t to_tap(struct vm1 *vm1, struct ring *ring)
 }
 
 /* TAP -> transmit ring; -1 if the device is no more. */
-static int from_tap(struct vm1 *vm1, struct ring *ring)
+static int from_tap(struct vm1 *vm1, struct pair *pair)
 {
+	struct ring *ring = &pair->transmit;
 	struct vm1_stats *stats = vm1->stats;
 	int packets = 0;
 
-	transmit_reclaim(vm1, ring);
+	transmit_reclaim(vm1, pair);
 	while (packets < (int)BURST && ring->free_count) {
 		/* Looked at before it is taken: IN_ORDER wants slots in their order (2.7.9.1). */
 		uint32_t slot = ring->free_slots[ring->free_head & ring->mask];
@@ -111,7 +112,7 @@ uint32_t tap_run(struct vm1 *vm1, uint64_t deadline_ns)
 
 		for (uint32_t index = 0; index < vm1->config.pairs; index++)
 			moved += to_tap(vm1, &vm1->pairs[index].receive);
-		sent = from_tap(vm1, &vm1->pairs[0].transmit);
+		sent = from_tap(vm1, &vm1->pairs[0]);
 		if (sent < 0)
 			return VM1_TAP_GONE;
 		if (!moved && !sent && !vm1->config.poll &&

@@ -49,14 +49,13 @@ static void judge_data(struct vm1 *vm1, struct pair *pair, uint64_t sequence, ui
 	stats->distinct++;
 }
 
-static void judge_frame(struct vm1 *vm1, const struct received *received)
+static void judge_frame(struct vm1 *vm1, const struct frame *frame, uint32_t length)
 {
-	const struct frame *frame = (const struct frame *)received->frame;
 	struct vm1_stats *stats = vm1->stats;
 	uint32_t index;
 	struct pair *pair;
 
-	if (received->length < VM1_FRAME_MIN || frame->ethertype != FRAME_ETHERTYPE ||
+	if (length < VM1_FRAME_MIN || frame->ethertype != FRAME_ETHERTYPE ||
 	    frame->magic != FRAME_MAGIC) {
 		stats->foreign++;
 		return;
@@ -66,7 +65,7 @@ static void judge_frame(struct vm1 *vm1, const struct received *received)
 		stats->foreign++;
 		return;
 	}
-	if (!frame_is_intact(frame, received->length)) {
+	if (!frame_is_intact(frame, length)) {
 		stats->corrupt++;
 		return;
 	}
@@ -76,7 +75,38 @@ static void judge_frame(struct vm1 *vm1, const struct received *received)
 		pair->peer_has = frame->acknowledged;
 	}
 	if (frame->kind == FRAME_DATA)
-		judge_data(vm1, pair, frame->sequence, received->length);
+		judge_data(vm1, pair, frame->sequence, length);
+}
+
+/* The pieces of a frame of offload.h are frames each; their places in it are the TCP sequence numbers'. */
+static bool judge_pieces(struct vm1 *vm1, const struct received *received)
+{
+	struct frame *piece = (struct frame *)vm1->piece;
+	uint32_t first, offset, begin;
+	bool intact;
+
+	begin = offload_open(received->frame, received->length, &received->header, &first, &intact);
+	if (!begin)
+		return false;
+	for (offset = begin; intact && offset < received->length; offset += (uint32_t)piece->length) {
+		uint32_t left = received->length - offset;
+
+		if (left < VM1_FRAME_MIN)
+			break;
+		memcpy(piece, received->frame + offset, left < VM1_FRAME_MAX ? left : VM1_FRAME_MAX);
+		if (piece->length < VM1_FRAME_MIN || piece->length > left ||
+		    piece->reserved * piece->length != first + (offset - begin))
+			break;
+		judge_frame(vm1, piece, (uint32_t)piece->length);
+	}
+	vm1->stats->corrupt += offset != received->length;
+	return true;
+}
+
+static void judge(struct vm1 *vm1, const struct received *received)
+{
+	if (!vm1->config.offloads || !judge_pieces(vm1, received))
+		judge_frame(vm1, (const struct frame *)received->frame, received->length);
 }
 
 static uint32_t receive_turn(struct vm1 *vm1, struct ring *ring)
@@ -88,7 +118,7 @@ static uint32_t receive_turn(struct vm1 *vm1, struct ring *ring)
 		return 0;
 	while (receive_next(vm1, ring, &received)) {
 		if (received.usable)
-			judge_frame(vm1, &received);
+			judge(vm1, &received);
 		receive_done(vm1, ring, &received);
 		packets++;
 	}
@@ -96,26 +126,78 @@ static uint32_t receive_turn(struct vm1 *vm1, struct ring *ring)
 	return packets;
 }
 
-static void make_frame(struct vm1 *vm1, struct pair *pair, enum frame_kind kind, uint32_t length)
+static struct frame fields_of(const struct vm1 *vm1, const struct pair *pair, enum frame_kind kind)
 {
-	struct ring *ring = &pair->transmit;
-	uint32_t slot = ring_free_pop(ring), index = (uint32_t)(pair - vm1->pairs);
-	struct frame *frame = (struct frame *)ring_frame(ring, slot);
 	struct frame fields = {
 		.ethertype = FRAME_ETHERTYPE,
 		.kind = (uint8_t)kind,
 		.magic = FRAME_MAGIC,
-		.stream = vm1->config.stream + index,
+		.stream = vm1->config.stream + (uint32_t)(pair - vm1->pairs),
 		.sequence = pair->made,
 		.acknowledged = is_loop(&vm1->config) ? 0 : pair->sequence->distinct,
 	};
 
 	memcpy(fields.destination, vm1->config.destination, sizeof(fields.destination));
 	memcpy(fields.source, vm1->config.source, sizeof(fields.source));
-	*frame = fields;
+	return fields;
+}
+
+static void post(struct vm1 *vm1, struct pair *pair, uint32_t slot, uint32_t length,
+		 const struct net_header *header)
+{
+	struct ring *ring = &pair->transmit;
+
+	memcpy(ring_header(ring, slot), header, ring->header_bytes);
+	ring_post(ring, slot, ring->header_bytes + length);
+	if (vm1->config.offloads)
+		pair->sums[slot] = frame_hash(ring_header(ring, slot),
+					      ring->header_bytes + length);
+}
+
+static void make_frame(struct vm1 *vm1, struct pair *pair, enum frame_kind kind, uint32_t length)
+{
+	static const struct net_header empty;
+	uint32_t slot = ring_free_pop(&pair->transmit);
+	struct frame *frame = (struct frame *)ring_frame(&pair->transmit, slot);
+
+	*frame = fields_of(vm1, pair, kind);
 	frame_seal(frame, length);
-	pair->peer_told = fields.acknowledged;
-	transmit_post(ring, slot, length);
+	pair->peer_told = frame->acknowledged;
+	post(vm1, pair, slot, length, &empty);
+}
+
+static void count_made(struct vm1 *vm1, struct pair *pair, uint32_t length)
+{
+	pair->made++;
+	vm1->stats->sent++;
+	vm1->stats->sent_bytes += length;
+}
+
+/* A frame in pieces, whose checksum, and cutting, is left to the device; how many pieces. */
+static uint32_t make_offloaded(struct vm1 *vm1, struct pair *pair, uint64_t most, uint32_t length)
+{
+	struct offload_shape shape = offload_draw(vm1, vm1->stats->offload_sent,
+						  most < OFFLOAD_PIECES_MAX ? (uint32_t)most :
+									      OFFLOAD_PIECES_MAX,
+						  length);
+	uint32_t slot = ring_free_pop(&pair->transmit), offset = offload_header_bytes(shape.ipv6);
+	uint8_t *frame = ring_frame(&pair->transmit, slot);
+	struct frame *piece = (struct frame *)vm1->piece;
+	struct net_header header;
+
+	for (uint32_t place = 0; place < shape.pieces; place++, offset += shape.piece_bytes) {
+		*piece = fields_of(vm1, pair, FRAME_DATA);
+		piece->reserved = (uint8_t)place;
+		frame_seal(piece, shape.piece_bytes);
+		memcpy(frame + offset, piece, shape.piece_bytes);
+		pair->peer_told = piece->acknowledged;
+		count_made(vm1, pair, shape.piece_bytes);
+	}
+	memcpy(frame, piece, 12);
+	offload_seal(frame, &shape, &header);
+	post(vm1, pair, slot, offset, &header);
+	vm1->stats->offload_sent++;
+	return shape.pieces;
 }
 
 /* How many frames of this stream may be made now. */
@@ -149,16 +231,19 @@ static uint64_t allowance(const struct vm1 *vm1, const struct pair *pair, uint64
 static uint32_t transmit_turn(struct vm1 *vm1, struct pair *pair, uint64_t now, bool quiet)
 {
 	struct ring *ring = &pair->transmit;
-	uint32_t reclaimed = transmit_reclaim(vm1, ring), packets = 0;
+	uint32_t reclaimed = transmit_reclaim(vm1, pair), packets = 0;
 	uint64_t most = allowance(vm1, pair, now);
 
 	while (packets < BURST && packets < most && ring->free_count) {
 		uint32_t length = draw_size(vm1);
 
+		/* With offloads every other frame has one. */
+		if ((vm1->config.offloads & VM1_OFFLOAD_CSUM) && ring->free_count % 2) {
+			packets += make_offloaded(vm1, pair, most - packets, length);
+			continue;
+		}
 		make_frame(vm1, pair, FRAME_DATA, length);
-		pair->made++;
-		vm1->stats->sent++;
-		vm1->stats->sent_bytes += length;
+		count_made(vm1, pair, length);
 		packets++;
 	}
 	if (!packets && quiet && is_dialogue(&vm1->config) && ring->free_count &&

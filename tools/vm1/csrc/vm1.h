@@ -14,7 +14,7 @@
 #define VM1_API __attribute__((visibility("default")))
 
 /* Changes with any structure or signature here; engine.py refuses another. */
-#define VM1_ABI 4u
+#define VM1_ABI 5u
 
 #define VM1_PAIRS_MAX 64u
 #define VM1_CHAIN_MAX 32u
@@ -59,6 +59,14 @@ struct vm1_ring_config {
 	uint32_t reserved;
 };
 
+/* What may be left to the device of a transmitted frame; what the device may leave to us of a received one. */
+#define VM1_OFFLOAD_CSUM (1u << 0)
+#define VM1_OFFLOAD_TSO4 (1u << 1)
+#define VM1_OFFLOAD_TSO6 (1u << 2)
+#define VM1_OFFLOAD_GUEST_CSUM (1u << 3)
+#define VM1_OFFLOAD_GUEST_TSO4 (1u << 4)
+#define VM1_OFFLOAD_GUEST_TSO6 (1u << 5)
+
 struct vm1_config {
 	uint32_t mode;         /* enum vm1_mode */
 	uint32_t pairs;
@@ -77,6 +85,8 @@ struct vm1_config {
 	uint8_t destination[8], source[8]; /* Ethernet addresses, six bytes each */
 	int32_t tap_fd;        /* tap: the open device, borrowed */
 	uint32_t poll;         /* tap: never sleep */
+	uint32_t offloads;     /* verify: VM1_OFFLOAD_*, as negotiated */
+	uint32_t reserved;
 	uint64_t slice_cycles; /* replay: TSC cycles of a slice; 0: none are noted */
 };
 
@@ -92,6 +102,8 @@ struct vm1_stats {
 	uint64_t tap_dropped;              /* frames the TAP device refused */
 	/* 5.1.6.4.1 wants 1 without MRG_RXBUF; DPDK 22.11 leaves it unwritten, so this is only told. */
 	uint64_t unset_num_buffers;
+	uint64_t offload_sent;     /* frames whose checksum, or cutting, was left to the device */
+	uint64_t offload_received; /* frames whose checksum, or cutting, the device left to us */
 	/* What the device did wrong. */
 	uint64_t bad_id;           /* a used id that is no chain of ours */
 	uint64_t duplicate_id;     /* a used id that is not in flight */
