@@ -61,8 +61,9 @@ struct parsing {
  * looks at it anew. A function of its own, so that all it needs has a register.
  */
 static __attribute__((noinline)) uint32_t plain_frames(const struct rk_queue *queue,
-						       const struct head *heads, uint32_t count,
-						       struct rk_frame *frames,
+						       const struct head *heads,
+						       const struct packed_desc *descs,
+						       uint32_t count, struct rk_frame *frames,
 						       struct iovec *segments)
 {
 	const struct rk_region near = readable_hint(queue);
@@ -75,11 +76,13 @@ static __attribute__((noinline)) uint32_t plain_frames(const struct rk_queue *qu
 	for (i = 0; i < count; i++) {
 		const uint32_t id = heads[i].id;
 		struct shm *desc = shm_at(table, 16u * (id & (size - 1)));
-		const uint64_t offset = shm_load64(desc) - near.bus;
-		const uint64_t rest = shm_load64(shm_at(desc, 8));
+		const uint64_t offset =
+			(LAYOUT_PACKED ? descs[i].address : shm_load64(desc)) - near.bus;
+		const uint64_t rest = LAYOUT_PACKED ? descs[i].rest : shm_load64(shm_at(desc, 8));
 		const uint32_t length = (uint32_t)rest;
 
-		if (id >= size || rest & 0xffffull << 32 ||
+		/* Of a packed ring they have the flags they must. */
+		if ((!LAYOUT_PACKED && (id >= size || rest & 0xffffull << 32)) ||
 		    length - least > RK_FRAME_MAX - ETHERNET_HEADER_BYTES ||
 		    offset >= near.length || offset + length > near.length)
 			break;
@@ -94,8 +97,14 @@ static void parse_plain(struct rk_queue *queue, struct parsing *parsing)
 	struct burst *burst = parsing->burst;
 	const uint32_t left = parsing->count - burst->chains;
 	const uint32_t walk = TURN_WALK_MAX - queue->walked;
-	uint32_t n = plain_frames(queue, &burst->heads[burst->chains], left < walk ? left : walk,
-				  &burst->frames[burst->frame_count], parsing->pool);
+	struct head *heads = &burst->heads[burst->chains];
+	struct packed_desc descs[LAYOUT_PACKED ? RK_BURST_MAX : 1];
+	uint32_t n = left < walk ? left : walk;
+
+	if (LAYOUT_PACKED)
+		n = packed_plain(queue, &parsing->place, 0, n, descs, heads);
+	n = plain_frames(queue, heads, descs, n, &burst->frames[burst->frame_count],
+			 parsing->pool);
 
 	for (uint32_t i = 0; parsing->fetch && i < n; i++)
 		shm_prefetch_frame(parsing->pool[i].iov_base, parsing->pool[i].iov_len);
@@ -165,7 +174,7 @@ static void parse(struct rk_queue *queue, const struct place *place, uint32_t co
 		split_heads(queue, place, burst->heads, count);
 	memset(burst->verdicts, 0, count * sizeof(burst->verdicts[0])); /* RK_SENT */
 	while (burst->chains < count && queue->walked < TURN_WALK_MAX) {
-		if (queue->flags & RK_RING_ENABLED && !LAYOUT_PACKED)
+		if (queue->plain)
 			parse_plain(queue, &parsing);
 		if (burst->chains < count && queue->walked < TURN_WALK_MAX &&
 		    !parse_any(queue, &parsing))

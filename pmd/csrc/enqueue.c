@@ -40,6 +40,7 @@ static inline void make_header(uint8_t *header, const struct rk_offload *offload
 static __attribute__((noinline)) uint32_t plain_targets(const struct rk_queue *queue,
 							const struct rk_frame *frames,
 							const struct head *heads,
+							const struct packed_desc *descs,
 							uint32_t count, struct shm **targets)
 {
 	const struct rk_region near = *queue->hint;
@@ -50,11 +51,13 @@ static __attribute__((noinline)) uint32_t plain_targets(const struct rk_queue *q
 	for (i = 0; i < count; i++) {
 		const uint32_t id = heads[i].id;
 		struct shm *desc = shm_at(table, 16u * (id & (size - 1)));
-		const uint64_t offset = shm_load64(desc) - near.bus;
-		const uint64_t rest = shm_load64(shm_at(desc, 8));
+		const uint64_t offset =
+			(LAYOUT_PACKED ? descs[i].address : shm_load64(desc)) - near.bus;
+		const uint64_t rest = LAYOUT_PACKED ? descs[i].rest : shm_load64(shm_at(desc, 8));
 		const uint64_t length = (uint32_t)rest;
 
-		if (id >= size || (uint16_t)(rest >> 32) != DESC_WRITE ||
+		/* Of a packed ring they have the flags they must. */
+		if ((!LAYOUT_PACKED && (id >= size || (uint16_t)(rest >> 32) != DESC_WRITE)) ||
 		    length < (uint64_t)header + frames[i].bytes || offset >= near.length ||
 		    offset + length > near.length)
 			break;
@@ -106,23 +109,28 @@ static uint32_t place_plain(struct turn *turn, const struct rk_frame *frames, ui
 	struct rk_queue *queue = turn->queue;
 	struct shm *targets[RK_BURST_MAX];
 	struct head heads[RK_BURST_MAX];
+	struct packed_desc descs[LAYOUT_PACKED ? RK_BURST_MAX : 1];
 	uint32_t lengths[RK_BURST_MAX];
 	uint64_t bytes;
 	uint32_t n;
 
-	if (LAYOUT_PACKED || !queue->hint || !(queue->hint->permission & RK_WRITE))
+	if (!queue->plain || !queue->hint || !(queue->hint->permission & RK_WRITE))
 		return 0;
 	/* Frames done in software may be more than were asked for. */
 	if (count > turn->place.left)
 		count = turn->place.left;
 	if (count > turn->burst)
 		count = turn->burst;
-	split_heads(queue, &turn->place, heads, count);
-	split_prefetch_used(queue, count);
-	n = plain_targets(queue, frames, heads, count, targets);
+	if (LAYOUT_PACKED) {
+		count = packed_plain(queue, &turn->place, DESC_WRITE, count, descs, heads);
+	} else {
+		split_heads(queue, &turn->place, heads, count);
+		split_prefetch_used(queue, count);
+	}
+	n = plain_targets(queue, frames, heads, descs, count, targets);
 	bytes = turn->offloads ? write_run(queue, frames, n, targets, lengths, true)
 			       : write_run(queue, frames, n, targets, lengths, false);
-	split_return_run(queue, heads, lengths, n);
+	ring_return_run(queue, heads, lengths, n);
 	queue->next = queue->used_next;
 	queue->walked += n;
 	queue->stats->packets += n;

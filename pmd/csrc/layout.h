@@ -82,4 +82,14 @@ static inline void ring_return(struct rk_queue *queue, struct head head, uint32_
 		split_return(queue, head.id, length);
 }
 
+/* The same of count chains with a frame each. */
+static inline void ring_return_run(struct rk_queue *queue, const struct head *heads,
+				   const uint32_t *lengths, uint32_t count)
+{
+	if (LAYOUT_PACKED)
+		packed_return_run(queue, heads, lengths, count);
+	else
+		split_return_run(queue, heads, lengths, count);
+}
+
 #endif

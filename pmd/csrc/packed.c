@@ -40,16 +40,19 @@ static void set_commit(struct rk_queue *queue, uint32_t which, uint32_t value)
  */
 static void mark_used(struct rk_queue *queue, uint32_t from, uint32_t to)
 {
-	shm_order_stores(queue->flags & RK_RING_COMBINING);
+	const struct pending *const pending = queue->pending;
+	const bool combining = queue->flags & RK_RING_COMBINING;
+	struct shm *const rests = shm_at(queue->desc, PACKED_REST);
+	const uint32_t size = queue->size;
+
+	shm_order_stores(combining);
 	for (uint32_t i = to; i-- > from;) {
-		const struct pending *used = &queue->pending[i];
-		const uint32_t flags = packed_used(queue, used->place) |
-				       (used->length ? DESC_WRITE : 0); /* 2.8.3 */
+		const uint32_t place = pending[i].place;
+		const uint32_t index = place < size ? place : place - size;
 
 		if (i == from)
-			shm_order_stores(queue->flags & RK_RING_COMBINING);
-		shm_store64_release(shm_at(packed_desc(queue, used->place), PACKED_REST),
-				    make_rest(used->length, used->id, flags));
+			shm_order_stores(combining);
+		shm_store64_release(shm_at(rests, 16u * index), pending[i].rest);
 	}
 }
 
@@ -69,16 +72,48 @@ static uint32_t batch_end(const struct rk_queue *queue, uint32_t from)
 	return to;
 }
 
+/* lengths NULL: nothing was written. */
+static inline void return_run(struct rk_queue *queue, const struct head *heads,
+			      const uint32_t *lengths, uint32_t count)
+{
+	struct pending *pending = &queue->pending[queue->pending_count];
+	uint32_t place = queue->used_next;
+
+	for (uint32_t i = 0; i < count; i++) {
+		const uint32_t length = lengths ? lengths[i] : 0;
+
+		pending[i].rest = packed_used_rest(queue, place, heads[i].id, length);
+		pending[i].place = (uint16_t)place;
+		pending[i].more = false;
+		place = packed_after(queue, place, heads[i].span);
+	}
+	queue->used_next = (uint16_t)place;
+	queue->pending_count += count;
+}
+
+void packed_return_run(struct rk_queue *queue, const struct head *heads, const uint32_t *lengths,
+		       uint32_t count)
+{
+	return_run(queue, heads, lengths, count);
+}
+
 void packed_return_read(struct rk_queue *queue, const struct head *heads, uint32_t count)
 {
-	for (uint32_t i = 0; i < count; i++) {
-		if (queue->pending_count && queue->flags & RK_RING_IN_ORDER) {
-			queue->pending[0].id = heads[i].id;
-			queue->used_next = packed_after(queue, queue->used_next, heads[i].span);
-		} else {
-			packed_return(queue, heads[i], 0, false);
-		}
+	const uint16_t place = queue->pending_count ? queue->pending[0].place : queue->used_next;
+	uint32_t span = 0;
+
+	if (!(queue->flags & RK_RING_IN_ORDER)) {
+		return_run(queue, heads, NULL, count);
+		return;
 	}
+	if (count == 0)
+		return;
+	for (uint32_t i = 0; i < count; i++)
+		span += heads[i].span;
+	queue->pending[0] = (struct pending){
+		packed_used_rest(queue, place, heads[count - 1].id, 0), place, false};
+	queue->pending_count = 1;
+	queue->used_next = packed_after(queue, queue->used_next, span);
 }
 
 void packed_mark(struct rk_queue *queue)

@@ -109,16 +109,37 @@ static inline struct place packed_place(const struct rk_queue *queue)
 enum look packed_look(struct rk_queue *queue, const struct place *place, uint32_t permission,
 		      struct chain *chain, struct head *head);
 
+/* What a used descriptor says at a place (2.8.1, 2.8.3). */
+static inline uint64_t packed_used_rest(const struct rk_queue *queue, uint32_t place, uint16_t id,
+					uint32_t length)
+{
+	return make_rest(length, id, packed_used(queue, place) | (length ? DESC_WRITE : 0));
+}
+
 /* Adds the used descriptor of the oldest chain not yet returned to those to be published. */
 static inline void packed_return(struct rk_queue *queue, struct head head, uint32_t length, bool more)
 {
+	const uint16_t place = queue->used_next;
+
 	queue->pending[queue->pending_count++] = (struct pending){
-		.place = queue->used_next, .id = head.id, .length = length, .more = more};
-	queue->used_next = packed_after(queue, queue->used_next, head.span);
+		packed_used_rest(queue, place, head.id, length), place, more};
+	queue->used_next = packed_after(queue, place, head.span);
 }
+
+/* The same of count chains that hold a frame each. */
+void packed_return_run(struct rk_queue *queue, const struct head *heads, const uint32_t *lengths,
+		       uint32_t count);
 
 /* The same of count chains that were for reading: one used descriptor may stand for all (2.8.8). */
 void packed_return_read(struct rk_queue *queue, const struct head *heads, uint32_t count);
+
+/*
+ * Reads, from a place on, the descriptors that are available and have exactly these flags: chains by themselves;
+ * at most count of them, and place->left. First what follows their addresses, which vouches for those:
+ * the order in between then costs once, where it costs.
+ */
+uint32_t packed_plain(const struct rk_queue *queue, const struct place *place, uint32_t flags,
+		      uint32_t count, struct packed_desc *descs, struct head *heads);
 
 /* Begins where the commit words say: docs/device.md 5.6. False with errno ERANGE if they say nonsense. */
 bool packed_begin(struct rk_queue *queue);

@@ -31,6 +31,43 @@ static inline enum rk_drop judge(struct rk_queue *queue, uint64_t address, uint6
 	return chain_take(queue, address, rest_length(rest), flags & DESC_WRITE, permission, chain);
 }
 
+/* The same up to the ring's end. */
+static inline uint32_t plain_run(const struct rk_queue *queue, uint32_t place, uint32_t flags,
+				 uint32_t count, struct packed_desc *descs, struct head *heads)
+{
+	struct shm *const first = packed_desc(queue, place);
+	uint32_t n;
+
+	flags |= packed_available(queue, place);
+	for (n = 0; n < count; n++) {
+		const uint64_t rest = shm_load64_acquire(
+			shm_at(first, sizeof(*descs) * n + PACKED_REST), false);
+
+		if (rest_flags(rest) != flags)
+			break;
+		descs[n].rest = rest;
+		heads[n] = (struct head){rest_id(rest), 1};
+	}
+	shm_order_loads(queue->flags & RK_RING_COMBINING);
+	for (uint32_t i = 0; i < n; i++)
+		descs[i].address = shm_load64(shm_at(first, sizeof(*descs) * i));
+	return n;
+}
+
+uint32_t packed_plain(const struct rk_queue *queue, const struct place *place, uint32_t flags,
+		      uint32_t count, struct packed_desc *descs, struct head *heads)
+{
+	const uint32_t lap = place->next < queue->size ? queue->size : 2 * queue->size;
+	const uint32_t wanted = count < place->left ? count : place->left;
+	const uint32_t first = wanted < lap - place->next ? wanted : lap - place->next;
+	uint32_t n = plain_run(queue, place->next, flags, first, descs, heads);
+
+	if (n == first && first < wanted)
+		n += plain_run(queue, packed_after(queue, place->next, first), flags,
+			       wanted - first, descs + first, heads + first);
+	return n;
+}
+
 enum look packed_look(struct rk_queue *queue, const struct place *place, uint32_t permission,
 		      struct chain *chain, struct head *head)
 {

@@ -115,6 +115,14 @@ static bool possible(const struct rk_ring_config *config)
 	return packed ? config->commit != 0 : (config->size & (config->size - 1)) == 0;
 }
 
+/* PMD_KERNEL_PLAIN=0: every chain goes the long way, by which the short one is to be judged. */
+static bool plain_wanted(void)
+{
+	const char *said = getenv("PMD_KERNEL_PLAIN");
+
+	return !said || strcmp(said, "0") != 0;
+}
+
 struct rk_queue *rk_queue_new(const struct rk_ring_config *config, const struct rk_map *map,
 			      struct rk_direction_stats *stats)
 {
@@ -134,6 +142,7 @@ struct rk_queue *rk_queue_new(const struct rk_ring_config *config, const struct 
 	queue->mask = config->size - 1;
 	queue->flags = config->flags;
 	queue->header_bytes = config->header_bytes;
+	queue->plain = config->flags & RK_RING_ENABLED && plain_wanted();
 	queue->commit = (uint32_t *)(uintptr_t)config->commit;
 	queue->call_fd = config->call_fd;
 	queue->call_offset = config->call_offset;

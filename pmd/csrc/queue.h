@@ -47,8 +47,8 @@ struct head {
 
 /* A used descriptor of a packed ring, not yet written. */
 struct pending {
-	uint32_t length;
-	uint16_t place, id;
+	uint64_t rest;  /* all of it but the address (packed.h) */
+	uint16_t place;
 	bool more; /* the next one holds more of the same frame */
 };
 
@@ -105,6 +105,7 @@ struct rk_queue {
 	struct rk_direction_stats *stats;
 	uint32_t size, mask, flags, header_bytes;
 	uint32_t fault;
+	bool plain;         /* plain chains go by the short way, in a burst */
 	uint32_t walked;    /* in this turn: see TURN_WALK_MAX */
 	uint16_t next;      /* the place of the first chain not yet taken */
 	uint16_t used_next; /* where the next used element goes */
