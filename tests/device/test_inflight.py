@@ -44,6 +44,7 @@ PACKED = FEATURES | 1 << 34
 WITH_INFLIGHT = PROTOCOL | ProtocolFeature.INFLIGHT_SHMFD
 WRAP = 1 << 15
 FRESH = WRAP << 16 | WRAP
+AVAIL, USED = 1 << 7, 1 << 15  # virtio 1.3, 2.8.13
 SIZE = 8192
 SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -200,6 +201,8 @@ def test_reconnect_to_the_same_device() -> None:
         with FrontEnd(server.path) as without:  # it does not keep the region: its base counts
             without.negotiate(PACKED, PROTOCOL)
             assert without.set_memory([Region(BUS, 4 * MIB, USER)], [fd])
+            for index in range(3):
+                os.pwrite(fd, struct.pack("<H", AVAIL | USED), 16 * index + 14)
             without.start_ring(0, base=FRESH | 3)
             without.sync()
             assert server.function.position(0) == (WRAP | 3, WRAP | 3)

@@ -245,12 +245,47 @@ HOSTILE = {
 def test_words_that_cannot_be(name: str, caplog: pytest.LogCaptureFixture) -> None:
     """A driver that writes nonsense: VM1 gets the base it gave, and the log says so."""
     with negotiated() as (server, front_end, fd):
+        for index in range(5):
+            write_flags(fd, index, AVAIL | USED)
         front_end.start_ring(0, base=FRESH | 5 << 16 | 5)
         front_end.sync()
         server.function.leave(0, *HOSTILE[name])
         write_flags(fd, 7, AVAIL | USED)
         assert front_end.stop_ring(0) == FRESH | 5 << 16 | 5
     assert "ring 0: nobody knows where it stands" in caplog.text
+
+
+STANDS = {
+    # Flags of four descriptors, a base, whether the ring may stand there.
+    "fresh": ((0, 0, 0, 0), WRAP, True),
+    "fresh, stocked": ((AVAIL, AVAIL, AVAIL, AVAIL), WRAP, True),
+    "middle of the first lap": ((AVAIL | USED, AVAIL, 0, 0), WRAP | 2, True),  # a chain of two
+    "stocked anew behind it": ((USED, USED, AVAIL, AVAIL), WRAP | 2, True),
+    "second lap": ((0, AVAIL, AVAIL | USED, USED), 1, True),
+    "p17_stale: used since": ((AVAIL | USED, AVAIL, 0, 0), WRAP, False),
+    "p17_stale: a lap behind": ((0, 0, AVAIL | USED, AVAIL | USED), WRAP, False),
+    "p17_stale: a lap ahead": ((0, 0, 0, 0), WRAP | 2, False),
+}
+
+
+@pytest.mark.parametrize("name", STANDS)
+def test_p17_a_base_that_the_ring_denies(name: str) -> None:
+    """After a device's death QEMU gives the base of the last start: nobody is to guess."""
+    flags, base, may = STANDS[name]
+    with negotiated() as (server, front_end, fd):
+        for index, value in enumerate(flags):
+            write_flags(fd, index, value)
+        front_end.start_ring(0, size=4, base=base)
+        front_end.sync()
+        assert server.function.state.rings[0].started is may
+        assert server.backend._counters["ring_base"] == (not may)
+        assert front_end.ask_u64(Request.GET_STATUS) == (0 if may else 0x40)
+        if not may:  # VM1's driver makes its ring anew
+            front_end.stop_ring(0)
+            os.pwrite(fd, bytes(64), 0)
+            front_end.start_ring(0, size=4, base=FRESH)
+            front_end.sync()
+            assert server.function.state.rings[0].started
 
 
 def test_base_of_a_ring_whose_memory_was_taken_away() -> None:

@@ -53,7 +53,6 @@ class FrontEndState:
     def __init__(self, queue_pairs: int, offer: Offer, commits: CommitArea) -> None:
         self._offer = offer
         self._commits = commits
-        self._resumes = False
         self.mtu = 0  # until NET_SET_MTU
         self.released: list[int] = []
         self.notes: list[str] = []
@@ -107,7 +106,7 @@ class FrontEndState:
             memory=self.table.regions if self.features is not None else (),
             rings=self.rings.states(),
             commit_serial=self._commits.serial,
-            resumes=self._resumes,
+            resumes=self.rings.resumes,
         )
 
     def note_stops(self, before: Vm1State, after: Vm1State) -> None:
@@ -241,7 +240,7 @@ class FrontEndState:
         self._release(fds.take(fd) if former == fd else former)
         if former != fd:
             fds.take(fd)
-        self._resumes = True
+        self.rings.resumes = True
         return None
 
     # -- memory --

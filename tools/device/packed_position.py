@@ -131,3 +131,16 @@ class PackedRemains:
             marks.append(Mark(offset, MARK.pack(length, chain.id, flags)))
             position = self._after(position, chain.slots)
         return marks[::-1]
+
+
+def may_stand_at(descriptors: bytes, position: int) -> bool:
+    """Whether a ring could stand at a position; False where one of its descriptors denies it.
+
+    2.8.1: from there on, none was used in this lap; before it, none was last used in the lap
+    before. What this does not deny can still be wrong.
+    """
+    index, wrap = position & INDEX_MASK, bool(position >> WRAP_SHIFT)
+    return not any(
+        bool(flags & AVAIL) == bool(flags & USED) == (wrap if place >= index else not wrap)
+        for place, (_, _, _, flags) in enumerate(DESC.iter_unpack(descriptors))
+    )

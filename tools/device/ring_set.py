@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from tools.device.backend_rules import Reason, RefusalError
 from tools.device.memory_table import MemoryTable
 from tools.device.ring_layout import PACKED, SPLIT, RingLayout, layout_of
-from tools.device.rings import Ring, check_alignment, leave, parse_event
+from tools.device.rings import Ring, check_alignment, leave, may_begin, parse_event
 from tools.vhost_user_abi import VRING_ADDRESS, VRING_STATE, Feature, Request
 
 if TYPE_CHECKING:
@@ -30,7 +30,8 @@ class RingSet:
     """The state of all rings, changed by its handlers and by features and memory that change.
 
     Owns the eventfds; those it needs no longer go to `released`, and what an operator should know
-    to `notes`: both belong to the connection.
+    to `notes`: both belong to the connection. resumes: the front-end brought what it kept of
+    an earlier device, which knows better than it where packed rings stand.
 
     Args:
         queue_pairs: How many the device has.
@@ -48,6 +49,7 @@ class RingSet:
         self._notes = notes
         self._table = MemoryTable()
         self._features: int | None = None
+        self.resumes = False
         self.handlers: dict[int, Handler] = {
             Request.SET_VRING_NUM: self._set_size,
             Request.SET_VRING_ADDR: self._set_addresses,
@@ -194,12 +196,30 @@ class RingSet:
     def _set_kick(self, message: Message, fds: Descriptors) -> Answer:
         index, fd = parse_event(message.payload, fds)
         ring = self._ring(index)
+        if not ring.kicked:
+            self._check_position(index, ring)
         self._release(ring.kick_fd)
         ring.kick_fd = self._keep(fds, fd)
         ring.kicked = True
         if not self.states()[index].started:
             self._notes.append(f"ring {index} was kicked, and cannot start: it is not set up")
         return None
+
+    def _check_position(self, index: int, ring: Ring) -> None:
+        """Refuse to begin a packed ring where VM1's own descriptors say that it does not stand.
+
+        So it is after the death of a device, of which the front-end kept no region.
+        """
+        layout = layout_of(self._features or 0)
+        if self.resumes or not layout.packed or not ring.addresses:
+            return
+        if layout.base_fault(ring.base, ring.size):
+            return  # then it does not start either
+        resolved = layout.resolve(ring.addresses, self._table, ring.size)
+        if resolved and not may_begin(resolved[0], ring.size, ring.base, self._table):
+            ring.broken = True
+            text = f"starts ring {index} at {ring.base:#x}, where it does not stand: reset VM1"
+            raise RefusalError(Reason.RING_BASE, text)
 
     def _set_call(self, message: Message, fds: Descriptors) -> Answer:
         index, fd = parse_event(message.payload, fds)

@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 from tools.device.backend_rules import Reason, RefusalError
 from tools.device.eventfd import is_eventfd
-from tools.device.packed_position import DESC, PackedRemains
-from tools.device.ring_layout import both_halves
+from tools.device.packed_position import DESC, PackedRemains, may_stand_at
+from tools.device.ring_layout import HALF_MASK, both_halves
 from tools.device.vm1_state import RingState
 from tools.vhost_user_abi import EVENT_INDEX_MASK, EVENT_NO_DESCRIPTOR, U64
 
@@ -154,6 +154,12 @@ def leave(
     for mark in standing.marks:
         _write(ring.desc + mark.offset, mark.data, table)
     return both_halves(standing.position)
+
+
+def may_begin(desc: int, size: int, base: int, table: MemoryTable) -> bool:
+    """Whether a packed ring of VM1's, its descriptors at a bus address, could stand at its base."""
+    descriptors = _read(desc, DESC.size * size, table)
+    return descriptors is None or may_stand_at(descriptors, base & HALF_MASK)
 
 
 def _read(bus: int, size: int, table: MemoryTable) -> bytes | None:
