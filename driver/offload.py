@@ -105,6 +105,9 @@ class Offload:
         return needs | _OFFLOADS[Gso(self.gso_type & ~ECN)]
 
 
+PLAIN = Offload()
+
+
 @dataclass(frozen=True, slots=True)
 class Headers:
     """Where in a frame its headers are."""

@@ -197,7 +197,7 @@ class PortConfigStructure(Structure):
         ("input", c_char_p),
         ("output", c_char_p),
         ("receives", c_uint32),
-        ("reserved", c_uint32),
+        ("offloads", c_uint32),
         ("igbvf", POINTER(IgbvfConfigStructure)),
         ("virtio", POINTER(VirtioConfigStructure)),
         ("xdp", POINTER(XdpConfigStructure)),

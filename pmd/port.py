@@ -52,6 +52,11 @@ class PortSpec(Protocol):
         ...
 
     @property
+    def offloads(self) -> int:
+        """RK_RING_OFFLOADS: what tap and packet may leave to the kernel."""
+        ...
+
+    @property
     def receives(self) -> bool:
         """False for a further queue pair on a socket without queues: it only sends."""
         ...
@@ -100,7 +105,7 @@ class Port(Handle):
             spec.frame_bytes,
             *self._paths,
             spec.receives,
-            0,
+            int(spec.offloads),
             queue_pair,
             virtio_pair,
             queues,

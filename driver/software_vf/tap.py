@@ -6,18 +6,24 @@ import contextlib
 import errno
 import fcntl
 import os
+import sys
 
+from driver.offload import Offloads
 from driver.software_vf import abi
 from driver.software_vf.vf import PortSpec, Vf
 
 _TUN = "/dev/net/tun"
+_HEADER_BYTES = 10
+_SEGMENTS = abi.TUN_F_CSUM | abi.TUN_F_TSO4 | abi.TUN_F_TSO6 | abi.TUN_F_TSO_ECN
+_DATAGRAMS = abi.TUN_F_USO4 | abi.TUN_F_USO6
 
 
 class TapVf(Vf):
     """A TAP device, made if it does not exist; one that we made goes with its last descriptor.
 
-    Frames without packet information and without a virtio-net header. Bringing it up is the
-    user's business: until then frames are dropped as vf_down.
+    Frames without packet information, each after a virtio-net header of 10 bytes: the kernel and we
+    leave checksums and segments to each other. Bringing it up is the user's business: until then
+    frames are dropped as vf_down.
 
     Args:
         spec: The user's words.
@@ -32,16 +38,19 @@ class TapVf(Vf):
 
     def open(self, queue_pairs: int) -> list[PortSpec]:
         """See `Vf.open`."""
-        flags = abi.IFF_TAP | abi.IFF_NO_PI | (abi.IFF_MULTI_QUEUE if queue_pairs > 1 else 0)
+        flags = abi.IFF_TAP | abi.IFF_NO_PI | abi.IFF_VNET_HDR
+        flags |= abi.IFF_MULTI_QUEUE if queue_pairs > 1 else 0
         with self._refusal(self._explained(queue_pairs)), contextlib.ExitStack() as undo:
             fds = []
             for _ in range(queue_pairs):
                 fd = os.open(_TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
                 undo.callback(os.close, fd)
                 fcntl.ioctl(fd, abi.TUNSETIFF, abi.IFREQ.pack(os.fsencode(self._name), flags))
+                fcntl.ioctl(fd, abi.TUNSETVNETHDRSZ, _HEADER_BYTES.to_bytes(4, sys.byteorder))
                 fds.append(fd)
+            offloads = _share_work(fds[0])
             undo.pop_all()
-        return [PortSpec(self.kind, fd) for fd in fds]
+        return [PortSpec(self.kind, fd, offloads=offloads) for fd in fds]
 
     def _explained(self, queue_pairs: int) -> dict[int, tuple[str, str]]:
         missing = (f"{_TUN} is missing", "load the tun module: modprobe tun")
@@ -60,3 +69,16 @@ class TapVf(Vf):
                 f"delete it, or make it with: {add}",
             ),
         }
+
+
+def _share_work(fd: int) -> Offloads:
+    """Have the device leave us what it can; what it takes from us. Datagrams since Linux 6.2."""
+    offloads = Offloads.CSUM | Offloads.TSO4 | Offloads.TSO6 | Offloads.ECN
+    try:
+        fcntl.ioctl(fd, abi.TUNSETOFFLOAD, _SEGMENTS | _DATAGRAMS)
+    except OSError as error:
+        if error.errno != errno.EINVAL:
+            raise
+        fcntl.ioctl(fd, abi.TUNSETOFFLOAD, _SEGMENTS)
+        return offloads
+    return offloads | Offloads.USO

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from driver.offload import NO_OFFLOADS, Offloads
 from guest.errors import VhostPciError, errno_text
 
 if TYPE_CHECKING:
@@ -29,8 +30,9 @@ class PortSpec:
     """What one queue pair's port is opened with: struct rk_port_config of pmd/csrc/ringk.h.
 
     fd belongs to whoever holds the PortSpec, until a port was opened with it: then to the port.
-    -1: this kind has none. igbvf and virtio are queue pairs of those kinds, xdp the queues of its
-    own; their memory and descriptors stay the VF's.
+    -1: this kind has none. offloads: what may be left to the kernel behind it. igbvf and virtio are
+    queue pairs of those kinds, xdp the queues of its own; their memory and descriptors stay the
+    VF's.
     """
 
     kind: str
@@ -39,6 +41,7 @@ class PortSpec:
     input: str | None = None
     output: str | None = None
     receives: bool = True
+    offloads: Offloads = NO_OFFLOADS
     igbvf: QueuePair | None = None
     virtio: VirtioPair | None = None
     xdp: XdpQueues | None = None

@@ -296,10 +296,13 @@ static __attribute__((noinline)) uint32_t place_judged(struct turn *turn, struct
 {
 	struct rk_queue *queue = turn->queue;
 	struct expansion *expansion = queue->expansion;
+	uint32_t asked = 0, done;
 	bool as_they_are = true;
-	uint32_t done;
 
 	for (uint32_t i = 0; i < count; i++)
+		asked |= frames[i].offload.flags | frames[i].offload.gso_type;
+	turn->offloads = asked;
+	for (uint32_t i = 0; asked && i < count; i++)
 		as_they_are &= judge(queue, &frames[i]);
 	if (as_they_are)
 		return place(turn, frames, count);

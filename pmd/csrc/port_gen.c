@@ -112,6 +112,7 @@ struct rk_port *port_gen_open(const struct rk_port_config *config, char *error, 
 	if (!gen)
 		return port_refuse(error, error_bytes, "out of memory");
 	gen->port.ops = &gen_ops;
+	gen->port.offloads = RK_RING_OFFLOADS; /* of frames it takes; those it makes have none */
 	gen->frame_bytes = config->frame_bytes;
 	gen->frame_count = GEN_MEMORY / stride;
 	if (gen->frame_count > RK_BURST_MAX)

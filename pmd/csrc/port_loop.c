@@ -2,7 +2,7 @@
 /*
  * The loop port: what VM1 sends comes back to it, in order, none lost.
  *
- * A byte ring of records: a 64-bit length, the frame, padding to 8 bytes. A record is never split;
+ * A byte ring of records: length and offload, the frame, padding to 8 bytes. A record is never split;
  * where it does not fit before the end, a length of SKIP sends the reader to the start. Used bytes run
  * from read to write; the ring never fills completely, so read == write means empty. An empty ring
  * starts over at 0: in the usual case the same few cache lines serve every burst.
@@ -13,8 +13,14 @@
 #include <stdlib.h>
 
 #define LOOP_BYTES (1u << 20)
-#define LOOP_HEADER 8u
-#define LOOP_SKIP UINT64_MAX
+#define LOOP_HEADER ((uint32_t)sizeof(struct loop_record))
+#define LOOP_SKIP UINT32_MAX
+
+struct loop_record {
+	uint32_t length;
+	struct rk_offload offload;
+	uint16_t reserved;
+};
 
 struct loop_port {
 	struct rk_port port;
@@ -30,22 +36,22 @@ static uint32_t record_bytes(uint32_t frame_bytes)
 	return LOOP_HEADER + ((frame_bytes + 7) & ~7u);
 }
 
-static void length_write(struct loop_port *loop, uint32_t at, uint64_t length)
+static void record_write(struct loop_port *loop, uint32_t at, const struct loop_record *record)
 {
-	memcpy(loop->memory + at, &length, sizeof(length));
+	memcpy(loop->memory + at, record, sizeof(*record));
 }
 
-/* The length of the record at *at, after following SKIP. */
-static uint32_t length_read(const struct loop_port *loop, uint32_t *at)
+/* The record at *at, after following SKIP. */
+static struct loop_record record_read(const struct loop_port *loop, uint32_t *at)
 {
-	uint64_t length;
+	struct loop_record record;
 
-	memcpy(&length, loop->memory + *at, sizeof(length));
-	if (length == LOOP_SKIP) {
+	memcpy(&record, loop->memory + *at, sizeof(record));
+	if (record.length == LOOP_SKIP) {
 		*at = 0;
-		memcpy(&length, loop->memory, sizeof(length));
+		memcpy(&record, loop->memory, sizeof(record));
 	}
-	return (uint32_t)length;
+	return record;
 }
 
 /* Where a record of so many bytes goes, or LOOP_BYTES for nowhere now. A header's room is kept after
@@ -58,7 +64,7 @@ static uint32_t loop_place(struct loop_port *loop, uint32_t bytes)
 		return loop->write;
 	if (bytes >= loop->read)
 		return LOOP_BYTES;
-	length_write(loop, loop->write, LOOP_SKIP);
+	record_write(loop, loop->write, &(struct loop_record){.length = LOOP_SKIP});
 	return 0;
 }
 
@@ -79,7 +85,7 @@ static uint32_t loop_tx(struct rk_port *port, struct rk_frame *frames, uint32_t 
 		at = loop_place(loop, bytes);
 		if (at == LOOP_BYTES)
 			return i;
-		length_write(loop, at, frames[i].bytes);
+		record_write(loop, at, &(struct loop_record){frames[i].bytes, frames[i].offload, 0});
 		port_copy_frame(loop->memory + at + LOOP_HEADER, &frames[i]);
 		loop->write = at + bytes;
 	}
@@ -95,12 +101,13 @@ static uint32_t loop_rx(struct rk_port *port, struct rk_frame *frames, uint32_t 
 	if (n > RK_BURST_MAX)
 		n = RK_BURST_MAX;
 	for (i = 0; i < n && at != loop->write; i++) {
-		uint32_t length = length_read(loop, &at);
+		const struct loop_record record = record_read(loop, &at);
 
 		loop->shown[i].iov_base = loop->memory + at + LOOP_HEADER;
-		loop->shown[i].iov_len = length;
-		port_show(&frames[i], &loop->shown[i], 1, length);
-		at += record_bytes(length);
+		loop->shown[i].iov_len = record.length;
+		port_show(&frames[i], &loop->shown[i], 1, record.length);
+		frames[i].offload = record.offload;
+		at += record_bytes(record.length);
 	}
 	return i;
 }
@@ -110,9 +117,9 @@ static void loop_rx_done(struct rk_port *port, uint32_t k)
 	struct loop_port *loop = (struct loop_port *)port;
 
 	while (k-- > 0) {
-		uint32_t length = length_read(loop, &loop->read);
+		const struct loop_record record = record_read(loop, &loop->read);
 
-		loop->read += record_bytes(length);
+		loop->read += record_bytes(record.length);
 	}
 }
 
@@ -140,6 +147,7 @@ struct rk_port *port_loop_open(const struct rk_port_config *config, char *error,
 	if (!loop)
 		return port_refuse(error, error_bytes, "out of memory");
 	loop->port.ops = &loop_ops;
+	loop->port.offloads = RK_RING_OFFLOADS;
 	loop->port.wake_fd = RK_WAKE_NONE;
 	loop->port.reads = 1;
 	loop->memory = port_memory(LOOP_BYTES);

@@ -47,6 +47,7 @@ struct rk_port *port_null_open(const struct rk_port_config *config, char *error,
 	if (!port)
 		return port_refuse(error, error_bytes, "out of memory");
 	port->ops = &null_ops;
+	port->offloads = RK_RING_OFFLOADS;
 	port->wake_fd = RK_WAKE_NONE;
 	return port;
 }

@@ -1,5 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* The tap port: one queue of a kernel TAP device, a system call a frame: it has no batches. */
+/*
+ * The tap port: one queue of a kernel TAP device, a system call a frame: it has no batches. Each frame has a
+ * virtio-net header before it, whose first form is struct rk_offload: the kernel does what it asks for.
+ */
 #define _GNU_SOURCE
 #include "port.h"
 
@@ -12,7 +15,17 @@ struct tap_port {
 	struct rk_port port;
 	int fd;
 	struct port_pool pool;
+	struct rk_offload offloads[PORT_POOL]; /* of the pool's frames */
 };
+
+static ssize_t tap_write(int fd, const struct rk_frame *frame)
+{
+	struct rk_offload offload = frame->offload;
+	struct iovec parts[1 + RK_SEGMENTS_MAX] = {{&offload, sizeof(offload)}};
+
+	memcpy(&parts[1], frame->segments, frame->segment_count * sizeof(parts[0]));
+	return writev(fd, parts, 1 + (int)frame->segment_count);
+}
 
 static uint32_t tap_tx(struct rk_port *port, struct rk_frame *frames, uint32_t n)
 {
@@ -21,7 +34,7 @@ static uint32_t tap_tx(struct rk_port *port, struct rk_frame *frames, uint32_t n
 	for (uint32_t i = 0; i < n; i++) {
 		uint32_t verdict;
 
-		if (writev(tap->fd, frames[i].segments, (int)frames[i].segment_count) >= 0)
+		if (tap_write(tap->fd, &frames[i]) >= 0)
 			continue;
 		verdict = port_verdict(errno);
 		if (verdict == RK_SENT)
@@ -41,18 +54,24 @@ static uint32_t tap_rx(struct rk_port *port, struct rk_frame *frames, uint32_t n
 	struct port_pool *pool = &tap->pool;
 
 	while (pool->count < n) {
+		struct iovec parts[2];
 		uint32_t slot;
 		ssize_t length;
 
 		if (port_pool_space(pool, 1, &slot) == 0)
 			break;
-		length = read(tap->fd, pool->buffers[slot].iov_base, RK_FRAME_MAX);
-		if (length <= 0)
+		parts[0] = (struct iovec){&tap->offloads[slot], sizeof(tap->offloads[slot])};
+		parts[1] = (struct iovec){pool->buffers[slot].iov_base, RK_FRAME_MAX};
+		length = readv(tap->fd, parts, 2);
+		if (length <= (ssize_t)parts[0].iov_len)
 			break; /* none now, or the device is down or gone: it shows when sending */
-		pool->buffers[slot].iov_len = (size_t)length;
+		pool->buffers[slot].iov_len = (size_t)length - parts[0].iov_len;
 		pool->count++;
 	}
-	return port_pool_show(pool, frames, n);
+	n = port_pool_show(pool, frames, n);
+	for (uint32_t i = 0; i < n; i++)
+		frames[i].offload = tap->offloads[(pool->first + i) % PORT_POOL];
+	return n;
 }
 
 static void tap_rx_done(struct rk_port *port, uint32_t k)
@@ -89,6 +108,7 @@ struct rk_port *port_tap_open(const struct rk_port_config *config, char *error, 
 	}
 	tap->port.ops = &tap_ops;
 	tap->port.wake_fd = config->fd;
+	tap->port.offloads = config->offloads;
 	tap->fd = config->fd;
 	return &tap->port;
 }

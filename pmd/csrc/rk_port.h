@@ -29,7 +29,7 @@ struct rk_frame {
 	uint32_t segment_count;
 	uint32_t bytes;   /* sum of the segments */
 	uint32_t verdict; /* enum rk_drop; set by tx() for a frame it consumed without sending. Or RK_HELD */
-	/* To tx(): judged against the frame, and of the port's offloads. From rx(): zero, or of those too. */
+	/* To tx(): judged, and of the port's offloads. From rx(): all zero where flags and gso_type are. */
 	struct rk_offload offload;
 	uint16_t header_read; /* the kernel's own: the virtio-net header was read from VM1's memory */
 };
@@ -186,7 +186,7 @@ struct rk_port_config {
 	const char *input;  /* pcap: file to replay once, or NULL */
 	const char *output; /* pcap: file to write, or NULL; dgram: the peer's path, or NULL where connected */
 	uint32_t receives;  /* 0: this queue pair only sends (a further pair on a socket without queues) */
-	uint32_t reserved;
+	uint32_t offloads;  /* tap, packet: the RK_RING_OFFLOADS that the kernel takes from us */
 	const struct rk_igbvf_config *igbvf; /* igbvf: its queue pair; else NULL */
 	const struct rk_virtio_config *virtio; /* virtio-net: its queue pair; else NULL */
 	const struct rk_xdp_config *xdp;     /* xdp: its queues; else NULL */

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from driver.offload import Offloads
 from driver.software_vf import FRAME_BYTES_MAX, KINDS, PortSpec, abi, parse_vf
 from guest.errors import UsageError, VhostPciError
 from pmd.kernel_abi import FRAME_MAX
@@ -119,9 +120,12 @@ class TestTap:
                 assert name.rstrip(b"\0") == b"t0"
                 assert flags & abi.IFF_TAP
                 assert flags & abi.IFF_NO_PI
+                assert flags & abi.IFF_VNET_HDR
                 assert not os.get_blocking(spec.fd)
                 assert not os.get_inheritable(spec.fd)
-            assert all(spec == PortSpec("tap", spec.fd) for spec in specs)
+            offloads = specs[0].offloads
+            assert Offloads.CSUM | Offloads.TSO4 | Offloads.TSO6 | Offloads.ECN in offloads
+            assert all(spec == PortSpec("tap", spec.fd, offloads=offloads) for spec in specs)
 
     def test_a_persistent_device_stays(self) -> None:
         ip("tuntap add t0 mode tap")

@@ -7,8 +7,10 @@ import time
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Self
 
+from driver.offload import PLAIN, Offload
 from pmd.kernel import Port, drop_names
 from pmd.kernel_abi import BURST_MAX, Frame, Segment, library
+from pmd.kernel_abi import Offload as OffloadStructure
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -27,13 +29,17 @@ def until(done: Callable[[], bool], what: str) -> None:
 
 
 class PortUser:
-    """Opens a port and moves frames. A frame is bytes, or a list of bytes: its segments."""
+    """Opens a port and moves frames. A frame is bytes, or a list of bytes: its segments.
+
+    offloads: of the frames last shown.
+    """
 
     def __init__(self, spec: PortSpec) -> None:
         self.port = Port(spec)
+        self.offloads: list[Offload] = []
 
-    def tx(self, frames: Sequence[bytes | list[bytes]]) -> list[str]:
-        """The verdicts of the frames it consumed, "sent" among them."""
+    def tx(self, frames: Sequence[bytes | list[bytes]], offload: Offload = PLAIN) -> list[str]:
+        """The verdicts of the frames it consumed, "sent" among them. offload: of each of them."""
         count = len(frames)
         array = (Frame * max(count, 1))()
         buffers = []
@@ -48,6 +54,7 @@ class PortUser:
             frame.segments = segments
             frame.segment_count = len(parts_list)
             frame.bytes = sum(map(len, parts_list))
+            frame.offload = OffloadStructure.from_buffer_copy(offload.pack())
         taken = library().rk_port_tx(self.port.handle, array, count)
         assert taken <= count
         return [drop_names()[frame.verdict] for frame in array[:taken]]
@@ -70,6 +77,7 @@ class PortUser:
         shown = library().rk_port_rx(self.port.handle, array, count)
         assert shown <= count
         frames = []
+        self.offloads = [Offload.parse(bytes(frame.offload)) for frame in array[:shown]]
         for frame in array[:shown]:
             segments = frame.segments[: frame.segment_count]
             assert all(segment.length for segment in segments)

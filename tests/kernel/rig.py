@@ -20,6 +20,7 @@ import numpy as np
 from driver.bus_memory import BusMemory
 from driver.device_ring import DescFlag, DeviceRing, Layout
 from driver.memory_map import MappedArea, MemoryMap
+from driver.offload import NO_OFFLOADS, Offloads
 from driver.split_ring import SplitRing
 from driver.state_area import MEMORY
 from guest.function import Area, RegionInfo
@@ -80,6 +81,7 @@ class LoopSpec:
     input: str | None = None
     output: str | None = None
     receives: bool = True
+    offloads: Offloads = NO_OFFLOADS
     igbvf: None = None
     virtio: None = None
     xdp: None = None

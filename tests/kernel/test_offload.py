@@ -14,6 +14,7 @@ from scapy.layers.inet import IP, TCP, UDP
 from driver.offload import (
     ECN,
     NO_OFFLOADS,
+    PLAIN,
     Gso,
     Offload,
     OffloadError,
@@ -32,7 +33,6 @@ if TYPE_CHECKING:
 
 ALL = Offloads.CSUM | Offloads.TSO4 | Offloads.TSO6 | Offloads.ECN | Offloads.USO
 NONE = NO_OFFLOADS
-PLAIN = Offload()
 _SETTINGS = settings(
     max_examples=80,
     deadline=None,

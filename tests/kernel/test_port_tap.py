@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 from typing import TYPE_CHECKING
 
 import pytest
 
+from driver.offload import OffloadFlag, Offloads, judge, plain
 from driver.software_vf import parse_vf
 from tests.kernel.namespace import answerer, frame, ip, namespace
+from tests.kernel.offload_frames import asking, check, packet
 from tests.kernel.port_user import VfUser, until
 
 if TYPE_CHECKING:
@@ -92,3 +95,34 @@ def test_queue_pairs_share_one_device() -> None:
 
             until(receive, "the frame on some queue")
             assert found == [frame(9)]
+
+
+@pytest.mark.parametrize("ipv6", [False, True])
+def test_a_long_frame_goes_to_the_kernel_whole(ipv6: bool) -> None:
+    payload = bytes(i % 251 for i in range(65535 - 60))
+    with VfUser(parse_vf("tap:t0")) as vf:
+        ip("link set t0 up")
+        with answerer("t0") as machine:
+            data, asked = asking(packet(payload, ipv6=ipv6), 1448)
+            allowed = Offloads.CSUM | Offloads.TSO4 | Offloads.TSO6
+            assert vf[0].tx([[data[:14], data[14:]]], judge(data, asked, allowed)) == ["sent"]
+            assert machine.recv(1 << 17) == data
+            assert vf[0].tx([data[:1000]]) == ["sent"]  # not asked for, the next is plain
+            assert machine.recv(1 << 17) == data[:1000]
+
+
+def test_the_kernel_leaves_checksums_to_us() -> None:
+    with (
+        VfUser(parse_vf("tap:t0")) as vf,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as machine,
+    ):
+        ip("link set t0 up")
+        ip("addr add 192.0.2.1/24 dev t0")
+        ip("neigh add 192.0.2.2 lladdr 02:00:00:00:00:02 dev t0")
+        machine.sendto(b"an odd number of bytes.", ("192.0.2.2", 9))
+        until(lambda: bool(vf[0].rx()), "the datagram")
+        frames, (offload,) = vf[0].rx(), vf[0].offloads
+        assert offload.flags == OffloadFlag.NEEDS_CSUM
+        (done,) = plain(frames[0], judge(frames[0], offload, Offloads.CSUM))
+        assert done != frames[0]
+        check(done)

@@ -12,9 +12,6 @@ from tools.vhost_user_abi import Feature
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-# Checksums and segmentation. False until the ring kernel takes them over from VM1.
-OFFLOADS = False
-
 MTU_MIN = 68  # virtio 1.3, 5.1.4.1
 MTU_MAX = 65535
 
@@ -68,7 +65,7 @@ NAMES = {
     str(feature.name).lower().removeprefix("net_").removeprefix("ring_").removesuffix("_desc"): (
         feature
     )
-    for feature in (*RINGS, *(SEGMENTS if OFFLOADS else ()))
+    for feature in (*RINGS, *SEGMENTS)
 }
 
 
