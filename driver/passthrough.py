@@ -96,10 +96,10 @@ class SharedWindows:
         mappings: Sequence[Mapping],
         *,
         writable: bool = False,
-    ) -> None:
+    ) -> bool:
         """Let the function read the mappings, until `unmap`; one it cannot is left out.
 
-        writable: And write those that this process may write.
+        Whether none was. writable: And write those that this process may write.
         """
         self._mapped.callback(space.rewind, space.mark())
         for mapping in mappings[: self._table.capacity]:
@@ -112,6 +112,7 @@ class SharedWindows:
                 continue
             self._mapped.callback(function.dma_unmap, iova, mapping.size)
             self._table.append(mapping.address, mapping.size, iova)
+        return self._table.count == len(mappings)
 
     def unmap(self) -> None:
         """Take all of it back. Twice is fine."""

@@ -30,7 +30,7 @@ from pmd.kernel import (
     Work,
     fault_names,
 )
-from pmd.ports import Ports
+from pmd.ports import Copy, Ports
 from pmd.quarantine import Quarantine
 from pmd.ring_config import ring_config
 
@@ -66,12 +66,21 @@ class Channel:
         vf: Where frames go; the channel owns it.
         bar: The window's BAR.
         sleeps: Its loops sleep, so VM1's kicks are wanted.
+        copy: Which frames are copied.
     """
 
-    def __init__(self, source: Source, vf: Vf, bar: int, *, sleeps: bool = False) -> None:
+    def __init__(
+        self,
+        source: Source,
+        vf: Vf,
+        bar: int,
+        *,
+        sleeps: bool = False,
+        copy: Copy = Copy.AUTO,
+    ) -> None:
         self._source = source
         self._sleeps = sleeps
-        self._ports = Ports(vf)
+        self._ports = Ports(vf, copy)
         self._bar = bar
         self._attached = contextlib.ExitStack()
         self._device: VhostPci | None = None
@@ -369,7 +378,7 @@ class Channel:
     def snapshot(self) -> stats.Channel:
         """Its counters, now."""
         pairs = [
-            stats.Pair(_direction(tx), _direction(rx), self._ports.counts(pair))
+            stats.Pair(stats.direction(tx), stats.direction(rx), self._ports.counts(pair))
             for pair, (rx, tx) in enumerate(self._stats or [(DirectionStats(), DirectionStats())])
         ]
         return stats.Channel(
@@ -380,14 +389,3 @@ class Channel:
             max(0, self._configurations - 1),
             self._quarantine.count,
         )
-
-
-def _direction(counters: DirectionStats) -> stats.Direction:
-    return stats.Direction(
-        counters.packets,
-        counters.bytes,
-        tuple(counters.drops),
-        counters.bursts,
-        counters.cycles,
-        counters.calls,
-    )

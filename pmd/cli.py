@@ -58,6 +58,7 @@ def run(
     window_map: str | None = None,
     poll: str | None = None,
     coalesce_us: int | None = None,
+    copy: str | None = None,
     duration: float | None = None,
     stats_period: float | None = None,
     json: Annotated[bool | None, _FLAG] = None,
@@ -81,6 +82,8 @@ def run(
         poll: busy, the default, polls without end; adaptive sleeps once nothing moved for a
             millisecond, until VM1 kicks or the VF has frames; interrupt sleeps at once.
         coalesce_us: Microseconds an interrupt to VM1 may wait for others, 0 to 1000. By default 0.
+        copy: Whether frames are copied between VM1's memory and a VF that reaches it by DMA: auto,
+            the default (short ones, and where it does not), always or never.
         duration: Seconds to run.
         stats_period: Seconds between two updates of the statistics, 0.1 or more. By default 1.
         json: Print one JSON object at the end and nothing else on stdout.
@@ -95,6 +98,7 @@ def run(
         "window-map": window_map,
         "poll": poll,
         "coalesce-us": coalesce_us,
+        "copy": copy,
         "duration": duration,
         "stats-period": stats_period,
         "json": json,

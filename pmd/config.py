@@ -21,6 +21,7 @@ STATS_PERIOD_MIN_S = 0.1
 WINDOW_MAPS = ("auto", "vfio", "wc")  # pmd/window_map.py WindowMap
 POLLS = ("busy", "adaptive", "interrupt")  # pmd/run.py
 COALESCE_MAX_US = 1000
+COPIES = ("auto", "always", "never")  # pmd/ports.py Copy
 _SECONDS_MAX = 1e9
 
 
@@ -37,6 +38,7 @@ class Options:
         window_map: How VM1's memory is mapped: auto, vfio or wc.
         poll: Whether lcores sleep while nothing moves: busy, adaptive or interrupt.
         coalesce_us: How long an interrupt to VM1 may wait for others, in microseconds.
+        copy: Which frames are copied by a VF that reaches VM1's memory: auto, always or never.
         duration_s: How long to run, or None: until a signal.
         stats_period_s: Between two updates of the live statistics.
         json: Print one JSON object at the end and nothing else.
@@ -50,6 +52,7 @@ class Options:
     window_map: str = "auto"
     poll: str = "busy"
     coalesce_us: int = 0
+    copy: str = "auto"
     duration_s: float | None = None
     stats_period_s: float = 1.0
     json: bool = False
@@ -117,6 +120,7 @@ _KEYS = {
     "burst": _Key("burst", f"an integer from 1 to {BURST_MAX}", _burst),
     "window-map": _Key("window_map", f"one of {', '.join(WINDOW_MAPS)}", _one_of(WINDOW_MAPS)),
     "poll": _Key("poll", f"one of {', '.join(POLLS)}", _one_of(POLLS)),
+    "copy": _Key("copy", f"one of {', '.join(COPIES)}", _one_of(COPIES)),
     "coalesce-us": _Key(
         "coalesce_us", f"an integer from 0 to {COALESCE_MAX_US} microseconds", _coalesce
     ),

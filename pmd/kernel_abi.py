@@ -292,6 +292,7 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "rk_port_rx_missed": (c_uint64, [c_void_p]),
     "rk_port_tx_held": (c_uint64, [c_void_p]),
     "rk_port_rx_direct": (c_uint64, [c_void_p]),
+    "rk_port_set_copy_below": (None, [c_void_p, c_uint32]),
     "rk_port_set_direct": (None, [c_void_p, c_uint32]),
     "rk_port_tx": (c_uint32, [c_void_p, POINTER(Frame), c_uint32]),
     "rk_port_rx": (c_uint32, [c_void_p, POINTER(Frame), c_uint32]),

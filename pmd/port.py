@@ -123,6 +123,13 @@ class Port(Handle):
         """Frames the VF's side lost before the port saw them, as far as it tells."""
         return int(library().rk_port_rx_missed(self.handle))
 
+    def set_copy_below(self, size: int) -> None:
+        """Copy frames of fewer bytes, and have the VF read others where they are, if it can.
+
+        Before a loop runs it; at first 256.
+        """
+        library().rk_port_set_copy_below(self.handle, size)
+
     def set_direct(self, direct: bool) -> None:
         """Begin or end receiving into VM1's memory; the VF's receive queue was just restarted.
 

@@ -6,11 +6,12 @@ up anew (its PF was reset, say), all are closed and opened again; frames that a 
 
 from __future__ import annotations
 
+import enum
 import logging
 import os
 from typing import TYPE_CHECKING
 
-from guest.errors import VhostPciError
+from guest.errors import UsageError, VhostPciError
 from pmd.kernel import Port
 from pmd.stats import AtVf
 
@@ -24,14 +25,29 @@ if TYPE_CHECKING:
 _log = logging.getLogger("pmd")
 
 
+class Copy(enum.StrEnum):
+    """Which of VM1's frames are copied, by a VF whose DMA reaches VM1's memory."""
+
+    AUTO = "auto"  # short ones, and what the VF does not reach
+    ALWAYS = "always"
+    NEVER = "never"  # but those in more pieces than the VF takes
+
+
 class Ports:
     """Owns the VF and its ports.
 
     Thread rule: `counts` at any time, the rest while no loop runs a port.
+
+    Raises:
+        UsageError: Nothing is to be copied, and this VF can do no other.
     """
 
-    def __init__(self, vf: Vf) -> None:
+    def __init__(self, vf: Vf, copy: Copy = Copy.AUTO) -> None:
         self._vf = vf
+        if copy is Copy.NEVER and not vf.reads_vm1:
+            cause = f"VF {vf.spec} does not reach VM1's memory by itself"
+            raise UsageError("use", "--copy never", cause, "only igbvf and virtio-net do")
+        self._copy = copy
         self._ports: list[Port] = []
         self._before: list[AtVf] = []
         self._refused = 0
@@ -76,8 +92,17 @@ class Ports:
         return self._spoilt
 
     def share(self, mappings: Sequence[Mapping]) -> None:
-        """Let the VF read VM1's memory, if it can: `driver.software_vf.vf.Vf.share`."""
-        self._vf.share(mappings)
+        """Let the VF reach VM1's memory, if it can and shall: `driver.software_vf.vf.Vf.share`.
+
+        Raises:
+            VhostPciError: It does not reach all of it, and nothing is to be copied.
+        """
+        if self._copy is Copy.ALWAYS:
+            return
+        if not self._vf.share(mappings) and self._copy is Copy.NEVER:
+            self._vf.unshare()
+            cause = f"VF {self.name} does not reach all of VM1's memory"
+            raise VhostPciError("run without", "copying", cause, "use --copy auto")
 
     def unshare(self) -> None:
         """Undo that; nothing is in flight any more."""
@@ -89,14 +114,20 @@ class Ports:
         After `share`.
 
         Raises:
-            VhostPciError: The VF does not start again.
+            VhostPciError: The VF does not start again; or they do not suit, and nothing is to be
+                copied.
         """
         port = self._ports[pair]
+        if self._copy is Copy.ALWAYS or not self._vf.writes_vm1:
+            return
         if queue.set_direct(port):
             self._vf.stop_receiving(pair)
             self._vf.start_receiving(pair)
             port.set_direct(True)
             self._direct.add(pair)
+        elif self._copy is Copy.NEVER:
+            cause = f"VM1's buffers of {queue.name} do not suit VF {self.name}"
+            raise VhostPciError("run without", "copying", cause, "use --copy auto")
 
     def let_go(self) -> None:
         """When it returns, no VF writes to VM1's memory any more; what it has written, ports see.
@@ -157,6 +188,8 @@ class Ports:
         for index, spec in enumerate(specs):
             try:
                 self._ports.append(Port(spec, f"VF {self._vf.spec}"))
+                if self._copy is Copy.NEVER:
+                    self._ports[-1].set_copy_below(0)
             except VhostPciError:
                 for unowned in specs[index:]:
                     if unowned.fd >= 0:

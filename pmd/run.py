@@ -14,6 +14,7 @@ from guest.hotplug import Hotplug
 from pmd.channel import Channel
 from pmd.daemon import Daemon
 from pmd.kernel import Poll
+from pmd.ports import Copy
 from pmd.signals import Signals
 from pmd.slots import NUMBER, Slots, VfTemplate
 from pmd.source import AUTO, PciSource, SimSource, sources
@@ -49,13 +50,15 @@ def run(options: Options, view: View) -> tuple[stats.Snapshot, stats.Snapshot]:
         found = sources(options.devices, cpus, WindowMap(options.window_map))
         specs = _resolve(_specs(options.vfs, found))
         sleeps = _IDLE_NS[options.poll] is not None
-        slots = _slots(stack, found, options.bar, sleeps=sleeps)
+        copy = Copy(options.copy)
+        slots = _slots(stack, found, options.bar, sleeps=sleeps, copy=copy)
         channels: list[Channel] = []
         for source, spec in zip(found, specs, strict=True):
             if slots is not None and isinstance(source, PciSource):
                 channels.append(slots.add(source, VfTemplate(spec)))
                 continue
-            channels.append(Channel(source, parse_vf(spec), options.bar, sleeps=sleeps))
+            vf = parse_vf(spec)
+            channels.append(Channel(source, vf, options.bar, sleeps=sleeps, copy=copy))
             stack.callback(channels[-1].close)
         for channel in channels:
             if slots is None or channel not in slots:
@@ -72,13 +75,13 @@ def run(options: Options, view: View) -> tuple[stats.Snapshot, stats.Snapshot]:
 
 
 def _slots(
-    stack: contextlib.ExitStack, found: Sequence[Source], bar: int, *, sleeps: bool
+    stack: contextlib.ExitStack, found: Sequence[Source], bar: int, *, sleeps: bool, copy: Copy
 ) -> Slots | None:
     """The slots of this run, closed by the stack; None where no PCI function is wanted."""
     if not any(isinstance(source, PciSource) for source in found):
         return None
     hotplug = stack.enter_context(Hotplug(VENDOR_ID, DEVICE_ID))
-    return stack.enter_context(Slots(hotplug, bar, sleeps=sleeps))
+    return stack.enter_context(Slots(hotplug, bar, sleeps=sleeps, copy=copy))
 
 
 def _specs(specs: Sequence[str], found: Sequence[Source]) -> list[str]:

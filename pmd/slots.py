@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Self
 
 from driver.software_vf import parse_vf
 from pmd.channel import Channel
+from pmd.ports import Copy
 from pmd.source import AUTO, PciSource
 
 if TYPE_CHECKING:
@@ -58,13 +59,16 @@ class Slots:
     Args:
         hotplug: Watching vhost-pci functions; stays the caller's.
         bar: The window's BAR.
-        sleeps: As of `Channel`.
+        sleeps, copy: As of `Channel`.
     """
 
-    def __init__(self, hotplug: Hotplug, bar: int, *, sleeps: bool = False) -> None:
+    def __init__(
+        self, hotplug: Hotplug, bar: int, *, sleeps: bool = False, copy: Copy = Copy.AUTO
+    ) -> None:
         self._hotplug = hotplug
         self._bar = bar
         self._sleeps = sleeps
+        self._copy = copy
         self._slots: list[_Slot] = []
         self._template: VfTemplate | None = None
         self._waiting: dict[str, None] = {}
@@ -82,7 +86,7 @@ class Slots:
         """
         number = sum(slot.source.follows for slot in self._slots)
         vf = parse_vf(template.numbered(number))
-        channel = Channel(source, vf, self._bar, sleeps=self._sleeps)
+        channel = Channel(source, vf, self._bar, sleeps=self._sleeps, copy=self._copy)
         self._slots.append(_Slot(source, channel))
         if source.follows:
             self._template = template

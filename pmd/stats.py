@@ -7,6 +7,10 @@ snapshot may be a burst apart.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pmd.kernel import DirectionStats
 
 
 def _sums(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ...]:
@@ -65,6 +69,18 @@ class Direction:
     def cycles_per_packet(self) -> float:
         """TSC cycles of busy turns for each forwarded frame; 0 where none was."""
         return self.cycles / self.packets if self.packets else 0.0
+
+
+def direction(counters: DirectionStats) -> Direction:
+    """The kernel's counters, now."""
+    return Direction(
+        counters.packets,
+        counters.bytes,
+        tuple(counters.drops),
+        counters.bursts,
+        counters.cycles,
+        counters.calls,
+    )
 
 
 @dataclass(frozen=True, slots=True)

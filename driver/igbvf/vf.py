@@ -48,6 +48,8 @@ class IgbVf(Vf):
     queue_pairs_max = 1  # an I350's VF has no more; an 82576's second one receives nothing
     look_period_s = 0.5
     opens_slowly = True
+    reads_vm1 = True
+    writes_vm1 = True
 
     def __init__(
         self,
@@ -140,10 +142,11 @@ class IgbVf(Vf):
             return error.cause
         return trouble
 
-    def share(self, mappings: Sequence[Mapping]) -> None:
+    def share(self, mappings: Sequence[Mapping]) -> bool:
         """See `Vf.share`: the VF may read all of them, and write where we may."""
-        if self._opened is not None:
-            self._windows.map(*self._opened, mappings, writable=True)
+        if self._opened is None:
+            return False
+        return self._windows.map(*self._opened, mappings, writable=True)
 
     def stop_receiving(self, pair: int) -> None:
         """See `Vf.stop_receiving`."""

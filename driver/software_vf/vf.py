@@ -59,12 +59,15 @@ class Vf(ABC):
         queue_pairs_max: How many it can have; None: any number.
         look_period_s: How often `look` is to be asked; None: never.
         opens_slowly: Opening takes seconds; it is better done before VM1 waits for it.
+        reads_vm1, writes_vm1: It can send from VM1's memory, and receive into it, by its own DMA.
     """
 
     kind: str
     queue_pairs_max: int | None = None
     look_period_s: float | None = None
     opens_slowly: bool = False
+    reads_vm1: bool = False
+    writes_vm1: bool = False
 
     def __init__(self, spec: str) -> None:
         self.spec = spec
@@ -84,12 +87,13 @@ class Vf(ABC):
         """Why it must be closed and opened anew, or "". Also while its ports are in use."""
         return ""
 
-    def share(self, mappings: Sequence[Mapping]) -> None:  # noqa: B027 - most VFs copy
-        """VM1's memory is mapped: a VF that can, may read frames from there from now on.
+    def share(self, mappings: Sequence[Mapping]) -> bool:  # noqa: ARG002 - most VFs copy
+        """VM1's memory is mapped: a VF that can, may reach it from now on.
 
-        What it cannot reach is copied. The ports are open, and no loop runs them. The mappings stay
+        Whether it reaches all of it; what it does not is copied. The ports are open, and no loop runs them. The mappings stay
         until `unshare`.
         """
+        return False
 
     def stop_receiving(self, pair: int) -> None:  # noqa: B027 - most VFs copy
         """When it returns, the VF writes to no buffer of the queue pair any more.

@@ -53,6 +53,7 @@ class VirtioNetVf(Vf):
 
     kind = "virtio-net"
     look_period_s = 0.5
+    reads_vm1 = True
     opens_slowly = True
 
     def __init__(
@@ -195,10 +196,11 @@ class VirtioNetVf(Vf):
         up = bool(self._link_up.value)
         return next(filter(None, [watch.trouble(link_up=up) for watch in self._watches]), "")
 
-    def share(self, mappings: Sequence[Mapping]) -> None:
+    def share(self, mappings: Sequence[Mapping]) -> bool:
         """See `Vf.share`: the device may read all of them, and write none."""
-        if self._opened is not None:
-            self._windows.map(*self._opened, mappings)
+        if self._opened is None:
+            return False
+        return self._windows.map(*self._opened, mappings)
 
     def unshare(self) -> None:
         """See `Vf.unshare`."""

@@ -49,6 +49,11 @@ uint64_t rk_port_rx_direct(const struct rk_port *port)
 	return __atomic_load_n(&port->rx_direct, __ATOMIC_RELAXED);
 }
 
+void rk_port_set_copy_below(struct rk_port *port, uint32_t bytes)
+{
+	port->copy_below = bytes;
+}
+
 void rk_port_set_direct(struct rk_port *port, uint32_t direct)
 {
 	if (port->ops->direct)

@@ -198,6 +198,7 @@ struct rk_port *port_igbvf_open(const struct rk_port_config *config, char *error
 		return port_refuse(error, error_bytes, "out of memory");
 	vf->port.ops = &igbvf_ops;
 	vf->port.reads = 1;
+	vf->port.copy_below = RK_COPY_BELOW;
 	vf->buffer_bytes = pair->buffer_bytes;
 	vf->frame_bytes_max = pair->frame_bytes_max;
 	vf->windows = (const struct rk_vf_window *)(uintptr_t)pair->windows;

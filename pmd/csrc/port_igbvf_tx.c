@@ -7,9 +7,7 @@
 #include "igbvf.h"
 #include "windows.h"
 
-/* Shorter frames, and those in many pieces, are copied: cheaper, and VM1 has its buffers back at once. */
-#define HELD_BYTES_MIN 256u
-#define HELD_SEGMENTS_MAX 8u
+#define HELD_SEGMENTS_MAX 8u /* those in more pieces are copied */
 
 #define SPAN_HELD 0x8000u /* in tx_span: the frame is in VM1's memory */
 
@@ -54,7 +52,7 @@ static void tx_fill(struct igbvf_ring *tx, uint32_t at, uint64_t iova, uint32_t 
 /* Whether the VF can and should read the frame where it is; then iovas has its segments' addresses. */
 static bool tx_holdable(const struct igbvf_port *vf, const struct rk_frame *frame, uint64_t *iovas)
 {
-	if (frame->bytes < HELD_BYTES_MIN || frame->segment_count > HELD_SEGMENTS_MAX)
+	if (frame->bytes < vf->port.copy_below || frame->segment_count > HELD_SEGMENTS_MAX)
 		return false;
 	for (uint32_t i = 0; i < frame->segment_count; i++) {
 		iovas[i] = window_iova(vf->windows, &frame->segments[i]);

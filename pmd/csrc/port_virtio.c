@@ -192,6 +192,7 @@ struct rk_port *port_virtio_open(const struct rk_port_config *config, char *erro
 	if (!vf)
 		return port_refuse(error, error_bytes, "out of memory");
 	vf->port.ops = &virtio_ops;
+	vf->port.copy_below = RK_COPY_BELOW;
 	vf->port.reads = 1; /* short ones, and what is in no window */
 	vf->port.offloads = pair->features & (RK_RING_CSUM | RK_RING_TSO4 | RK_RING_TSO6 |
 					      RK_RING_ECN | RK_RING_USO);

@@ -81,9 +81,12 @@ struct rk_port {
 	uint32_t offloads;
 	uint32_t reads; /* not 0: tx() reads the frames' bytes by this core, so they are fetched ahead */
 	int32_t wake_fd; /* readable when rx() may have frames; RK_WAKE_* */
-	uint32_t reserved;
+	uint32_t copy_below; /* frames of fewer bytes are copied by a port that holds others: rk_port_set_copy_below() */
 	uint64_t rx_direct; /* frames the VF wrote to VM1's memory, not copied by us */
 };
+
+/* Shorter frames are cheaper to copy than to hold, and VM1 has its buffers back at once. */
+#define RK_COPY_BELOW 256u
 
 #define RK_WAKE_POLL 0    /* nothing tells: rx() is to be asked */
 #define RK_WAKE_NONE (-1) /* rx() has frames only after tx() */
@@ -198,6 +201,8 @@ RK_API void rk_port_close(struct rk_port *port);
 RK_API uint64_t rk_port_rx_missed(const struct rk_port *port);
 RK_API uint64_t rk_port_tx_held(const struct rk_port *port);
 RK_API uint64_t rk_port_rx_direct(const struct rk_port *port);
+/* At first RK_COPY_BELOW; while no loop runs the port. */
+RK_API void rk_port_set_copy_below(struct rk_port *port, uint32_t bytes);
 /* Begins or ends receiving into VM1's memory: rk_direct_ops.mode(); nothing if it has no such mode. */
 RK_API void rk_port_set_direct(struct rk_port *port, uint32_t direct);
 /* The port's operations, for tests. */

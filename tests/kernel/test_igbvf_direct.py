@@ -15,6 +15,7 @@ from driver.state_area import PAGE_SIZE
 from pmd import channel as channel_module
 from pmd.channel import Channel
 from pmd.kernel import Event
+from pmd.ports import Copy
 from tests.driver.igb_model import RX, TAIL, IgbModel
 from tests.pmd.fake_source import STARTED_AND_ENABLED, FakeSource
 
@@ -63,12 +64,12 @@ class Receiver(FakeSource):
 class Rig:
     """A configured channel, the VM1 it serves and the VF's model."""
 
-    def __init__(self, *sizes: int) -> None:
+    def __init__(self, *sizes: int, copy: Copy = Copy.AUTO) -> None:
         self.vm1 = Receiver()
         self.vm1.post(*sizes)
         self.model = IgbModel()
         vf = IgbVf("igbvf:01:10.0", self.model.name, None, lambda _: OpenFunction(self.model, ()))
-        self.channel = Channel(self.vm1, vf, 2)
+        self.channel = Channel(self.vm1, vf, 2, copy=copy)
         self.channel.attach()
         self.channel.configure()
 
@@ -240,3 +241,50 @@ def test_a_pf_reset(rig: Rig) -> None:
     assert rig.model.receive(frame(1))
     rig.turn()
     assert rig.vm1.received() == [frame(1)]
+
+
+def test_copy_always_keeps_the_vf_out_of_vm1s_memory() -> None:
+    rig = Rig(4096, 4096, copy=Copy.ALWAYS)
+    assert len(rig.model.dma) == 1  # its own
+    rig.turn()
+    assert rig.model.receive(frame(1))
+    assert rig.vm1.peek(DATA, 4096) == NOISE
+    rig.turn()
+    assert (rig.vm1.received(), rig.zero_copy) == ([frame(1)], 0)
+    rig.close()
+
+
+def test_copy_never_serves_what_suits() -> None:
+    rig = Rig(4096, copy=Copy.NEVER)
+    rig.turn()
+    assert rig.model.receive(frame(1))
+    rig.turn()
+    assert (rig.vm1.received(), rig.zero_copy) == ([frame(1)], 1)
+    rig.close()
+
+
+def test_copy_never_refuses_buffers_that_do_not_suit(caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig(1526, copy=Copy.NEVER)
+    assert rig.channel.works == {}
+    assert (
+        "cannot run without copying: VM1's buffers of ring 0 of fake do not suit VF igbvf:01:10.0; "
+        "use --copy auto"
+    ) in caplog.text
+    rig.close()
+
+
+def test_copy_never_refuses_a_vf_that_does_not_reach_vm1(caplog: pytest.LogCaptureFixture) -> None:
+    rig = Rig(4096)
+    rig.close()
+    limited = IgbModel()
+    limited.dma_limit = 4 << 20  # its own memory, and no window more
+    vf = IgbVf("igbvf:01:10.0", limited.name, None, lambda _: OpenFunction(limited, ()))
+    vm1 = Receiver()
+    channel = Channel(vm1, vf, 2, copy=Copy.NEVER)
+    channel.attach()
+    limited.dma_limit = sum(size for _, size in limited.dma.values())
+    channel.configure()
+    assert channel.works == {}
+    assert "VF igbvf:01:10.0 does not reach all of VM1's memory" in caplog.text
+    channel.close()
+    limited.dispose()

@@ -11,8 +11,8 @@ from driver.igbvf import mailbox
 from driver.igbvf.vf import IgbVf
 from driver.passthrough import OpenFunction
 from driver.software_vf import parse_vf
-from guest.errors import VhostPciError
-from pmd.ports import Ports
+from guest.errors import UsageError, VhostPciError
+from pmd.ports import Copy, Ports
 from pmd.stats import AtVf
 from tests.driver.igb_model import IgbModel
 
@@ -61,6 +61,11 @@ def test_a_vf_that_cannot_be_opened_again(tmp_path: Path) -> None:
         ports.ensure(2)
     assert len(ports) == 0
     ports.close()
+
+
+def test_a_vf_that_must_copy() -> None:
+    with pytest.raises(UsageError, match="cannot use --copy never: VF loop does not reach"):
+        Ports(parse_vf("loop"), Copy.NEVER)
 
 
 def test_a_vf_that_must_be_opened_anew(monkeypatch: pytest.MonkeyPatch) -> None:
