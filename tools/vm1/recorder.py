@@ -38,11 +38,14 @@ class Recorder:
         stats: The counters of the engine, and of the one that runs with it.
         probe: Borrowed; None: blocks have no tag.
         tsc_hz: TSC cycles a second.
+        frame_bytes: Of the longest frame.
     """
 
-    def __init__(self, stats: Sequence[Stats], probe: Probe | None, tsc_hz: float) -> None:
+    def __init__(
+        self, stats: Sequence[Stats], probe: Probe | None, tsc_hz: float, frame_bytes: int
+    ) -> None:
         self._stats = stats
-        self._probe, self._tsc_hz = probe, tsc_hz
+        self._probe, self._tsc_hz, self._frame_bytes = probe, tsc_hz, frame_bytes
         self._pieces: list[_Piece] = []
         self._blocks: list[Block] = []
 
@@ -77,4 +80,4 @@ class Recorder:
             each = sorted(count / seconds / 1e6 for count, seconds in counts)
             rates[f"{name}_mpps_median"] = round(statistics.median(each), 3)
             rates[f"{name}_mpps_best"] = round(each[-1], 3)
-        return rates | summary(self._blocks, self._tsc_hz)
+        return rates | summary(self._blocks, self._tsc_hz, self._frame_bytes)

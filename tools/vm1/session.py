@@ -105,7 +105,8 @@ class Session:
             return None
         cpu = options.peer_cpu
         probe = None if cpu is None else stack.enter_context(Probe(cpu))
-        return Recorder([each.stats for each in self._attachments], probe, tsc_hz())
+        stats = [each.stats for each in self._attachments]
+        return Recorder(stats, probe, tsc_hz(), self._options.traffic.sizes.most)
 
     def _poll(self, first: Attachment) -> Ended:
         """Run until something ends it."""
