@@ -207,8 +207,5 @@ bool packed_begin(struct rk_queue *queue)
 		queue->next = end;
 	queue->used_next = queue->next;
 	queue->used_shown = queue->next;
-	/* We poll, so no kicks (2.8.10): {desc, flags}. */
-	shm_store16(queue->used, 0);
-	shm_store16(shm_at(queue->used, 2), EVENT_DISABLE);
 	return true;
 }

@@ -86,13 +86,10 @@ static bool allocate(struct rk_queue *queue)
 }
 
 /* Begins where VM1's used ring says the work was left: docs/device.md 5.3. */
-static bool begin(struct rk_queue *queue)
+static bool split_begin(struct rk_queue *queue)
 {
-	uint16_t used;
+	uint16_t used = shm_load16(shm_at(queue->used, RING_INDEX));
 
-	if (queue_packed(queue))
-		return packed_begin(queue);
-	used = shm_load16(shm_at(queue->used, RING_INDEX));
 	queue->next = used;
 	queue->used_next = used;
 	queue->used_shown = used;
@@ -101,7 +98,14 @@ static bool begin(struct rk_queue *queue)
 		errno = ERANGE;
 		return false;
 	}
-	queue_disarm(queue);
+	return true;
+}
+
+static bool begin(struct rk_queue *queue)
+{
+	if (!(queue_packed(queue) ? packed_begin(queue) : split_begin(queue)))
+		return false;
+	queue_disarm(queue); /* until somebody asks for kicks */
 	return true;
 }
 
