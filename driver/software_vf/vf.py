@@ -90,8 +90,8 @@ class Vf(ABC):
     def share(self, mappings: Sequence[Mapping]) -> bool:  # noqa: ARG002 - most VFs copy
         """VM1's memory is mapped: a VF that can, may reach it from now on.
 
-        Whether it reaches all of it; what it does not is copied. The ports are open, and no loop runs them. The mappings stay
-        until `unshare`.
+        Whether it reaches all of it; what it does not is copied. The ports are open, and no loop
+        runs them. The mappings stay until `unshare`.
         """
         return False
 

@@ -52,7 +52,8 @@ def test_sim_forwards_both_ways() -> None:
 
 def test_sim_with_parameters() -> None:
     name = "sim:size=200,queue-size=64,queue-pairs=2"
-    with pmd("run", "--device", name, "--duration", "1", "--json") as process:
+    # VM1 starts within that as well.
+    with pmd("run", "--device", name, "--duration", "4", "--json") as process:
         assert process.wait() == 0
         (channel,) = process.json()["channels"]
         assert len(channel["queue_pairs"]) == 2
