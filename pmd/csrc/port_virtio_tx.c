@@ -9,7 +9,7 @@
 #include "windows.h"
 
 /* Shorter frames are copied, and those in small pieces: cheaper, and VM1 has its buffers back at once. */
-#define HELD_SEGMENT_BYTES_MIN 128u /* on average */
+#define HELD_SEGMENT_BYTES_MIN 128u /* on average, where short frames are copied at all */
 #define HELD_SEGMENTS_MAX 24u       /* as many as Linux makes of a frame to be segmented, and some */
 
 /* Takes the chains back that were used, oldest first: those behind one that was not have to wait. */
@@ -51,8 +51,9 @@ static void tx_header(uint8_t *to, const struct rk_frame *frame)
 /* Whether the device can and should read the frame where it is; then iovas has its segments' addresses. */
 static bool tx_holdable(const struct virtio_port *vf, const struct rk_frame *frame, uint64_t *iovas)
 {
-	if (frame->bytes < vf->port.copy_below || frame->segment_count > HELD_SEGMENTS_MAX ||
-	    frame->bytes < frame->segment_count * HELD_SEGMENT_BYTES_MIN)
+	if (frame->bytes < vf->port.copy_below || frame->segment_count > HELD_SEGMENTS_MAX)
+		return false;
+	if (vf->port.copy_below && frame->bytes < frame->segment_count * HELD_SEGMENT_BYTES_MIN)
 		return false;
 	for (uint32_t i = 0; i < frame->segment_count; i++) {
 		iovas[i] = window_iova(vf->windows, &frame->segments[i]);

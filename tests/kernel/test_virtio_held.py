@@ -132,6 +132,14 @@ def test_many_or_small_pieces_are_copied(model: Model, sender: Sender) -> None:
     assert model.sent == [b"c" * size for size in (6400, 6144, 1016, 1024)]
 
 
+def test_where_nothing_is_to_be_copied_short_frames_are_held(model: Model, sender: Sender) -> None:
+    library().rk_port_set_copy_below(sender.port.handle, 0)
+    sender.write(0, b"d" * 100)
+    assert sender.tx([(0, 14)], [(20 * i, 20) for i in range(5)]) == [HELD, HELD]
+    model.run()
+    assert model.sent == [b"d" * 14, b"d" * 100]
+
+
 def test_memory_beyond_the_window_is_copied(model: Model, sender: Sender) -> None:
     outside = ctypes.create_string_buffer(b"y" * 400, 400)
     delta = ctypes.addressof(outside) - sender.mapping.address
