@@ -12,6 +12,9 @@ from guest.pci_config import COMMAND, COMMAND_MEMORY, HEADER_SIZE, capabilities
 if TYPE_CHECKING:
     from guest.discovery import PciFunction
 
+# What is wrong with a BAR that is implemented and has no size, and what to do about it.
+NO_ROOM = "no addresses were left for it when it was plugged"
+GIVE_ROOM = "give the root port room: pcie-root-port,pref64-reserve=64G (more than VM1's memory)"
 # linux/ioport.h
 _IORESOURCE_PREFETCH = 0x2000
 _IORESOURCE_UNSET = 0x20000000

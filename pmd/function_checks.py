@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from driver.state_area import COMMIT_REGION, WINDOW_RW
 from guest.binding import is_vfio, obstructing
 from guest.discovery import group_members
-from guest.pci_facts import read_pci
+from guest.pci_facts import GIVE_ROOM, NO_ROOM, read_pci
 from guest.usage import uses
 from pmd.finding import Finding, ok, problem, warning
 
@@ -77,8 +77,7 @@ def _check_bar(what: str, bar: Bar) -> Finding:
     if bar.size:
         size = f"{bar.size >> 20} MiB" if bar.size >> 20 else f"{bar.size >> 10} KiB"
         return ok(what, f"{size}, {'prefetchable' if bar.prefetchable else 'not prefetchable'}")
-    remedy = "give the root port room: pcie-root-port,pref64-reserve=64G (more than VM1's memory)"
-    return problem(what, "no addresses were left for it when it was plugged", remedy)
+    return problem(what, NO_ROOM, GIVE_ROOM)
 
 
 def check_msi(address: str, facts: PciFacts) -> Finding:

@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Protocol
 
+from driver.state_area import WINDOW_RW
 from guest.binding import Binding
 from guest.discovery import is_pci_address, pci_function
-from guest.errors import UsageError
+from guest.errors import UsageError, VhostPciError
+from guest.pci_facts import GIVE_ROOM, NO_ROOM, read_pci
 from pmd.sim import Simulation, parameters
 from pmd.window_map import WindowMap, open_function
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from guest.discovery import PciFunction
     from guest.function import Function
 
 _log = logging.getLogger("pmd")
@@ -97,7 +100,9 @@ class PciSource:
         binding.bind()
         if binding.driver != former:
             _log.info("%s: bound to %s", self.name, binding.driver)
-        return open_function(pci_function(self.name), self._window_map)
+        pci = pci_function(self.name)
+        require_room(pci)
+        return open_function(pci, self._window_map)
 
     def settled(self) -> None:
         """Nothing to do."""
@@ -146,6 +151,19 @@ def sources(devices: Sequence[str], cpus: Sequence[int], window_map: WindowMap) 
         if names.count(name) > 1:
             raise UsageError("use", f"--device {name}", "it is given more than once")
     return found
+
+
+def require_room(pci: PciFunction) -> None:
+    """VhostPciError where the window's BAR is there and has no addresses: firmware's or kernel's.
+
+    The device cannot know: it offers the window, and publishes rings that nobody here can reach.
+    """
+    facts = read_pci(pci)
+    if facts is None:
+        return
+    window = facts.bars[WINDOW_RW]
+    if window.implemented and not window.size:
+        raise VhostPciError("map", f"BAR {WINDOW_RW} of {pci.address}", NO_ROOM, GIVE_ROOM)
 
 
 def _connected(path: str) -> Function:

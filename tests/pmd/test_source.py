@@ -1,0 +1,27 @@
+"""A function of this machine that cannot be used is refused before it is opened."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from guest.errors import VhostPciError
+from pmd.source import require_room
+from tests.guest.tree import ADDRESS, write_function
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def test_a_window_without_addresses(tmp_path: Path) -> None:
+    with pytest.raises(VhostPciError) as caught:
+        require_room(write_function(tmp_path, bars={}))
+    assert str(caught.value) == (
+        f"cannot map BAR 2 of {ADDRESS}: no addresses were left for it when it was plugged; "
+        "give the root port room: pcie-root-port,pref64-reserve=64G (more than VM1's memory)"
+    )
+
+
+def test_a_window_that_is_there(tmp_path: Path) -> None:
+    require_room(write_function(tmp_path))
