@@ -23,16 +23,21 @@ _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
 class Device(Child):
-    """One device server; its sockets are NAME.vhost-user and NAME.vfio-user in directory.
+    """One device server.
+
+    Args:
+        name: Of its log, NAME.log.
+        directory: Where that is.
+        sockets: What their paths begin with. Those of a server that died are taken over.
 
     Raises:
         VhostPciError: It does not start.
     """
 
-    def __init__(self, name: str, directory: Path) -> None:
-        self.vhost_user = directory / f"{name}.vhost-user"
-        self.vfio_user = directory / f"{name}.vfio-user"
-        self._control = directory / f"{name}.control"
+    def __init__(self, name: str, directory: Path, sockets: Path) -> None:
+        self.vhost_user = sockets.with_suffix(".vhost-user")
+        self.vfio_user = sockets.with_suffix(".vfio-user")
+        self._control = sockets.with_suffix(".control")
         command = [sys.executable, "-m", "tools.device.cli", "--verbose"]
         command += ["--vhost-user", str(self.vhost_user), "--vfio-user", str(self.vfio_user)]
         command += ["--control", str(self._control)]
@@ -40,10 +45,18 @@ class Device(Child):
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path)}
         super().__init__("vhost-pci-device", command, environment, directory / f"{name}.log")
         try:
-            self.wait_until(self._control.exists, _START_TIMEOUT_S, "make its sockets")
+            self.wait_until(self._answers, _START_TIMEOUT_S, "answer")
         except BaseException:
             self.close()
             raise
+
+    def _answers(self) -> bool:
+        """Whether it serves; a socket alone may be its predecessor's."""
+        try:
+            self.state()
+        except VhostPciError:
+            return False
+        return True
 
     def state(self) -> dict[str, Any]:
         """What it says of itself.

@@ -31,12 +31,13 @@ _PREFIX = 24
 _PORT = 5000
 _MAC = "52:54:00:77:00:{:02x}"
 
-FUNCTION = "vhost-pci"  # the function's id in VM2
 _FUNCTION_ID = "1af4:10f0"  # docs/device.md, section 2
+_RECONNECT_MS = 500
 _MESSAGE_TIMEOUT_MS = 60_000  # QEMU's connection never recovers from a reply that was late
 # Deadlines for machines without KVM on a machine that is busy with other things.
 STEP_TIMEOUT_S = 180.0
 _TRANSFER_TIMEOUT_S = 600.0
+_PING_S = "60"
 
 # Where frames go in VM2, by kind of VF: how to prepare it, and what `pmd run --vf` is told.
 _BRIDGE = """\
@@ -120,6 +121,7 @@ VF_KINDS = {
     "xdp": VfKind("igb", _SRIOV_INTERFACE, "xdp:{}"),
 }
 _WAIT_FOR_FILE = "n=0; while [ ! -e {0} ]; do n=$((n+1)); [ $n -lt 900 ]; sleep 0.1; done"
+_FUNCTIONS = f"lspci -Dnd {_FUNCTION_ID} | sed 's/ .*//'"
 
 
 class Picture:
@@ -132,19 +134,27 @@ class Picture:
         templates: Where machines come from.
         package: Of `own.package`, for VM2.
         directory: For sockets and logs; it has to stay until after `close`, and its path short.
+        number: Of the interface that VM2 reaches outside by: 0, and 1 where VM2 is another
+            picture's (`join`), whose own is 0.
     """
 
-    def __init__(self, templates: Templates, package: Path, directory: Path) -> None:
+    def __init__(
+        self, templates: Templates, package: Path, directory: Path, number: int = 0
+    ) -> None:
         self._templates = templates
         self._package = package
         self.directory = directory
+        self.interface = f"eth{number}"
+        self._function = f"vhost-pci{number}"  # its id in VM2
+        self._wire = f"wire{number}"
         self._stack = contextlib.ExitStack()
         self._starts: dict[str, int] = {}
         self._specs: dict[str, str] = {}  # by kind of VF that VM2 is prepared for
 
     def start_device(self) -> None:
-        """Start the device server, or one that replaces it."""
-        self.device = self._stack.enter_context(Device(self._name("device"), self.directory))
+        """Start the device server, or one that takes the place of one that died."""
+        device = Device(self._name("device"), self.directory, self.directory / "device")
+        self.device = self._stack.enter_context(device)
 
     def start_vm1(self, memory_mib: int = VM1_MEMORY_MIB) -> None:
         """Start VM1 on the device, its interface up: the stock driver's rings are there then."""
@@ -152,41 +162,51 @@ class Picture:
         self.vm1 = vm1
         path = str(self.device.vhost_user)
         address = {"type": "unix", "data": {"path": path}}
-        backend = {"type": "socket", "data": {"addr": address, "server": False}}
+        facts = {"addr": address, "server": False, "reconnect-ms": _RECONNECT_MS}
+        backend = {"type": "socket", "data": facts}
         vm1.qmp.execute("chardev-add", id="net0", backend=backend)
         vm1.qmp.execute("netdev_add", type="vhost-user", id="net0", chardev="net0")
         mac = _MAC.format(1)
         vm1.plug("nic", "virtio-net-pci", netdev="net0", mac=mac, disable_legacy="on")
-        _bring_up(vm1, "virtio_net", f"{VM1_ADDRESS}/{_PREFIX}")
+        _bring_up(vm1, "virtio_net", "eth0", f"{VM1_ADDRESS}/{_PREFIX}")
         self.device.wait_until(self.device.vm1_is_up, STEP_TIMEOUT_S, "see VM1's rings")
 
     def start_vm2(self, memory_mib: int = VM2_MEMORY_MIB, kind: str = "packet") -> None:
         """Start VM2, with the card that a VF of that kind needs, and what lies outside."""
         vm2 = self._restore("vm2", memory_mib)
+        own.install(vm2, self._package)
+        self.join(vm2, kind)
+
+    def join(self, vm2: Vm, kind: str = "packet") -> None:
+        """Give VM2, which may be another picture's, one more card, and start what lies outside."""
         self.vm2 = vm2
         self._specs.clear()
-        own.install(vm2, self._package)
-        outside = self._restore("outside", memory_mib)
+        outside = self._restore("outside", VM2_MEMORY_MIB)
         self.outside = outside
         wire = {"type": "unix", "path": str(self.directory / f"{vm2.name}.wire")}
         for vm, server in ((vm2, True), (outside, False)):
-            vm.qmp.execute("netdev_add", type="stream", id="wire", server=server, addr=wire)
+            vm.qmp.execute("netdev_add", type="stream", id=self._wire, server=server, addr=wire)
         way = VF_KINDS[kind]
-        vm2.plug("wire", way.card, netdev="wire", mac=_MAC.format(2), named=way.properties)
-        outside.plug("wire", "e1000e", netdev="wire", mac=_MAC.format(3))
-        _bring_up(vm2, way.driver or way.card, "")
+        vm2.plug(self._wire, way.card, netdev=self._wire, mac=_MAC.format(2), named=way.properties)
+        outside.plug(self._wire, "e1000e", netdev=self._wire, mac=_MAC.format(3))
+        _bring_up(vm2, way.driver or way.card, self.interface, "")
         # What was merged on arrival would be longer than any frame VM1 has room for.
-        vm2.agent.shell("ethtool -K eth0 gro off tso off gso off")
-        _bring_up(outside, "e1000e", f"{OUTSIDE_ADDRESS}/{_PREFIX}")
+        vm2.agent.shell(f"ethtool -K {self.interface} gro off tso off gso off")
+        _bring_up(outside, "e1000e", "eth0", f"{OUTSIDE_ADDRESS}/{_PREFIX}")
 
     def plug(self) -> str:
         """Plug the function into VM2, and return its PCI address there."""
+        before = self.vm2.agent.shell(_FUNCTIONS).split()
+        self.vm2.plug(self._function, "vfio-user-pci", self.function_properties())
+        look = f"n=0; until [ $({_FUNCTIONS} | wc -l) -gt {len(before)} ]; do"
+        self.vm2.agent.shell(f"{look} n=$((n+1)); [ $n -lt 600 ]; sleep 0.1; done")
+        (address,) = set(self.vm2.agent.shell(_FUNCTIONS).split()) - set(before)
+        return address
+
+    def function_properties(self) -> dict[str, object]:
+        """Of a vfio-user-pci that is this picture's function, for QMP's device_add."""
         socket = {"type": "unix", "path": str(self.device.vfio_user)}
-        properties = {"socket": socket, "x-msg-timeout": _MESSAGE_TIMEOUT_MS}
-        self.vm2.plug(FUNCTION, "vfio-user-pci", properties)
-        look = f"n=0; until lspci -Dnd {_FUNCTION_ID} | grep .; do"
-        address = self.vm2.agent.shell(f"{look} n=$((n+1)); [ $n -lt 600 ]; sleep 0.1; done")
-        return address.split()[0]
+        return {"socket": socket, "x-msg-timeout": _MESSAGE_TIMEOUT_MS}
 
     def bind(self, address: str) -> None:
         """Give the function to vfio-pci."""
@@ -198,7 +218,11 @@ class Picture:
             script = VF_KINDS[kind].prepare
             said = self.vm2.agent.shell(script, timeout_s=STEP_TIMEOUT_S) if script else ""
             self._specs[kind] = VF_KINDS[kind].spec.format(said.strip())
-        self.pmd = self.vm2.agent.start("pmd", "run", "--bar", "2", "--vf", self._specs[kind])
+        return self.run_pmd("--vf", self._specs[kind])
+
+    def run_pmd(self, *options: str) -> Job:
+        """Run `pmd` in VM2 with these options, and wait until it serves."""
+        self.pmd = self.vm2.agent.start("pmd", "run", "--bar", "2", *options)
         self.wait_until_served()
         return self.pmd
 
@@ -219,14 +243,19 @@ class Picture:
         if self.pmd.wait(STEP_TIMEOUT_S) != 0:
             raise self.pmd.failure(f"ended with status {self.pmd.status}")
 
-    def ping(self, count: int = 5) -> str:
-        """Ping both ways, all packets answered; round trip times in words."""
+    def ping(self, count: int = 5, size_bytes: int = 1000) -> str:
+        """Ping both ways, until so many packets are answered; round trip times in words.
+
+        With -w, since ping else waits for two round trips only: a busy host takes longer at times.
+
+        Args:
+            count: How many answers, each way.
+            size_bytes: Of ICMP's data; packets are not fragmented.
+        """
         times = []
         for vm, target in ((self.vm1, OUTSIDE_ADDRESS), (self.outside, VM1_ADDRESS)):
-            words = ["ping", "-c", str(count), "-i", "0.2", "-W", "20", "-s", "1000", target]
-            said = vm.agent.run(*words, timeout_s=STEP_TIMEOUT_S)
-            if f" {count} received" not in said:
-                raise VhostPciError("ping", f"{target} from {vm.name}", said.strip()[-200:])
+            words = ["ping", "-c", str(count), "-i", "0.2", "-w", _PING_S, "-s", str(size_bytes)]
+            said = vm.agent.run(*words, "-M", "do", target, timeout_s=STEP_TIMEOUT_S)
             average = re.search(r"= [\d.]+/([\d.]+)/", said)
             times.append(f"{average[1]} ms" if average else "answered")
         return " there, ".join(times) + " back"
@@ -249,7 +278,7 @@ class Picture:
 
     def unplug(self) -> None:
         """Take the function out of VM2."""
-        self.vm2.unplug(FUNCTION)
+        self.vm2.unplug(self._function)
 
     def stop_vm1(self) -> None:
         """Shut VM1 down, and see the device notice."""
@@ -284,9 +313,9 @@ class Picture:
         self.close()
 
 
-def _bring_up(vm: Vm, module: str, address: str) -> None:
-    """Load the driver, wait for eth0, bring it up. No IPv6: nothing is sent unasked."""
-    script = f"modprobe {module}; {_WAIT_FOR_FILE.format('/sys/class/net/eth0')};"
-    script += "echo 1 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6;"
-    script += f"ip addr add {address} dev eth0;" if address else ""
-    vm.agent.shell(f"{script} ip link set eth0 up", timeout_s=STEP_TIMEOUT_S)
+def _bring_up(vm: Vm, module: str, interface: str, address: str) -> None:
+    """Load the driver, wait for the interface, bring it up. No IPv6: nothing is sent unasked."""
+    script = f"modprobe {module}; {_WAIT_FOR_FILE.format(f'/sys/class/net/{interface}')};"
+    script += f"echo 1 > /proc/sys/net/ipv6/conf/{interface}/disable_ipv6;"
+    script += f"ip addr add {address} dev {interface};" if address else ""
+    vm.agent.shell(f"{script} ip link set {interface} up", timeout_s=STEP_TIMEOUT_S)

@@ -71,6 +71,21 @@ class Templates:
             raise
         return vm
 
+    def boot(self, name: str, memory_mib: int, directory: Path, *, iommu: bool) -> Vm:
+        """A machine that is no template's, booted now; the caller closes it.
+
+        Raises:
+            VhostPciError: It cannot be booted.
+        """
+        hardware = Hardware(self._qemu, self._image, self.accelerator, memory_mib, iommu)
+        vm = Vm(name, hardware, directory)
+        try:
+            vm.wait_until_up(_BOOT_TIMEOUT_S)
+        except BaseException:
+            vm.close()
+            raise
+        return vm
+
     @property
     def accelerator(self) -> str:
         """`kvm` where a machine has booted with it, `tcg` elsewhere.

@@ -35,12 +35,13 @@ _PLUG_TIMEOUT_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Hardware:
-    """What a machine is made of."""
+    """What a machine is made of; iommu: whether it has one, as VM2 has to."""
 
     qemu: Qemu
     image: Image
     accelerator: str  # "kvm" or "tcg"
     memory_mib: int
+    iommu: bool = True
 
     def options(self) -> list[str]:
         """QEMU's options, but for where its sockets and its console are.
@@ -55,7 +56,8 @@ class Hardware:
         options = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
         options += ["-machine", f"q35,memory-backend=memory{chip}", "-accel", accelerate]
         options += ["-cpu", "max", "-smp", str(PROCESSORS), "-m", f"{self.memory_mib}M"]
-        options += ["-device", "intel-iommu,intremap=on,caching-mode=on,aw-bits=48"]
+        if self.iommu:
+            options += ["-device", "intel-iommu,intremap=on,caching-mode=on,aw-bits=48"]
         for port in range(1, PORTS + 1):
             place = f"id=port{port},chassis={port},slot={port}"
             reserve = f"pref64-reserve={_RESERVED_GIB}G"
