@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import os
 from pathlib import Path
@@ -29,9 +30,9 @@ def _children() -> set[int]:
     return {int(pid) for task in tasks for pid in (task / "children").read_text().split()}
 
 
-@pytest.fixture(autouse=True)
-def nothing_leaks() -> Iterator[None]:
-    """Fails a test that leaves a descriptor open or a child process behind."""
+@contextlib.contextmanager
+def no_leaks() -> Iterator[None]:
+    """Fails what leaves a descriptor open or a child process behind."""
     descriptors, children = _descriptors(), _children()
     yield
     gc.collect()
@@ -39,3 +40,10 @@ def nothing_leaks() -> Iterator[None]:
     assert left == {}, f"descriptors left open: {left}"
     orphans = _children() - children
     assert orphans == set(), f"child processes left behind: {orphans} (of {os.getpid()})"
+
+
+@pytest.fixture(autouse=True)
+def nothing_leaks() -> Iterator[None]:
+    """Every test by itself."""
+    with no_leaks():
+        yield

@@ -1,7 +1,12 @@
-"""What the tests of real machines share: all that comes from the cache, and a picture each."""
+"""What the tests of real machines share: all that comes from the cache, and pictures.
+
+Bringing a picture up takes most of a minute, so the tests of a module take turns with one: each
+leaves it as it found it, and one that fails leaves it to nobody.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 import tempfile
 from dataclasses import dataclass
@@ -10,6 +15,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.conftest import no_leaks
 from tools.lab import own
 from tools.lab.cache import Cache, cache_directory
 from tools.lab.image import make_image
@@ -18,12 +24,21 @@ from tools.lab.qemu import find_qemu
 from tools.lab.template import Templates
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
+
+    from tools.lab.vm import Vm
 
 
 def _tell(line: str) -> None:
     """Where a test hangs, this says in what."""
     print(line, file=sys.stderr, flush=True)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def nothing_leaks() -> Iterator[None]:
+    """As everywhere else, for a module as a whole: its tests share machines."""
+    with no_leaks():
+        yield
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,25 +57,72 @@ def ingredients() -> Ingredients:
     return Ingredients(templates, own.package(cache, image.python))
 
 
-@pytest.fixture
-def picture(ingredients: Ingredients) -> Iterator[Picture]:
-    """A picture of which nothing is up yet; its logs are shown if the test fails."""
-    with tempfile.TemporaryDirectory(prefix="vpci-vm-") as name:
-        directory = Path(name)
-        try:
-            with Picture(ingredients.templates, ingredients.package, directory) as made:
-                yield made
-        finally:
-            for file in sorted(path for path in directory.iterdir() if path.is_file()):
-                _tell(f"--- {file.name}\n{file.read_text(errors='replace')[-2000:]}")
+class Stage:
+    """Has one picture up, or none; on the way down, what the machines said is shown."""
+
+    def __init__(self, ingredients: Ingredients) -> None:
+        self._ingredients = ingredients
+        self._stack = contextlib.ExitStack()
+        self._picture: Picture | None = None
+
+    def picture(self, bring_up: Callable[[Picture], None]) -> Picture:
+        """The one that is up, or a new one, brought up."""
+        if self._picture is None:
+            made = self.another()
+            bring_up(made)
+            self._picture = made
+        return self._picture
+
+    def another(self, number: int = 0) -> Picture:
+        """One more of which nothing is up yet, until the stage is cleared."""
+        directory = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="vpci-vm-")))
+        self._stack.callback(_show, directory)
+        ingredients = self._ingredients
+        made = Picture(ingredients.templates, ingredients.package, directory, number)
+        return self._stack.enter_context(made)
+
+    def enter(self, vm: Vm) -> Vm:
+        """End this machine too when the stage is cleared."""
+        return self._stack.enter_context(vm)
+
+    def clear(self) -> None:
+        """End what is up."""
+        self._picture = None
+        self._stack.close()
+
+
+def _show(directory: Path) -> None:
+    for file in sorted(path for path in directory.iterdir() if path.is_file()):
+        _tell(f"--- {file.name}\n{file.read_text(errors='replace')[-2000:]}")
+
+
+@pytest.fixture(scope="module")
+def stage(ingredients: Ingredients) -> Iterator[Stage]:
+    made = Stage(ingredients)
+    try:
+        yield made
+    finally:
+        made.clear()
 
 
 @pytest.fixture
-def served(picture: Picture) -> Picture:
-    """All of it up, and `pmd` serving by a TAP device that VM2 bridges to its wire."""
+def cleared(stage: Stage, request: pytest.FixtureRequest) -> Iterator[None]:
+    """Clears the stage after a test that fails."""
+    failed = request.session.testsfailed
+    yield
+    if request.session.testsfailed != failed:
+        stage.clear()
+
+
+@pytest.fixture
+def served(stage: Stage, cleared: None) -> Picture:  # noqa: ARG001 - what it does comes after
+    """All of it up, and `pmd` serving by VM2's network card."""
+    return stage.picture(_serve)
+
+
+def _serve(picture: Picture) -> None:
     picture.start_device()
     picture.start_vm1()
     picture.start_vm2()
-    picture.bind(picture.plug())
-    picture.start_pmd("tap")
-    return picture
+    picture.plug()
+    picture.start_pmd("packet")
