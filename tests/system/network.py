@@ -6,9 +6,11 @@ Entered by nsenter: `ip netns exec` also makes a mount namespace, which a chroot
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import subprocess
 import sys
+import time
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -53,6 +55,17 @@ def add_tap(name: str, namespace: str, address: str = "") -> None:
     if address:
         ip("addr", "add", address, "dev", name, namespace=namespace)
     ip("link", "set", name, "up", namespace=namespace)
+
+
+def wait_for_carrier(interfaces: tuple[str, ...], namespace: str) -> None:
+    """Until each is up for whoever bridges it: up to a second after somebody opened it."""
+    deadline = time.monotonic() + 60
+    for interface in interfaces:
+        while json.loads(ip("-j", "link", "show", interface, namespace=namespace))[0][
+            "operstate"
+        ] not in ("UP", "UNKNOWN"):
+            assert time.monotonic() < deadline, f"{interface} has no carrier"
+            time.sleep(0.02)
 
 
 def add_veth(name: str, namespace: str, peer: str, peer_namespace: str, address: str) -> None:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.system.network import add_tap, ip, namespace, silence
+from tests.system.network import add_tap, ip, namespace, silence, wait_for_carrier
 from tests.system.processes import Device, Pmd, Program, Vm1
 
 if TYPE_CHECKING:
@@ -75,12 +75,15 @@ def test_a_million_through_a_linux_bridge(tmp_path: Path) -> None:
             Device(tmp_path, "a") as a,
             Device(tmp_path, "b") as b,
             Pmd([(a.function, "tap:tapa"), (b.function, "tap:tapb")], namespace=inside) as pmd,
-            peer_vm1(a, addresses, 1, 2) as vm1_a,
-            peer_vm1(b, addresses[::-1], 2, 1) as vm1_b,
         ):
-            check(vm1_a.result(RUN_TIMEOUT_S), MILLION)
-            check(vm1_b.result(RUN_TIMEOUT_S), MILLION)
-            summaries = pmd.summaries()
+            wait_for_carrier(("tapa", "tapb"), inside)
+            with (
+                peer_vm1(a, addresses, 1, 2) as vm1_a,
+                peer_vm1(b, addresses[::-1], 2, 1) as vm1_b,
+            ):
+                check(vm1_a.result(RUN_TIMEOUT_S), MILLION)
+                check(vm1_b.result(RUN_TIMEOUT_S), MILLION)
+                summaries = pmd.summaries()
     # More than a million: now and then a VM1 tells the other how far it has come.
     for summary in summaries:
         assert min(summary.vm1_to_vf.packets, summary.vf_to_vm1.packets) >= MILLION
