@@ -57,8 +57,10 @@ static inline enum look ring_look(struct rk_queue *queue, const struct place *pl
 /* Returns a chain that VM1 transmitted. */
 static inline void ring_return_read(struct rk_queue *queue, const struct head *head)
 {
-	if (LAYOUT_PACKED)
+	if (LAYOUT_PACKED && queue->flags & RK_RING_IN_ORDER)
 		packed_return_read(queue, head, 1);
+	else if (LAYOUT_PACKED)
+		packed_return(queue, *head, 0, false);
 	else
 		split_return(queue, head->id, 0);
 }

@@ -67,6 +67,8 @@ static uint32_t batch_end(const struct rk_queue *queue, uint32_t from)
 			to++;
 		return to + 1;
 	}
+	if (!queue->pending_more)
+		return queue->pending_count;
 	while (to < queue->pending_count && !pending[to].more)
 		to++;
 	return to;
@@ -77,15 +79,17 @@ static inline void return_run(struct rk_queue *queue, const struct head *heads,
 			      const uint32_t *lengths, uint32_t count)
 {
 	struct pending *pending = &queue->pending[queue->pending_count];
+	/* All in registers: the stores below could be to *queue, for all the compiler knows. */
+	const struct rk_queue ring = {.size = queue->size};
 	uint32_t place = queue->used_next;
 
 	for (uint32_t i = 0; i < count; i++) {
+		const struct head head = heads[i];
 		const uint32_t length = lengths ? lengths[i] : 0;
 
-		pending[i].rest = packed_used_rest(queue, place, heads[i].id, length);
-		pending[i].place = (uint16_t)place;
-		pending[i].more = false;
-		place = packed_after(queue, place, heads[i].span);
+		pending[i] = (struct pending){packed_used_rest(&ring, place, head.id, length),
+					      (uint16_t)place, false};
+		place = packed_after(&ring, place, head.span);
 	}
 	queue->used_next = (uint16_t)place;
 	queue->pending_count += count;
@@ -130,6 +134,7 @@ void packed_mark(struct rk_queue *queue)
 		set_commit(queue, COMMITTED, end);
 	}
 	queue->pending_count = 0;
+	queue->pending_more = false;
 }
 
 bool packed_wants_call(const struct rk_queue *queue, uint16_t from)

@@ -123,6 +123,7 @@ static inline void packed_return(struct rk_queue *queue, struct head head, uint3
 
 	queue->pending[queue->pending_count++] = (struct pending){
 		packed_used_rest(queue, place, head.id, length), place, more};
+	queue->pending_more |= more;
 	queue->used_next = packed_after(queue, place, head.span);
 }
 

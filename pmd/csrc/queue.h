@@ -128,6 +128,7 @@ struct rk_queue {
 	struct gathered *gathered; /* size entries */
 	struct pending *pending;   /* packed: size entries */
 	uint32_t pending_count;
+	bool pending_more; /* of one of them */
 	uint32_t *commit;          /* packed: its commit words */
 	uint8_t *bounce;           /* one frame of too many segments, made one */
 	struct expansion *expansion; /* frames whose offload is done here */
