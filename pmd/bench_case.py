@@ -20,6 +20,7 @@ class Mode(enum.StrEnum):
     """Our VF. What a peer does instead is in pmd/bench_testpmd.py."""
 
     NULL = "null"
+    COPY = "copy"
     LOOP = "loop"
     GEN = "gen"
 
@@ -41,11 +42,13 @@ class Ring(enum.StrEnum):
 
 _DIRECTIONS = {
     Mode.NULL: (Direction.TX,),
+    Mode.COPY: (Direction.TX,),
     Mode.LOOP: (Direction.BOTH,),
     Mode.GEN: (Direction.RX, Direction.BOTH),
 }
 _WORDS = {
     (Mode.NULL, Direction.TX): "VM1 -> VF",
+    (Mode.COPY, Direction.TX): "VM1 -> VF, copied",
     (Mode.LOOP, Direction.BOTH): "VM1 -> loop -> VM1",
     (Mode.GEN, Direction.RX): "VF -> VM1",
     (Mode.GEN, Direction.BOTH): "both ways, each",
@@ -57,7 +60,8 @@ class Case:
     """One line of the table.
 
     Attributes:
-        direction: null only takes frames and loop gives back what it takes; gen may take as well.
+        direction: null and copy only take frames, and loop gives back what it takes; gen has
+            frames, and may take some as well.
         frame_bytes: Without FCS.
         queue_size: Descriptors of each ring.
         burst: Chains a turn takes from a ring at most.

@@ -1,7 +1,7 @@
 """The peer of a benchmark: DPDK's testpmd with its vhost driver, doing what our side does.
 
-What null, loop and gen are to us are to it: a net_null port that takes frames and has none; the
-vhost port's own transmit side; a net_null port that has frames without end.
+What null (or copy), loop and gen are to us are to it: a net_null port that takes frames and has
+none; the vhost port's own transmit side; a net_null port that has frames without end.
 """
 
 from __future__ import annotations

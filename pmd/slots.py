@@ -26,7 +26,7 @@ _log = logging.getLogger("pmd")
 
 NUMBER = "{n}"
 # VFs that keep nothing which a second one would want: each channel can have one.
-_PLENTIFUL = ("null", "loop", "gen")
+_PLENTIFUL = ("null", "copy", "loop", "gen")
 
 
 @dataclass(frozen=True, slots=True)

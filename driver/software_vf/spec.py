@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 KINDS: dict[str, str] = {
     "null": "null: takes every frame and has none",
+    "copy": "copy: takes every frame by a copy of it, as a VF without DMA does, and has none",
     "loop": "loop: what VM1 sends comes back to it",
     "gen": f"gen[:BYTES]: an endless stream of frames of BYTES ({FRAME_BYTES_MIN}); takes all",
     "tap": "tap:NAME: a kernel TAP device, made if it does not exist",
@@ -151,6 +152,7 @@ def _parse_pcap(spec: str, parameters: str) -> Vf:
 
 _PARSERS: dict[str, Callable[[str, str], Vf]] = {
     "null": _parse_plain,
+    "copy": _parse_plain,
     "loop": _parse_plain,
     "gen": _parse_gen,
     "tap": lambda spec, parameters: TapVf(spec, _interface(spec, parameters)),

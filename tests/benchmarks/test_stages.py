@@ -28,7 +28,7 @@ ROUNDS = 400
 WARM_UP = 40
 
 STAGES = {
-    "dequeue": [Scenario(kind, size) for kind in ("null", "held") for size in (64, 1518)],
+    "dequeue": [Scenario(kind, size) for kind in ("null", "copy", "held") for size in (64, 1518)],
     "enqueue": [Scenario("gen", size) for size in (64, 1518)],
     "both ways": [Scenario("loop", size) for size in (64, 1518)],
     "packed": [Scenario(kind, packed=True) for kind in ("null", "gen", "loop")],

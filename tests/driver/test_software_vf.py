@@ -29,7 +29,7 @@ TUNGETIFF = 0x800454D2  # linux/if_tun.h
 @pytest.mark.parametrize(
     ("spec", "cause"),
     [
-        ("", "there is no such kind; use null, loop, gen, tap, packet, dgram, pcap"),
+        ("", "there is no such kind; use null, copy, loop, gen, tap, packet, dgram, pcap"),
         ("ring", "there is no such kind"),
         ("Null", "there is no such kind"),
         ("null:", "nothing follows the colon"),
@@ -83,7 +83,7 @@ def test_what_cannot_be_meant(spec: str, cause: str) -> None:
 
 
 def test_every_kind_has_its_help_and_an_example() -> None:
-    examples = ["null", "loop", "gen", "tap:t0", "packet:v0", "dgram:/a,/b", "pcap:a,"]
+    examples = ["null", "copy", "loop", "gen", "tap:t0", "packet:v0", "dgram:/a,/b", "pcap:a,"]
     examples += ["xdp:v0"]
     examples += [f"{kind}:01:10.0,52:54:00:12:34:56" for kind in ("igbvf", "virtio-net")]
     assert [parse_vf(example).kind for example in examples] == list(KINDS)
@@ -99,6 +99,7 @@ def test_frame_size_is_the_kernels() -> None:
 
 def test_plain_kinds_open_nothing() -> None:
     assert parse_vf("null").open(2) == [PortSpec("null")] * 2
+    assert parse_vf("copy").open(1) == [PortSpec("copy")]
     assert parse_vf("loop").open(1) == [PortSpec("loop")]
     assert parse_vf("gen").open(1) == [PortSpec("gen", frame_bytes=60)]
     assert parse_vf("gen:1514").open(1) == [PortSpec("gen", frame_bytes=1514)]

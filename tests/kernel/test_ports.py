@@ -28,6 +28,18 @@ def test_null_takes_all_and_has_none() -> None:
         assert vf[1].missed == 0
 
 
+def test_copy_takes_all_it_can_hold_and_has_none() -> None:
+    longest: list[bytes | list[bytes]] = [
+        b"l" * FRAME_MAX,
+        [b"a" * 60, b"b" * 9000],
+        b"x" * (FRAME_MAX + 1),
+    ]
+    with VfUser(parse_vf("copy")) as vf:
+        assert vf[0].tx(longest) == ["sent", "sent", "oversize"]
+        assert vf[0].tx([b"a" * 60] * BURST_MAX) == ["sent"] * BURST_MAX
+        assert vf[0].rx() == []
+
+
 def test_queue_pairs_of_loop_are_apart() -> None:
     with VfUser(parse_vf("loop"), 2) as vf:
         assert vf[0].tx([b"0" * 60]) == ["sent"]

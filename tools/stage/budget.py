@@ -55,7 +55,7 @@ SCENARIOS = (
     *(
         Scenario(kind, size, packed=packed)
         for packed in (False, True)
-        for kind in ("null", "loop", "gen", "held")
+        for kind in ("null", "copy", "loop", "gen", "held")
         for size in (64, 1518)
     ),
     Scenario("null", regions=4000),

@@ -265,7 +265,7 @@ static int memory_open(struct stage *stage)
 	return map_open(stage);
 }
 
-/* kind: "null", "held" (VM1 sends), "gen" (it receives) or "loop" (both). NULL with errno. */
+/* kind: "null", "copy", "held" (VM1 sends), "gen" (it receives) or "loop" (both). NULL with errno. */
 struct stage *stage_new(const char *kind, uint32_t frame_bytes, uint32_t size, uint32_t burst,
 			uint32_t regions, uint32_t packed)
 {
