@@ -127,6 +127,23 @@ def test_round_and_round_each_is_sent_as_it_was_posted(rig: Rig) -> None:
     assert (sender.stats.packets, sum(sender.stats.drops)) == (2000, 0)
 
 
+def test_s08_a_head_posted_twice_is_returned_twice(rig: Rig) -> None:
+    """Each posting is a frame of its own, and read only; what VM1 loses by it is its own."""
+    sender = Sender(rig, lambda _: True)
+    frame = sender.send(0)
+    sender.send(8)
+    rig.poke(DATA + HEADER, frame)
+    sender.work.turn(32)
+    assert (sender.used(), sender.queue.in_flight, sender.port.held) == (0, 2, 2)
+    sender.port.finish(1)
+    sender.work.turn(32)
+    assert (sender.used(), sender.queue.in_flight) == (1, 1)
+    sender.port.finish(1)
+    sender.work.turn(32)
+    assert (sender.used(), sender.heads(2), sender.stats.packets) == (2, [0, 0], 2)
+    assert (sender.queue.in_flight, sender.queue.fault) == (0, 0)
+
+
 def test_a_port_with_little_room(rig: Rig) -> None:
     sender = Sender(rig, lambda _: True, room=2)
     frames = [sender.send(i) for i in range(5)]

@@ -200,6 +200,20 @@ def test_a_busy_loop_asks_for_no_kicks(kick_fd: int) -> None:
         assert bench.loop.stats.sleeps == 0
 
 
+def test_s35_kicks_for_nothing_cost_nothing_else(kick_fd: int) -> None:
+    """2.7.10.2: a notification may be spurious; there may be thousands."""
+    with Bench.made(Poll(0), kick_fd, NULL, transmits=True) as bench:
+        with running(bench.loop):
+            for _ in range(5000):
+                os.eventfd_write(kick_fd, 1)
+            sender = Sender(bench.rig, kick_fd)
+            sender.send(1)
+            sender.wait_used()
+        assert bench.queue.fault == 0
+        assert (bench.queue.stats.packets, sum(bench.queue.stats.drops)) == (1, 0)
+        assert bench.queue.stats.calls <= 1
+
+
 def test_stop_ends_a_sleep(kick_fd: int) -> None:
     with Bench.made(Poll(0), kick_fd, NULL, transmits=True) as bench:
         stopper = threading.Timer(0.05, bench.loop.stop)
