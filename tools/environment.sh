@@ -46,6 +46,7 @@ find_check_packages() {
 	missing dpdk-dev command -v dpdk-testpmd
 	missing iproute2 command -v ip
 	missing iputils-ping command -v ping
+	missing spin command -v spin
 	missing tcpdump command -v tcpdump
 	missing valgrind command -v valgrind
 }
