@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import signal
 from typing import TYPE_CHECKING
 
 import pytest
 
-from tools.lab.picture import STEP_TIMEOUT_S
+from tools.lab.picture import OUTSIDE_ADDRESS, STEP_TIMEOUT_S, VM1_MEMORY_MIB
 
 if TYPE_CHECKING:
+    from tests.vm.conftest import Stage
     from tools.lab.picture import Picture
     from tools.lab.vm import Vm
 
@@ -21,6 +23,8 @@ IP_AND_ICMP_BYTES = 28
 ORDINARY_MTU = 1500
 # The least that IPv4 hosts take, IPv6's, Ethernet's, and jumbo frames.
 MTUS = (576, 1280, ORDINARY_MTU, 9000)
+OTHER_MEMORY_MIB = VM1_MEMORY_MIB + 128
+REPLACEMENTS = 10
 
 
 def both_ways(picture: Picture, size_bytes: int) -> None:
@@ -60,6 +64,20 @@ def test_a_killed_pmd_is_succeeded(served: Picture) -> None:
     both_ways(served, MIB)
 
 
+def test_ten_vm1s_one_pmd(served: Picture) -> None:
+    pmd = served.pmd
+    for number in range(REPLACEMENTS):
+        served.unplug()
+        served.stop_vm1()
+        served.start_vm1(VM1_MEMORY_MIB if number % 2 else OTHER_MEMORY_MIB)
+        served.plug()
+        served.wait_until_served()
+        served.ping(2)
+    both_ways(served, MIB)
+    assert served.pmd is pmd
+    assert pmd.status is None
+
+
 def test_a_killed_device_server_is_succeeded(served: Picture) -> None:
     """Both machines stay up; VM1's hypervisor connects again by itself."""
     vm1, vm2, pmd = served.vm1, served.vm2, served.pmd
@@ -75,3 +93,33 @@ def test_a_killed_device_server_is_succeeded(served: Picture) -> None:
     assert vm1.process.running
     assert vm2.process.running
     assert pmd.status is None
+
+
+def test_a_neighbour_comes_and_goes(served: Picture, stage: Stage) -> None:
+    """The last one: VM2 has a second VM1, with an outside of its own."""
+    served.ping(2)
+    served.stop_pmd()
+    second = stage.another(number=1)
+    second.start_device()
+    second.start_vm1(OTHER_MEMORY_MIB)
+    second.join(served.vm2)
+    second.plug()
+    second.pmd = served.run_pmd("--vf", "packet:eth{n}")
+    second.wait_until_served()
+    served.ping(2)
+    second.ping(2)
+
+    words = ["ping", "-c", "100", "-i", "0.1", "-w", "120", OUTSIDE_ADDRESS]
+    pings = second.vm1.agent.start(*words)
+    pings.wait_for("bytes from", STEP_TIMEOUT_S)
+    served.unplug()
+    served.stop_vm1()
+    assert pings.wait(STEP_TIMEOUT_S) == 0, pings.text
+    answered = [int(each) for each in re.findall(r"bytes from .* icmp_seq=(\d+)", pings.text)]
+    assert answered == list(range(1, len(answered) + 1))  # none is missing between two
+    both_ways(second, MIB)
+    served.start_vm1()
+    served.plug()
+    served.wait_until_served()
+    both_ways(served, MIB)
+    served.stop_pmd()
