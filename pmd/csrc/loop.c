@@ -5,6 +5,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define BEAT_NS 10000000ull
 /* While others move something, a work that did not for IDLE_ROUNDS is asked each IDLE_PERIODth round only:
@@ -14,6 +15,7 @@
 /* docs/device.md 5.5 asks for a heartbeat each 100 ms, of a loop that sleeps too. */
 #define SLEEP_NS 40000000ull
 #define NAP_NS 50000ull
+#define TRUSTING_NS 600000000000ull
 
 struct rk_loop {
 	struct rk_work *works;
@@ -25,6 +27,7 @@ struct rk_loop {
 	bool may_sleep, must_look; /* a work of it can only be polled */
 	bool busy; /* the last round moved something */
 	uint64_t idle, coalesce;   /* TSC cycles */
+	bool trusting; /* its sleeps have no end of their own */
 	struct waiter waiter;
 };
 
@@ -42,6 +45,14 @@ static uint64_t cycles_of(uint64_t ns)
 	return (uint64_t)((double)ns * (double)rk_tsc_hz() / 1e9);
 }
 
+/* PMD_KERNEL_TRUST_WAKES=1: no sleep ends by itself, so that a wake-up that is lost is lost for good and seen. */
+static bool trust_wanted(void)
+{
+	const char *said = getenv("PMD_KERNEL_TRUST_WAKES");
+
+	return said && strcmp(said, "1") == 0;
+}
+
 struct rk_loop *rk_loop_new(uint32_t burst, struct rk_loop_stats *stats)
 {
 	struct rk_loop *loop = calloc(1, sizeof(*loop));
@@ -50,6 +61,7 @@ struct rk_loop *rk_loop_new(uint32_t burst, struct rk_loop_stats *stats)
 		return NULL;
 	loop->burst = burst == 0 ? 1 : burst > RK_BURST_MAX ? RK_BURST_MAX : burst;
 	loop->stats = stats;
+	loop->trusting = trust_wanted();
 	if (waiter_open(&loop->waiter) == 0)
 		return loop;
 	free(loop);
@@ -286,13 +298,14 @@ static inline uint32_t round_once(struct rk_loop *loop, uint32_t round)
  */
 static void sleep_for(struct rk_loop *loop, uint64_t ns)
 {
-	const uint64_t limit = loop->must_look || waits(loop) ? NAP_NS : SLEEP_NS;
+	const bool nap = loop->must_look || waits(loop);
+	const uint64_t limit = nap ? NAP_NS : loop->trusting ? TRUSTING_NS : SLEEP_NS;
 	const uint64_t start = cycles_now();
 
 	call_due(loop, UINT64_MAX);
 	__atomic_store_n(&loop->asleep, 1, __ATOMIC_SEQ_CST);
 	if (!arm(loop) && !__atomic_load_n(&loop->stop, __ATOMIC_SEQ_CST))
-		waiter_sleep(&loop->waiter, ns < limit ? ns : limit);
+		waiter_sleep(&loop->waiter, ns < limit && !loop->trusting ? ns : limit);
 	__atomic_store_n(&loop->asleep, 0, __ATOMIC_RELAXED);
 	disarm(loop);
 	loop->stats->sleeps++;

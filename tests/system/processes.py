@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import select
 import signal
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from tests.system.network import inside
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
     from types import TracebackType
 
@@ -34,9 +35,16 @@ class Program:
         module: `tools.device.cli` and the like, run by this Python.
         arguments: Its command line.
         namespace: The network namespace to run in; empty: ours.
+        environment: What it has beside our own.
     """
 
-    def __init__(self, module: str, arguments: Sequence[str], namespace: str = "") -> None:
+    def __init__(
+        self,
+        module: str,
+        arguments: Sequence[str],
+        namespace: str = "",
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
         self.name = module
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115 - close() closes it
         try:
@@ -45,6 +53,7 @@ class Program:
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=self._errors,
+                env={**os.environ, **(environment or {})},
             )
         except OSError:
             self._errors.close()
@@ -76,6 +85,11 @@ class Program:
         """RuntimeError, with what it said, if it has ended."""
         if self._process.poll() is not None:
             raise RuntimeError(self._explain(f"ended with {self._process.returncode}"))
+
+    @property
+    def running(self) -> bool:
+        """Whether it has not ended yet."""
+        return self._process.poll() is None
 
     def line(self, timeout_s: float = START_TIMEOUT_S) -> str:
         """The next line it prints, without its end."""
@@ -191,12 +205,13 @@ class Pmd(Program):
         *options: str,
         cpu: int = 1,
         namespace: str = "",
+        environment: Mapping[str, str] | None = None,
     ) -> None:
         arguments = ["run", "--bar", "2", "--lcores", str(cpu), "--stats-period", "0.1", *options]
         for device, vf in channels:
             arguments += ["--device", device, "--vf", vf]
         self._channel_count = len(channels)
-        super().__init__("pmd.cli", arguments, namespace)
+        super().__init__("pmd.cli", arguments, namespace, environment)
 
     def wait_until_forwarding(self) -> None:
         """Returns once every channel has VM1's rings."""

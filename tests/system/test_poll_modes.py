@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import os
+import random
 import time
 from pathlib import Path
 
 import pytest
 
+from tests.soak import RINGS, served, soak_ring
 from tests.system.processes import Device, Pmd, Vm1
 
 pytestmark = pytest.mark.system
 
-COUNT = 4000
-# VM1 is silent half a millisecond between frames, so `interrupt` sleeps before nearly each.
-RATE = 2000
+COUNT = 3000
 IDLE_S = 3.0
 
 
@@ -23,23 +23,15 @@ def _cpu_s(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-@pytest.mark.parametrize("poll", ["adaptive", "interrupt"])
-@pytest.mark.parametrize(
-    "ring",
-    [["--no-event-idx"], [], ["--packed"], ["--packed", "--no-event-idx"]],
-    ids=" ".join,
-)
-def test_no_frame_waits_for_ever(tmp_path: Path, poll: str, ring: list[str]) -> None:
-    options = ["--poll", poll, "--coalesce-us", "20" if poll == "adaptive" else "0"]
-    with (
-        Device(tmp_path) as device,
-        Pmd([(device.function, "loop")], *options) as pmd,
-        Vm1("verify", device.vhost_user, "--count", str(COUNT), "--rate", str(RATE), *ring) as vm1,
-    ):
-        result = vm1.result()
-        assert (result["received"], result["lost"]) == (COUNT, 0)
-        assert result["protocol_error_kinds"] == {}
-        assert pmd.summary().vm1_to_vf.packets == COUNT
+@pytest.mark.parametrize(("poll", "coalesce_us"), [("busy", 0), ("adaptive", 20), ("interrupt", 0)])
+def test_no_frame_waits_for_ever(tmp_path: Path, poll: str, coalesce_us: int) -> None:
+    """A part of `python -m tests.soak`: each ring layout, VM1 paused at random."""
+    chance = random.Random(7)
+    with served(tmp_path, poll, coalesce_us) as (device, pmd):
+        for ring in RINGS:
+            soaked = soak_ring(device, ring, COUNT, chance)
+            assert (soaked.received, soaked.lost, soaked.error_kinds) == (COUNT, 0, ()), ring
+        assert pmd.summary().vm1_to_vf.packets == len(RINGS) * COUNT
 
 
 def test_an_idle_daemon_costs_nothing(tmp_path: Path) -> None:
