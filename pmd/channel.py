@@ -192,7 +192,7 @@ class Channel:
             state = device.state()
         except DeviceGoneError:
             raise
-        except VhostPciError as error:
+        except (VhostPciError, OSError) as error:
             self._log.error("%s: %s; waiting for its next state", self.name, error)
             self._generation, self._status = device.generation(), Status(0)
             device.acknowledge(self._generation)
@@ -208,7 +208,7 @@ class Channel:
         except DeviceGoneError:
             self.tear_down()
             raise
-        except VhostPciError as error:
+        except (VhostPciError, OSError) as error:  # such as no descriptor left: of this channel
             self.tear_down()
             self._log.error("%s: %s; waiting for its next state", self.name, error)
         device.acknowledge(state.generation)

@@ -317,9 +317,6 @@ class Loop(Handle):
         """Poll these and no others, in this order. Their parts cannot be closed until the next set.
 
         Their `events` start anew. Not while it runs: BufferError.
-
-        Raises:
-            VhostPciError: No descriptor is left to wait with; it polls nothing then.
         """
         if self._running:
             raise BufferError("the loop runs")
@@ -327,14 +324,10 @@ class Loop(Handle):
         for index, work in enumerate(works):
             array[index].events = 0
             work.structure = array[index]  # a view: what the kernel writes is what `events` reads
-        failed = library().rk_loop_set(self.handle, array, len(works))
-        number = ctypes.get_errno()
-        if not failed:
-            for part in (part for work in works for part in work.parts):
-                part.hold()
+        library().rk_loop_set(self.handle, array, len(works))
+        for part in (part for work in works for part in work.parts):
+            part.hold()
         self._release()
-        if failed:
-            raise VhostPciError("poll", f"{len(works)} queue pairs", os.strerror(number).lower())
         self._works = tuple(works)
 
     def _release(self) -> None:

@@ -300,7 +300,7 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "rk_loop_new": (c_void_p, [c_uint32, POINTER(LoopStats)]),
     "rk_loop_free": (None, [c_void_p]),
     "rk_loop_poll": (None, [c_void_p, POINTER(PollStructure)]),
-    "rk_loop_set": (c_int, [c_void_p, POINTER(WorkStructure), c_uint32]),
+    "rk_loop_set": (None, [c_void_p, POINTER(WorkStructure), c_uint32]),
     "rk_loop_run": (c_uint32, [c_void_p, c_uint64]),
     "rk_loop_stop": (None, [c_void_p]),
     "rk_work_turn": (c_uint32, [POINTER(WorkStructure), c_uint32]),

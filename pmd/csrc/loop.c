@@ -89,12 +89,10 @@ static void watch(struct rk_loop *loop, int fd)
 		loop->must_look = true;
 }
 
-int rk_loop_set(struct rk_loop *loop, struct rk_work *works, uint32_t count)
+void rk_loop_set(struct rk_loop *loop, struct rk_work *works, uint32_t count)
 {
-	loop->count = 0;
-	loop->must_look = false;
-	if (waiter_clear(&loop->waiter) != 0)
-		return -1;
+	/* Without a descriptor to wait with, it wakes for those of before too, and looks by itself. */
+	loop->must_look = waiter_clear(&loop->waiter) != 0;
 	loop->works = works;
 	loop->count = count;
 	for (uint32_t i = 0; i < count; i++) {
@@ -109,7 +107,6 @@ int rk_loop_set(struct rk_loop *loop, struct rk_work *works, uint32_t count)
 		if (work->port->wake_fd != RK_WAKE_NONE)
 			watch(loop, work->port->wake_fd == RK_WAKE_POLL ? -1 : work->port->wake_fd);
 	}
-	return 0;
 }
 
 void rk_loop_stop(struct rk_loop *loop)

@@ -174,8 +174,8 @@ struct rk_loop;
 
 RK_API struct rk_loop *rk_loop_new(uint32_t burst, struct rk_loop_stats *stats);
 RK_API void rk_loop_free(struct rk_loop *loop);
-/* Borrows the array until the next call. 0, or -1 with errno EMFILE, ENFILE or ENOMEM: it has no works then. */
-RK_API int rk_loop_set(struct rk_loop *loop, struct rk_work *works, uint32_t count);
+/* Borrows the array until the next call. */
+RK_API void rk_loop_set(struct rk_loop *loop, struct rk_work *works, uint32_t count);
 /* Polls until an event; returns the events (never 0). */
 RK_API uint32_t rk_loop_run(struct rk_loop *loop, uint64_t budget_ns);
 /*

@@ -16,7 +16,10 @@ int waiter_open(struct waiter *waiter)
 {
 	waiter->epoll_fd = -1;
 	waiter->stop_fd = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
-	return waiter->stop_fd < 0 ? -1 : 0;
+	if (waiter->stop_fd >= 0 && waiter_clear(waiter) == 0)
+		return 0;
+	waiter_close(waiter);
+	return -1;
 }
 
 void waiter_close(struct waiter *waiter)
@@ -31,11 +34,13 @@ void waiter_close(struct waiter *waiter)
 
 int waiter_clear(struct waiter *waiter)
 {
+	int made = epoll_create1(EPOLL_CLOEXEC);
+
+	if (made < 0)
+		return -1;
 	if (waiter->epoll_fd >= 0)
 		close(waiter->epoll_fd);
-	waiter->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
-	if (waiter->epoll_fd < 0)
-		return -1;
+	waiter->epoll_fd = made;
 	return waiter_watch(waiter, waiter->stop_fd) ? 0 : -1;
 }
 

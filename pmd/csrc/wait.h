@@ -13,14 +13,14 @@
 #include <stdint.h>
 
 struct waiter {
-	int epoll_fd; /* -1: nothing was watched yet */
+	int epoll_fd;
 	int stop_fd;  /* the loop's own eventfd */
 };
 
 /* 0, or -1 with errno. */
 int waiter_open(struct waiter *waiter);
 void waiter_close(struct waiter *waiter);
-/* Forgets all descriptors but the stop eventfd. 0, or -1 with errno. */
+/* Forgets all descriptors but the stop eventfd. 0, or -1 with errno: all stay. */
 int waiter_clear(struct waiter *waiter);
 /* Watches fd as well; a second time is fine, and so is one that cannot be watched: it tells nothing. */
 bool waiter_watch(struct waiter *waiter, int fd);
