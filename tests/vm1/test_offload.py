@@ -149,7 +149,7 @@ def test_every_piece_comes_back(tmp_path: Path, rings: RingOptions, leaves: bool
     found = result.json_object()
     assert (result.ended, found["protocol_error_kinds"], result.exit_status) == (Ended.DONE, {}, 0)
     assert (found["sent"], found["received"]) == (COUNT, COUNT)
-    assert min(backend.gso.values()) > 10
+    assert min(backend.gso.values()) > 0
     assert found["offload_sent"] > sum(backend.gso.values())
     assert found["offload_received"] == (found["offload_sent"] if leaves else 0)
 
