@@ -8,13 +8,14 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from driver.software_vf.vf import Vf
 from guest.discovery import pci_function
 from guest.errors import VhostPciError
 from guest.vfio import VfioFunction
 from guest.vfio_container import Container
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from guest.dma import IovaSpace
     from guest.function import Function
@@ -118,3 +119,48 @@ class SharedWindows:
         """Take all of it back. Twice is fine."""
         self._table.clear()
         self._mapped.close()
+
+
+class PassthroughVf(Vf):
+    """A VF driven through VFIO: its link, and VM1's memory as it reaches it.
+
+    Args:
+        spec: The user's words.
+        address: Its PCI address in full.
+        mac: VM1's MAC address, 6 bytes; None: the one that the VF has, which VM1 must use.
+        open_function: Opens it.
+    """
+
+    look_period_s = 0.5
+    opens_slowly = True
+    reads_vm1 = True
+
+    def __init__(
+        self,
+        spec: str,
+        address: str,
+        mac: bytes | None = None,
+        open_function: Callable[[str], OpenFunction] = open_by_vfio,
+    ) -> None:
+        super().__init__(spec)
+        self._address = address
+        self._mac = mac
+        self._open_function = open_function
+        self._link_up = ctypes.c_uint32()
+        self._windows = SharedWindows(spec)
+        self._opened: tuple[Function, IovaSpace] | None = None
+
+    def share(self, mappings: Sequence[Mapping]) -> bool:
+        """See `Vf.share`: the VF may read all of them, and write where we may if it does that."""
+        if self._opened is None:
+            return False
+        return self._windows.map(*self._opened, mappings, writable=self.writes_vm1)
+
+    def unshare(self) -> None:
+        """See `Vf.unshare`."""
+        self._windows.unmap()
+
+    def _see_link(self, *, up: bool, first: bool = False) -> None:
+        if first or up != bool(self._link_up.value):
+            _log.info("VF %s: link %s", self.spec, "up" if up else "down")
+        self._link_up.value = up

@@ -15,18 +15,15 @@ from driver.igbvf.device import FRAME_BYTES_MAX, Device
 from driver.igbvf.queue import BUFFER_BYTES, MEMORY_BYTES, QueuePair, lay_out
 from driver.igbvf.registers import BAR_SIZE, RDT, TDT
 from driver.mac_address import address_error
-from driver.passthrough import OpenFunction, SharedWindows, open_by_vfio
-from driver.software_vf.vf import PortSpec, Vf
+from driver.passthrough import PassthroughVf
+from driver.software_vf.vf import PortSpec
 from guest.dma import DmaMemory, IovaSpace
 from guest.errors import VhostPciError
 from guest.function import Area, Region
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
-
     from driver.igbvf.device import Counters
     from guest.function import Function
-    from guest.mapping import Mapping
 
 _log = logging.getLogger("pmd")
 
@@ -34,38 +31,14 @@ VENDOR = 0x8086
 DEVICES = {0x10CA: "82576 VF", 0x152D: "82576 VF", 0x1520: "I350 VF", 0x152F: "I350 VF"}
 
 
-class IgbVf(Vf):
-    """An SR-IOV VF of an Intel 82576 or I350, with one queue pair.
-
-    Args:
-        spec: The user's words.
-        address: Its PCI address in full.
-        mac: VM1's MAC address, 6 bytes; None: the one that the PF gave the VF, which VM1 must use.
-        open_function: Opens it.
-    """
+class IgbVf(PassthroughVf):
+    """An SR-IOV VF of an Intel 82576 or I350, with one queue pair; its PF may give it its MAC."""
 
     kind = "igbvf"
     queue_pairs_max = 1  # an I350's VF has no more; an 82576's second one receives nothing
-    look_period_s = 0.5
-    opens_slowly = True
-    reads_vm1 = True
     writes_vm1 = True
 
-    def __init__(
-        self,
-        spec: str,
-        address: str,
-        mac: bytes | None = None,
-        open_function: Callable[[str], OpenFunction] = open_by_vfio,
-    ) -> None:
-        super().__init__(spec)
-        self._address = address
-        self._mac = mac
-        self._open_function = open_function
-        self._device: Device | None = None
-        self._link_up = ctypes.c_uint32()
-        self._windows = SharedWindows(spec)
-        self._opened: tuple[Function, IovaSpace] | None = None
+    _device: Device | None = None
 
     def open(self, queue_pairs: int) -> list[PortSpec]:
         """See `Vf.open`; the VF is reset first, whatever state it was left in."""
@@ -89,7 +62,7 @@ class IgbVf(Vf):
             self._device = device
             self._opened = opened.function, space
             undo.callback(self._forget)
-            self._see_link(device, first=True)
+            self._see_link(up=device.link_up(), first=True)
             self._left = undo.pop_all()
         pair = QueuePair(
             rx=rx,
@@ -122,12 +95,6 @@ class IgbVf(Vf):
             _log.warning("VF %s: its PF does not let it have all multicast", self.spec)
         _log.info("VF %s: receives for %s, which must be VM1's address", self.spec, mac.hex(":"))
 
-    def _see_link(self, device: Device, *, first: bool = False) -> None:
-        up = device.link_up()
-        if first or up != bool(self._link_up.value):
-            _log.info("VF %s: link %s", self.spec, "up" if up else "down")
-        self._link_up.value = up
-
     def look(self) -> str:
         """See `Vf.look`."""
         device = self._device
@@ -136,17 +103,11 @@ class IgbVf(Vf):
         try:
             trouble = device.trouble(0)
             if not trouble:
-                self._see_link(device)
+                self._see_link(up=device.link_up())
                 device.counters()
         except VhostPciError as error:
             return error.cause
         return trouble
-
-    def share(self, mappings: Sequence[Mapping]) -> bool:
-        """See `Vf.share`: the VF may read all of them, and write where we may."""
-        if self._opened is None:
-            return False
-        return self._windows.map(*self._opened, mappings, writable=True)
 
     def stop_receiving(self, pair: int) -> None:
         """See `Vf.stop_receiving`."""
@@ -157,10 +118,6 @@ class IgbVf(Vf):
         """See `Vf.start_receiving`."""
         if self._device is not None:
             self._device.start_receive(pair)
-
-    def unshare(self) -> None:
-        """See `Vf.unshare`."""
-        self._windows.unmap()
 
     def counters(self) -> Counters | None:
         """What the VF itself counted since it was opened; None while it is not."""

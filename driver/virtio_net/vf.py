@@ -15,8 +15,8 @@ import struct
 from typing import TYPE_CHECKING
 
 from driver.mac_address import address_error
-from driver.passthrough import OpenFunction, SharedWindows, open_by_vfio
-from driver.software_vf.vf import PortSpec, Vf
+from driver.passthrough import PassthroughVf
+from driver.software_vf.vf import PortSpec
 from driver.virtio_net.control import Command, ControlQueue
 from driver.virtio_net.device import Device
 from driver.virtio_net.features import Feature
@@ -27,7 +27,7 @@ from guest.errors import VhostPciError
 from guest.function import Area
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from driver.virtio_net.capabilities import Place
     from driver.virtio_net.queue import Layout, Plan
@@ -41,37 +41,12 @@ DEVICE = 0x1041  # 4.1.2: 0x1040 and the device's type, 1
 TRANSITIONAL_DEVICE = 0x1000
 
 
-class VirtioNetVf(Vf):
-    """A virtio network function, with as many queue pairs as it has.
-
-    Args:
-        spec: The user's words.
-        address: Its PCI address in full.
-        mac: VM1's MAC address, 6 bytes; None: the device's, which VM1 must use.
-        open_function: Opens it.
-    """
+class VirtioNetVf(PassthroughVf):
+    """A virtio network function, with as many queue pairs as it has."""
 
     kind = "virtio-net"
-    look_period_s = 0.5
-    reads_vm1 = True
-    opens_slowly = True
-
-    def __init__(
-        self,
-        spec: str,
-        address: str,
-        mac: bytes | None = None,
-        open_function: Callable[[str], OpenFunction] = open_by_vfio,
-    ) -> None:
-        super().__init__(spec)
-        self._address = address
-        self._mac = mac
-        self._open_function = open_function
-        self._device: Device | None = None
-        self._watches: list[Watch] = []
-        self._link_up = ctypes.c_uint32()
-        self._windows = SharedWindows(spec)
-        self._opened: tuple[Function, IovaSpace] | None = None
+    _device: Device | None = None
+    _watches: Sequence[Watch] = ()
 
     def open(self, queue_pairs: int) -> list[PortSpec]:
         """See `Vf.open`; the device is reset first, whatever state it was left in."""
@@ -93,7 +68,7 @@ class VirtioNetVf(Vf):
             self._device = device
             self._opened = function, space
             undo.callback(self._forget)
-            self._see_link(device, first=True)
+            self._see_link(up=device.link_up(), first=True)
             self._left = undo.pop_all()
         self._watches = [Watch() for _ in range(queue_pairs)]
         begin = registers.address - _page_of(device.structures.notify.offset)
@@ -176,12 +151,6 @@ class VirtioNetVf(Vf):
         text = "all addresses" if receives_all else f"{mac.hex(':')}, which must be VM1's address"
         _log.info("VF %s: receives for %s", self.spec, text)
 
-    def _see_link(self, device: Device, *, first: bool = False) -> None:
-        up = device.link_up()
-        if first or up != bool(self._link_up.value):
-            _log.info("VF %s: link %s", self.spec, "up" if up else "down")
-        self._link_up.value = up
-
     def look(self) -> str:
         """See `Vf.look`."""
         device = self._device
@@ -190,21 +159,11 @@ class VirtioNetVf(Vf):
         try:
             if trouble := device.trouble():
                 return trouble
-            self._see_link(device)
+            self._see_link(up=device.link_up())
         except VhostPciError as error:
             return error.cause
         up = bool(self._link_up.value)
         return next(filter(None, [watch.trouble(link_up=up) for watch in self._watches]), "")
-
-    def share(self, mappings: Sequence[Mapping]) -> bool:
-        """See `Vf.share`: the device may read all of them, and write none."""
-        if self._opened is None:
-            return False
-        return self._windows.map(*self._opened, mappings)
-
-    def unshare(self) -> None:
-        """See `Vf.unshare`."""
-        self._windows.unmap()
 
     def _forget(self) -> None:
         self._device = None

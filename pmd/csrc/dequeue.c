@@ -74,20 +74,15 @@ static __attribute__((noinline)) uint32_t plain_frames(const struct rk_queue *qu
 	uint32_t i;
 
 	for (i = 0; i < count; i++) {
-		const uint32_t id = heads[i].id;
-		struct shm *desc = shm_at(table, 16u * (id & (size - 1)));
-		const uint64_t offset =
-			(LAYOUT_PACKED ? descs[i].address : shm_load64(desc)) - near.bus;
-		const uint64_t rest = LAYOUT_PACKED ? descs[i].rest : shm_load64(shm_at(desc, 8));
-		const uint32_t length = (uint32_t)rest;
+		const struct packed_desc *desc = LAYOUT_PACKED ? &descs[i] : NULL;
+		struct plain plain;
 
-		/* Of a packed ring they have the flags they must. */
-		if ((!LAYOUT_PACKED && (id >= size || rest & 0xffffull << 32)) ||
-		    length - least > RK_FRAME_MAX - ETHERNET_HEADER_BYTES ||
-		    offset >= near.length || offset + length > near.length)
+		if (!ring_plain(&near, heads[i].id, size, desc, 0, &plain, table) ||
+		    plain.length - least > RK_FRAME_MAX - ETHERNET_HEADER_BYTES)
 			break;
-		segments[i] = (struct iovec){(void *)(uintptr_t)(begin + offset), length - header};
-		set_frame(&frames[i], &segments[i], 1, length - header);
+		segments[i] = (struct iovec){(void *)(uintptr_t)(begin + plain.offset),
+					     plain.length - header};
+		set_frame(&frames[i], &segments[i], 1, plain.length - header);
 	}
 	return i;
 }

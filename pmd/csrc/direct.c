@@ -30,8 +30,9 @@ static inline bool find_room(const struct rk_queue *queue, const struct chain *c
 
 /* The chain at a place. LOOK_FAULT: of the ring, or (then unsuited) it is not for the VF. */
 static enum look look_suited(struct rk_queue *queue, const struct rk_port *port,
-			     const struct place *place, struct posted *posted, struct iovec *memory)
+			     const struct place *place, struct posted *posted, uint64_t *iova)
 {
+	struct iovec memory;
 	struct chain chain = {.segments = queue->segments};
 	const enum look look = ring_look(queue, place, &chain, &posted->head);
 
@@ -39,9 +40,11 @@ static enum look look_suited(struct rk_queue *queue, const struct rk_port *port,
 		queue->fault = RING_FAULT;
 	if (look != LOOK_CHAIN)
 		return look;
-	if (chain.verdict == RK_SENT && find_room(queue, &chain, posted, memory) &&
-	    port->ops->direct->suits(port, memory))
-		return LOOK_CHAIN;
+	if (chain.verdict == RK_SENT && find_room(queue, &chain, posted, &memory)) {
+		*iova = port->ops->direct->suits(port, &memory);
+		if (*iova)
+			return LOOK_CHAIN;
+	}
 	queue->unsuited = true;
 	return LOOK_FAULT;
 }
@@ -51,7 +54,7 @@ static uint32_t post(struct rk_queue *queue, struct rk_port *port, uint32_t burs
 {
 	const struct rk_direct_ops *direct = port->ops->direct;
 	const uint32_t room = direct->room(port);
-	struct iovec memory[RK_BURST_MAX];
+	uint64_t iovas[RK_BURST_MAX];
 	struct place place;
 	uint32_t n = 0;
 
@@ -64,7 +67,7 @@ static uint32_t post(struct rk_queue *queue, struct rk_port *port, uint32_t burs
 	while (n < burst && place.left && queue->walked < TURN_WALK_MAX) {
 		struct posted posted;
 
-		if (look_suited(queue, port, &place, &posted, &memory[n]) != LOOK_CHAIN)
+		if (look_suited(queue, port, &place, &posted, &iovas[n]) != LOOK_CHAIN)
 			break;
 		queue->posted[(queue->flight + queue->flying) & queue->flight_mask] = posted;
 		queue->flying++;
@@ -73,7 +76,7 @@ static uint32_t post(struct rk_queue *queue, struct rk_port *port, uint32_t burs
 	}
 	queue->next = place.next;
 	if (n)
-		direct->post(port, memory, n);
+		direct->post(port, iovas, n);
 	return n;
 }
 
@@ -141,9 +144,9 @@ bool LAYOUT(direct_suits)(struct rk_queue *queue, const struct rk_port *port)
 	queue->walked = 0;
 	for (uint32_t i = 0; i < LOOKED_AT && place.left && look == LOOK_CHAIN; i++) {
 		struct posted posted;
-		struct iovec memory;
+		uint64_t iova;
 
-		look = look_suited(queue, port, &place, &posted, &memory);
+		look = look_suited(queue, port, &place, &posted, &iova);
 		if (look == LOOK_CHAIN)
 			place = ring_after(queue, place, posted.head.span);
 	}

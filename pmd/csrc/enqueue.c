@@ -49,19 +49,13 @@ static __attribute__((noinline)) uint32_t plain_targets(const struct rk_queue *q
 	uint32_t i;
 
 	for (i = 0; i < count; i++) {
-		const uint32_t id = heads[i].id;
-		struct shm *desc = shm_at(table, 16u * (id & (size - 1)));
-		const uint64_t offset =
-			(LAYOUT_PACKED ? descs[i].address : shm_load64(desc)) - near.bus;
-		const uint64_t rest = LAYOUT_PACKED ? descs[i].rest : shm_load64(shm_at(desc, 8));
-		const uint64_t length = (uint32_t)rest;
+		const struct packed_desc *desc = LAYOUT_PACKED ? &descs[i] : NULL;
+		struct plain plain;
 
-		/* Of a packed ring they have the flags they must. */
-		if ((!LAYOUT_PACKED && (id >= size || (uint16_t)(rest >> 32) != DESC_WRITE)) ||
-		    length < (uint64_t)header + frames[i].bytes || offset >= near.length ||
-		    offset + length > near.length)
+		if (!ring_plain(&near, heads[i].id, size, desc, DESC_WRITE, &plain, table) ||
+		    plain.length < (uint64_t)header + frames[i].bytes)
 			break;
-		targets[i] = (struct shm *)(uintptr_t)(near.host + offset);
+		targets[i] = (struct shm *)(uintptr_t)(near.host + plain.offset);
 		shm_prefetch_frame_write(targets[i], header + frames[i].bytes);
 	}
 	return i;

@@ -49,7 +49,6 @@ struct igbvf_port {
 	struct iovec *shown; /* segments of the frames shown */
 	uint32_t shown_span[RK_BURST_MAX]; /* descriptors of each */
 	uint8_t tags[RK_BURST_MAX][IGBVF_TAG_BYTES];
-	bool direct;  /* the receive ring's descriptors have VM1's buffers */
 	bool in_long; /* direct: the rest of a frame longer than a buffer comes */
 };
 

@@ -3,7 +3,6 @@
 #include "turn.h"
 #include "wait.h"
 
-#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
 

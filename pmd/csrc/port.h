@@ -83,4 +83,24 @@ static inline void port_copy_frame(uint8_t *to, const struct rk_frame *frame)
 	}
 }
 
+/* The same into a ring of end bytes, from at on and over its end; returns where it goes on. */
+static inline uint32_t port_copy_around(uint8_t *ring, uint32_t end, uint32_t at,
+					const struct rk_frame *frame)
+{
+	for (uint32_t i = 0; i < frame->segment_count; i++) {
+		struct shm *from = frame->segments[i].iov_base;
+		size_t left = frame->segments[i].iov_len;
+
+		while (left) {
+			size_t part = left < end - at ? left : end - at;
+
+			shm_copy_frame_in(ring + at, from, part);
+			from = shm_at(from, part);
+			left -= part;
+			at = (at + (uint32_t)part) % end;
+		}
+	}
+	return at;
+}
+
 #endif

@@ -12,7 +12,6 @@ static void direct_mode(struct rk_port *port, bool direct)
 {
 	struct igbvf_port *vf = (struct igbvf_port *)port;
 
-	vf->direct = direct;
 	vf->in_long = false;
 	vf->rx.first = 0;
 	vf->rx.next = 0;
@@ -20,11 +19,11 @@ static void direct_mode(struct rk_port *port, bool direct)
 		igbvf_give(vf, vf->rx.count);
 }
 
-static bool direct_suits(const struct rk_port *port, const struct iovec *memory)
+static uint64_t direct_suits(const struct rk_port *port, const struct iovec *memory)
 {
 	const struct igbvf_port *vf = (const struct igbvf_port *)port;
 
-	return memory->iov_len >= vf->buffer_bytes && window_iova(vf->windows, memory) != 0;
+	return memory->iov_len >= vf->buffer_bytes ? window_iova(vf->windows, memory) : 0;
 }
 
 static uint32_t direct_room(const struct rk_port *port)
@@ -34,7 +33,7 @@ static uint32_t direct_room(const struct rk_port *port)
 	return rx->count - 1 - (rx->next - rx->first);
 }
 
-static void direct_post(struct rk_port *port, const struct iovec *memory, uint32_t n)
+static void direct_post(struct rk_port *port, const uint64_t *iovas, uint32_t n)
 {
 	struct igbvf_port *vf = (struct igbvf_port *)port;
 	struct igbvf_ring *rx = &vf->rx;
@@ -42,7 +41,7 @@ static void direct_post(struct rk_port *port, const struct iovec *memory, uint32
 	for (uint32_t i = 0; i < n; i++) {
 		struct igbvf_descriptor *to = &rx->descriptors[rx->next++ & rx->mask];
 
-		dma_write64(&to->address, window_iova(vf->windows, &memory[i]));
+		dma_write64(&to->address, iovas[i]);
 		dma_write32(&to->word2, 0);
 		dma_write32(&to->word3, 0);
 	}

@@ -54,12 +54,7 @@ static bool tx_holdable(const struct igbvf_port *vf, const struct rk_frame *fram
 {
 	if (frame->bytes < vf->port.copy_below || frame->segment_count > HELD_SEGMENTS_MAX)
 		return false;
-	for (uint32_t i = 0; i < frame->segment_count; i++) {
-		iovas[i] = window_iova(vf->windows, &frame->segments[i]);
-		if (!iovas[i])
-			return false;
-	}
-	return true;
+	return window_iovas(vf->windows, frame, iovas);
 }
 
 /* One descriptor a segment. */
@@ -85,19 +80,7 @@ static void tx_copy(struct igbvf_port *vf, const struct rk_frame *frame, uint32_
 	const uint32_t end = tx->count * vf->buffer_bytes;
 	uint32_t at = (tx->next & tx->mask) * vf->buffer_bytes;
 
-	for (uint32_t i = 0; i < frame->segment_count; i++) {
-		struct shm *from = frame->segments[i].iov_base;
-		size_t left = frame->segments[i].iov_len;
-
-		while (left) {
-			size_t part = left < end - at ? left : end - at;
-
-			shm_copy_frame_in(tx->buffers + at, from, part);
-			from = shm_at(from, part);
-			left -= part;
-			at = (at + (uint32_t)part) % end;
-		}
-	}
+	at = port_copy_around(tx->buffers, end, at, frame);
 	if (bytes > frame->bytes) /* one buffer: it is shorter than Ethernet's minimum */
 		memset(tx->buffers + at, 0, bytes - frame->bytes);
 	vf->tx_span[tx->next & tx->mask] = (uint16_t)span;

@@ -55,12 +55,7 @@ static bool tx_holdable(const struct virtio_port *vf, const struct rk_frame *fra
 		return false;
 	if (vf->port.copy_below && frame->bytes < frame->segment_count * HELD_SEGMENT_BYTES_MIN)
 		return false;
-	for (uint32_t i = 0; i < frame->segment_count; i++) {
-		iovas[i] = window_iova(vf->windows, &frame->segments[i]);
-		if (!iovas[i])
-			return false;
-	}
-	return true;
+	return window_iovas(vf->windows, frame, iovas);
 }
 
 /* One descriptor for the header, and one a segment. */
@@ -85,24 +80,11 @@ static void tx_copy(struct virtio_port *vf, const struct rk_frame *frame, uint32
 	struct virtqueue *tx = &vf->tx;
 	const uint16_t id = (uint16_t)(tx->next & tx->mask);
 	const uint32_t end = (tx->mask + 1) * tx->buffer_bytes;
-	uint32_t at = id * tx->buffer_bytes;
+	const uint32_t at = id * tx->buffer_bytes;
 	uint32_t left = HEADER_BYTES + frame->bytes;
 
 	tx_header(tx->buffers + at, frame);
-	at += HEADER_BYTES;
-	for (uint32_t i = 0; i < frame->segment_count; i++) {
-		struct shm *from = frame->segments[i].iov_base;
-		size_t rest = frame->segments[i].iov_len;
-
-		while (rest) {
-			size_t part = rest < end - at ? rest : end - at;
-
-			shm_copy_frame_in(tx->buffers + at, from, part);
-			from = shm_at(from, part);
-			rest -= part;
-			at = (at + (uint32_t)part) % end;
-		}
-	}
+	port_copy_around(tx->buffers, end, at + HEADER_BYTES, frame);
 	virtqueue_begin(tx, id, span, 0);
 	for (uint32_t i = 0; i < span; i++) {
 		uint32_t part = left < tx->buffer_bytes ? left : tx->buffer_bytes;

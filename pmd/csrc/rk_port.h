@@ -63,11 +63,11 @@ struct rk_port_ops {
 struct rk_direct_ops {
 	/* Begins or ends the mode. The VF's receive queue is enabled, empty, and knows nothing of before. */
 	void (*mode)(struct rk_port *port, bool direct);
-	/* Whether any frame that the VF receives may go there. */
-	bool (*suits)(const struct rk_port *port, const struct iovec *memory);
+	/* The VF's address of memory where any frame that it receives may go; 0 of other memory. */
+	uint64_t (*suits)(const struct rk_port *port, const struct iovec *memory);
 	uint32_t (*room)(const struct rk_port *port);
-	/* Gives n buffers that suit, at most room(), to the VF. */
-	void (*post)(struct rk_port *port, const struct iovec *memory, uint32_t n);
+	/* Gives n buffers, at most room(), to the VF by the addresses that suits() told. */
+	void (*post)(struct rk_port *port, const uint64_t *iovas, uint32_t n);
 	/* How many of the oldest posted are done, at most n, and the bytes of the frame in each: 0 for none. */
 	uint32_t (*filled)(struct rk_port *port, uint32_t *lengths, uint32_t n);
 };

@@ -20,4 +20,16 @@ static inline uint64_t window_iova(const struct rk_vf_window *windows, const str
 	return 0;
 }
 
+/* The same of all segments of a frame; false if it does not reach one of them. */
+static inline bool window_iovas(const struct rk_vf_window *windows, const struct rk_frame *frame,
+				uint64_t *iovas)
+{
+	for (uint32_t i = 0; i < frame->segment_count; i++) {
+		iovas[i] = window_iova(windows, &frame->segments[i]);
+		if (!iovas[i])
+			return false;
+	}
+	return true;
+}
+
 #endif

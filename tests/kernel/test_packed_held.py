@@ -6,7 +6,7 @@ import random
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, assume, given, settings
 from hypothesis import strategies as st
 
 from pmd.kernel import DirectionStats, Queue, Work, drop_names, fault_names
@@ -163,6 +163,8 @@ def test_held_or_not_the_oracle_agrees(
     program: PackedProgram, burst: int, room: int, seed: int
 ) -> None:
     """Whatever is held, and however late: frames, verdicts, faults and where the ring stands."""
+    # A chain that runs into one in flight is a fault; once that is returned, one not yet whole.
+    assume(len(program.descs) < program.size or not program.descs[-1].flags & NEXT)
     choose = random.Random(seed)
     with program.rig() as rig:
         ring, copies, queue = _begin(rig, None)
