@@ -36,7 +36,7 @@ from pmd.xdp_abi import XdpConfigStructure, XdpQueueStructure, XdpRingStructure
 if TYPE_CHECKING:
     from driver.igbvf.queue import QueuePair
 
-ABI = 5  # RK_ABI
+ABI = 6  # RK_ABI
 BURST_MAX = 256  # RK_BURST_MAX
 FRAME_MAX = 65562  # RK_FRAME_MAX
 DROP_SLOTS = 16
@@ -163,6 +163,9 @@ class IgbvfConfigStructure(Structure):
         ("frame_bytes_max", c_uint32),
         ("link_up", c_uint64),
         ("windows", c_uint64),
+        ("overrun", c_uint64),
+        ("direct_bytes", c_uint32),
+        ("reserved", c_uint32),
     ]
 
 
@@ -184,6 +187,8 @@ def igbvf_config(pair: QueuePair) -> IgbvfConfigStructure:
         frame_bytes_max=pair.frame_bytes_max,
         link_up=pair.link_up,
         windows=pair.windows,
+        overrun=pair.overrun,
+        direct_bytes=pair.direct_bytes,
     )
 
 

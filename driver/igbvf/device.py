@@ -19,8 +19,11 @@ if TYPE_CHECKING:
     from driver.igbvf.queue import Ring
     from guest.function import Function
 
-FRAME_BYTES_MAX = 9216 + 22  # of a jumbo frame with two VLAN tags, without FCS
-_FCS_BYTES = 4
+MTU_MIN = 68  # RFC 791
+MTU_MAX = 9216  # what the PFs' drivers let a VF have
+FRAME_OVERHEAD = 18  # an Ethernet header and a VLAN tag
+FRAME_BYTES_MAX = MTU_MAX + FRAME_OVERHEAD
+FCS_BYTES = 4
 _ENABLE_S = 1.0
 _PAUSE_S = 0.0005
 _NO_ADDRESS = bytes(6)
@@ -81,15 +84,18 @@ class Device:
             remedy = f"on its host: ip link set PF vf NUMBER mac {text}"
             raise VhostPciError("use", self.name, f"its PF does not let it have {text}", remedy)
 
-    def set_filters(self) -> bool:
-        """Receive long frames, and all multicast; whether the PF lets us have the latter.
+    def set_frame_size(self, size: int) -> bool:
+        """Have the PF keep longer frames from the VF; whether it promises that.
 
-        Raises:
-            VhostPciError: The PF refuses the frame size.
+        Linux's makes it VMOLR.RLPML, which counts all that a frame has on the wire.
+
+        Args:
+            size: In bytes, with tag and FCS.
         """
-        if not self._asked(Message.SET_FRAME_SIZE, FRAME_BYTES_MAX + _FCS_BYTES):
-            cause = f"its PF refuses frames of {FRAME_BYTES_MAX} bytes"
-            raise VhostPciError("use", self.name, cause)
+        return self._asked(Message.SET_FRAME_SIZE, size)
+
+    def set_multicast(self) -> bool:
+        """Receive all multicast; whether the PF lets us."""
         return self._asked(Message.SET_PROMISCUOUS | PROMISCUOUS_MULTICAST)
 
     def _asked(self, message: int, *words: int) -> bool:

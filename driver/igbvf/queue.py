@@ -35,8 +35,10 @@ class Ring:
 class QueuePair:
     """What pmd/csrc/port_igbvf.c works with: struct rk_igbvf_config. All stays the VF's.
 
-    rx_tail, tx_tail and link_up are addresses in this process: of two registers, and of a uint32.
-    frame_bytes_max is without FCS. windows is the address of a `driver.passthrough.WindowTable`.
+    rx_tail, tx_tail, link_up and overrun are addresses in this process: of two registers, and of
+    a uint32 each. frame_bytes_max is without FCS. windows is the address of a
+    `driver.passthrough.WindowTable`. direct_bytes is the room that a buffer of VM1's must have for
+    the VF to receive into it, 0 if it must not at all; overrun is set once the VF wrote more.
     """
 
     rx: Ring
@@ -47,6 +49,8 @@ class QueuePair:
     frame_bytes_max: int
     link_up: int
     windows: int
+    overrun: int
+    direct_bytes: int
 
 
 def lay_out(memory: DmaMemory) -> tuple[Ring, Ring]:

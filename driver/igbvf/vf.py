@@ -11,17 +11,19 @@ import ctypes
 import logging
 from typing import TYPE_CHECKING
 
-from driver.igbvf.device import FRAME_BYTES_MAX, Device
+from driver.igbvf.device import FCS_BYTES, FRAME_BYTES_MAX, FRAME_OVERHEAD, Device
 from driver.igbvf.queue import BUFFER_BYTES, MEMORY_BYTES, QueuePair, lay_out
 from driver.igbvf.registers import BAR_SIZE, RDT, TDT
 from driver.mac_address import address_error
-from driver.passthrough import PassthroughVf
+from driver.passthrough import OpenFunction, PassthroughVf, open_by_vfio
 from driver.software_vf.vf import PortSpec
 from guest.dma import DmaMemory, IovaSpace
 from guest.errors import VhostPciError
 from guest.function import Area, Region
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from driver.igbvf.device import Counters
     from guest.function import Function
 
@@ -31,14 +33,39 @@ VENDOR = 0x8086
 DEVICES = {0x10CA: "82576 VF", 0x152D: "82576 VF", 0x1520: "I350 VF", 0x152F: "I350 VF"}
 
 
+MTU = 1500
+
+
 class IgbVf(PassthroughVf):
-    """An SR-IOV VF of an Intel 82576 or I350, with one queue pair; its PF may give it its MAC."""
+    """An SR-IOV VF of an Intel 82576 or I350, with one queue pair; its PF may give it its MAC.
+
+    Args:
+        spec: The user's words.
+        address: See `PassthroughVf`.
+        mac: See `PassthroughVf`.
+        open_function: See `PassthroughVf`.
+        mtu: Longer frames are not received. It bounds what the VF writes to VM1's buffers, so that
+            those of an ordinary driver (1522 bytes of room) will do.
+    """
 
     kind = "igbvf"
     queue_pairs_max = 1  # an I350's VF has no more; an 82576's second one receives nothing
     writes_vm1 = True
 
     _device: Device | None = None
+
+    def __init__(
+        self,
+        spec: str,
+        address: str,
+        mac: bytes | None = None,
+        open_function: Callable[[str], OpenFunction] = open_by_vfio,
+        mtu: int = MTU,
+    ) -> None:
+        super().__init__(spec, address, mac, open_function)
+        self._frame_bytes = mtu + FRAME_OVERHEAD + FCS_BYTES
+        self._overrun = ctypes.c_uint32()
+        self._at_fault = False
 
     def open(self, queue_pairs: int) -> list[PortSpec]:
         """See `Vf.open`; the VF is reset first, whatever state it was left in."""
@@ -53,6 +80,7 @@ class IgbVf(PassthroughVf):
             undo.callback(bar.close)
             device = Device(opened.function)
             self._set_addresses(device)
+            direct_bytes = self._agree_on_size(device)
             space = IovaSpace(opened.iova_ranges)
             memory = undo.enter_context(DmaMemory(opened.function, space, MEMORY_BYTES))
             rx, tx = lay_out(memory)
@@ -73,6 +101,8 @@ class IgbVf(PassthroughVf):
             frame_bytes_max=FRAME_BYTES_MAX,
             link_up=ctypes.addressof(self._link_up),
             windows=self._windows.address,
+            overrun=ctypes.addressof(self._overrun),
+            direct_bytes=0 if self._at_fault else direct_bytes,
         )
         return [PortSpec(self.kind, igbvf=pair)]
 
@@ -91,15 +121,28 @@ class IgbVf(PassthroughVf):
             raise self._error(f"its PF gave it no MAC address ({wrong})", remedy)
         if mac != given:
             device.set_address(mac)
-        if not device.set_filters():
+        if not device.set_multicast():
             _log.warning("VF %s: its PF does not let it have all multicast", self.spec)
         _log.info("VF %s: receives for %s, which must be VM1's address", self.spec, mac.hex(":"))
 
+    def _agree_on_size(self, device: Device) -> int:
+        """The most that the VF writes to a buffer of VM1's: `QueuePair.direct_bytes`."""
+        if not device.set_frame_size(self._frame_bytes):
+            text = "VF %s: its PF does not keep frames of more than %d bytes from it"
+            _log.warning(text, self.spec, self._frame_bytes)
+            return BUFFER_BYTES
+        # A longer frame would be spread over several buffers, and VM1 expects a header in each.
+        return self._frame_bytes if self._frame_bytes <= BUFFER_BYTES else 0
+
     def look(self) -> str:
-        """See `Vf.look`."""
+        """See `Vf.look`; a VF that wrote more than it may receives by copies from then on."""
         device = self._device
         if device is None:
             return ""
+        if self._overrun.value:
+            self._overrun.value = 0
+            self._at_fault = True
+            return "it wrote more to a buffer of VM1's than its PF lets it receive: it is at fault"
         try:
             trouble = device.trouble(0)
             if not trouble:

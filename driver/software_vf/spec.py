@@ -29,7 +29,8 @@ KINDS: dict[str, str] = {
     "dgram": "dgram:LOCAL,REMOTE: a unix datagram socket, as of QEMU's -netdev dgram",
     "pcap": "pcap:IN,OUT: replays file IN once, writes what VM1 sends to OUT; either may be empty",
     "xdp": "xdp:NAME: an existing network interface, by AF_XDP; no copies where its driver can",
-    "igbvf": "igbvf:ADDRESS[,MAC]: an Intel 82576 or I350 VF's PCI address, and VM1's MAC",
+    "igbvf": "igbvf:ADDRESS[,MAC][,mtu=N]: an Intel 82576 or I350 VF's PCI address, VM1's MAC, "
+    "and the MTU that it receives for (1500)",
     "virtio-net": "virtio-net:ADDRESS[,MAC]: a virtio NIC's PCI address, and VM1's MAC",
 }
 
@@ -131,9 +132,16 @@ def _parse_xdp(spec: str, parameters: str) -> Vf:
 
 def _parse_igbvf(spec: str, parameters: str) -> Vf:
     # Here, since it builds on this package, and other kinds do without it.
+    from driver.igbvf.device import MTU_MAX, MTU_MIN  # noqa: PLC0415
     from driver.igbvf.vf import IgbVf  # noqa: PLC0415
 
-    return IgbVf(spec, *_pci_and_mac(spec, parameters))
+    function, option, text = parameters.partition(",mtu=")
+    if not option:
+        return IgbVf(spec, *_pci_and_mac(spec, parameters))
+    mtu = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(MTU_MAX)) else 0
+    if not MTU_MIN <= mtu <= MTU_MAX:
+        raise _misuse(spec, f"its MTU is {MTU_MIN} to {MTU_MAX}")
+    return IgbVf(spec, *_pci_and_mac(spec, function), mtu=mtu)
 
 
 def _parse_virtio_net(spec: str, parameters: str) -> Vf:

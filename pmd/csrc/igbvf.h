@@ -41,9 +41,10 @@ struct igbvf_ring {
 struct igbvf_port {
 	struct rk_port port;
 	struct igbvf_ring rx, tx;
-	uint32_t buffer_bytes, frame_bytes_max;
+	uint32_t buffer_bytes, frame_bytes_max, direct_bytes;
 	const uint32_t *link_up;
 	const struct rk_vf_window *windows;
+	uint32_t *overrun;
 	uint32_t held_done;  /* held frames that were sent, not yet told */
 	uint16_t *tx_span;   /* by the first descriptor of a frame: how many it has */
 	struct iovec *shown; /* segments of the frames shown */

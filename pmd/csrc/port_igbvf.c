@@ -190,7 +190,8 @@ struct rk_port *port_igbvf_open(const struct rk_port_config *config, char *error
 		return port_refuse(error, error_bytes, "no queue pair of a VF was given");
 	if (!count_valid(pair->rx_count) || !count_valid(pair->tx_count) ||
 	    pair->buffer_bytes < IGBVF_FRAME_BYTES_MIN || pair->buffer_bytes > UINT16_MAX ||
-	    pair->frame_bytes_max > pair->buffer_bytes * (pair->tx_count - 1))
+	    pair->frame_bytes_max > pair->buffer_bytes * (pair->tx_count - 1) ||
+	    pair->direct_bytes > pair->buffer_bytes)
 		return port_refuse(error, error_bytes, "rings of %u and %u descriptors of %u bytes",
 				   pair->rx_count, pair->tx_count, pair->buffer_bytes);
 	vf = calloc(1, sizeof(*vf));
@@ -203,6 +204,8 @@ struct rk_port *port_igbvf_open(const struct rk_port_config *config, char *error
 	vf->frame_bytes_max = pair->frame_bytes_max;
 	vf->windows = (const struct rk_vf_window *)(uintptr_t)pair->windows;
 	vf->link_up = (const uint32_t *)(uintptr_t)pair->link_up;
+	vf->overrun = (uint32_t *)(uintptr_t)pair->overrun;
+	vf->direct_bytes = pair->direct_bytes;
 	ring_init(&vf->rx, pair->rx_ring, pair->rx_buffers, pair->rx_buffers_iova, pair->rx_tail,
 		  pair->rx_count);
 	ring_init(&vf->tx, pair->tx_ring, pair->tx_buffers, pair->tx_buffers_iova, pair->tx_tail,

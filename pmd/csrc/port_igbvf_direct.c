@@ -1,8 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The igbvf port receives into VM1's memory: a descriptor for each of its buffers, which has room for as
- * much as the VF writes to one descriptor. What is not a whole frame there is no frame for VM1: one longer than
- * that, or one whose VLAN tag the VF took out, which cannot be put back in place.
+ * The igbvf port receives into VM1's memory: a descriptor for each of its buffers, which has room for the most
+ * that the VF writes there. That is what its PF lets it receive (VMOLR.RLPML), where that is known, and
+ * else what it writes to one descriptor, SRRCTL's size: then a longer frame takes several, and is none for VM1.
+ * Nor is one whose VLAN tag the VF took out, which cannot be put back in place.
  */
 #define _GNU_SOURCE
 #include "igbvf.h"
@@ -23,7 +24,9 @@ static uint64_t direct_suits(const struct rk_port *port, const struct iovec *mem
 {
 	const struct igbvf_port *vf = (const struct igbvf_port *)port;
 
-	return memory->iov_len >= vf->buffer_bytes ? window_iova(vf->windows, memory) : 0;
+	if (!vf->direct_bytes || memory->iov_len < vf->direct_bytes)
+		return 0;
+	return window_iova(vf->windows, memory);
 }
 
 static uint32_t direct_room(const struct rk_port *port)
@@ -55,10 +58,13 @@ static uint32_t frame_bytes(struct igbvf_port *vf, uint32_t status, uint32_t byt
 	const bool part = vf->in_long || !(status & RX_END);
 
 	vf->in_long = !(status & RX_END);
+	if (bytes > vf->direct_bytes || (part && vf->direct_bytes < vf->buffer_bytes)) {
+		__atomic_store_n(vf->overrun, 1, __ATOMIC_RELAXED);
+		return RK_UNSUITED;
+	}
 	if (status & RX_TAG)
 		return RK_UNSUITED;
-	if (part || status & RX_ERROR || bytes < ETHERNET_HEADER_BYTES ||
-	    bytes > vf->buffer_bytes) {
+	if (part || status & RX_ERROR || bytes < ETHERNET_HEADER_BYTES) {
 		vf->port.rx_missed += !vf->in_long;
 		return 0;
 	}

@@ -112,6 +112,9 @@ struct rk_igbvf_config {
 	uint32_t frame_bytes_max;        /* what the VF sends, without FCS */
 	uint64_t link_up;                /* uint32_t, 0 while the link is down; may change at any time */
 	uint64_t windows;                /* RK_VF_WINDOWS of them; may change while no loop runs */
+	uint64_t overrun;                /* uint32_t; set not 0 by the port: the VF wrote more than direct_bytes */
+	uint32_t direct_bytes;           /* the most it writes to one of VM1's buffers; 0: it is not to write there */
+	uint32_t reserved;
 };
 
 /* One virtqueue of a virtio network device, enabled and empty; its memory is zeroed. */

@@ -42,6 +42,8 @@ class IgbModel:
         pf_refuses: Messages it answers with a refusal.
         messages: What the VF sent, by first word.
         completes: Whether transmitted frames are reported as done.
+        keeps_fcs: Whether frames are received with theirs (RCTL.SECRC off).
+        heeds_limit: Whether frames longer than the PF lets the VF receive are dropped.
         wire: Frames sent. faults: Broken rules. gone: All reads are ones.
     """
 
@@ -55,6 +57,8 @@ class IgbModel:
         self.mac = b""
         self.frame_limit = 1518
         self.completes = True
+        self.keeps_fcs = False
+        self.heeds_limit = True
         self.wire: list[bytes] = []
         self.faults: list[str] = []
         self.gone = False
@@ -237,10 +241,17 @@ class IgbModel:
             self._advance(TX)
 
     def receive(self, frame: bytes, tag: int | None = None) -> bool:
-        """A frame from the wire; False if it was dropped: too long, or no descriptors."""
+        """A frame from the wire; False if it was dropped: too long, or no descriptors.
+
+        tag: It had this VLAN tag, which is taken out.
+        """
         limit = (self.get(RX + SRRCTL) & 0x7F) << 10
         free = (self.get(RX + TAIL) - self.get(RX + HEAD)) % max(1, self.get(RX + LENGTH) // 16)
-        if len(frame) + 4 > self.frame_limit or len(frame) > free * limit:
+        if self.heeds_limit and len(frame) + (4 if tag is not None else 0) + 4 > self.frame_limit:
+            return False
+        if self.keeps_fcs:
+            frame += b"\xfc\xfc\xfc\xfc"
+        if len(frame) > free * limit:
             return False
         for at in range(0, len(frame), limit):
             part = frame[at : at + limit]

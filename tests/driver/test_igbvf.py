@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from driver.igbvf import mailbox
-from driver.igbvf.device import FRAME_BYTES_MAX, Counters
-from driver.igbvf.queue import RX_COUNT, TX_COUNT
+from driver.igbvf.device import MTU_MAX, Counters
+from driver.igbvf.queue import BUFFER_BYTES, RX_COUNT, TX_COUNT
 from driver.igbvf.vf import IgbVf
 from driver.passthrough import OpenFunction
 from guest.errors import DeviceGoneError, VhostPciError
@@ -50,8 +50,10 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Iterator[IgbModel]:
     model.dispose()
 
 
-def make(model: IgbModel, mac: bytes | None = None) -> IgbVf:
-    return IgbVf("igbvf:01:10.0", model.name, mac, lambda _: OpenFunction(model, model.iova_ranges))
+def make(model: IgbModel, mac: bytes | None = None, mtu: int = 1500) -> IgbVf:
+    return IgbVf(
+        "igbvf:01:10.0", model.name, mac, lambda _: OpenFunction(model, model.iova_ranges), mtu
+    )
 
 
 def opened(model: IgbModel, mac: bytes | None = None) -> tuple[IgbVf, PortSpec]:
@@ -79,9 +81,9 @@ def refusal(model: IgbModel, mac: bytes | None = None) -> str:
 
 def test_up_and_down(model: IgbModel) -> None:
     vf, spec = opened(model)
-    assert model.messages == [RESET, SET_SIZE, ALL_MULTICAST]
+    assert model.messages == [RESET, ALL_MULTICAST, SET_SIZE]
     assert model.mac == model.pf_mac
-    assert model.frame_limit == FRAME_BYTES_MAX + 4
+    assert model.frame_limit == 1522  # 1500, an Ethernet header, a tag and the FCS
     (mapping,) = model.mappings
     ((iova, (address, size)),) = model.dma.items()
     assert iova > 0
@@ -122,7 +124,7 @@ def test_opens_again_from_whatever_state(model: IgbModel) -> None:
 
 def test_vm1s_address_is_asked_for(model: IgbModel) -> None:
     vf, _ = opened(model, VM1)
-    assert model.messages == [RESET, SET_MAC, SET_SIZE, ALL_MULTICAST]
+    assert model.messages == [RESET, SET_MAC, ALL_MULTICAST, SET_SIZE]
     assert model.mac == VM1
     vf.close()
 
@@ -147,9 +149,26 @@ def test_a_pf_that_refuses_the_address(model: IgbModel) -> None:
     assert text.endswith("ip link set PF vf NUMBER mac 52:54:00:aa:00:01")
 
 
-def test_a_pf_that_refuses_long_frames(model: IgbModel) -> None:
+@pytest.mark.parametrize(
+    ("mtu", "room"), [(68, 90), (1500, 1522), (2026, 2048), (2027, 0), (MTU_MAX, 0)]
+)
+def test_the_room_that_a_buffer_of_vm1s_must_have(model: IgbModel, mtu: int, room: int) -> None:
+    """What the PF lets the VF receive, as long as that is one descriptor's."""
+    vf = make(model, mtu=mtu)
+    (spec,) = vf.open(1)
+    assert spec.igbvf is not None
+    assert spec.igbvf.direct_bytes == room
+    assert model.frame_limit == mtu + 22
+    vf.close()
+
+
+def test_a_pf_that_promises_no_size(model: IgbModel, caplog: pytest.LogCaptureFixture) -> None:
     model.pf_refuses = {SET_SIZE}
-    assert "its PF refuses frames of" in refusal(model)
+    vf, spec = opened(model)
+    assert "its PF does not keep frames of more than 1522 bytes from it" in caplog.text
+    assert spec.igbvf is not None
+    assert spec.igbvf.direct_bytes == BUFFER_BYTES
+    vf.close()
 
 
 def test_a_pf_that_refuses_all_multicast(model: IgbModel, caplog: pytest.LogCaptureFixture) -> None:

@@ -70,6 +70,11 @@ TUNGETIFF = 0x800454D2  # linux/if_tun.h
         ("igbvf:01:10.0,52:54:00:12:34", "52:54:00:12:34 is no MAC address"),
         ("igbvf:01:10.0,00:00:00:00:00:00", "it is all zeros"),
         ("igbvf:01:10.0,01:00:5e:00:00:01", "it is a multicast address"),
+        ("igbvf:01:10.0,mtu=67", "its MTU is 68 to 9216"),
+        ("igbvf:01:10.0,mtu=9217", "its MTU is 68 to 9216"),
+        ("igbvf:01:10.0,mtu=+68", "its MTU is 68 to 9216"),
+        ("igbvf:01:10.0,mtu=", "its MTU is 68 to 9216"),
+        ("igbvf:01:10.0,mtu=1500,52:54:00:12:34:56", "its MTU is 68 to 9216"),
         ("virtio-net", "nothing is no PCI address"),
         ("virtio-net:01:00.0,1:2", "1:2 is no MAC address"),
         ("virtio-net:0000:01:00.0,01:00:5e:00:00:01", "it is a multicast address"),
@@ -87,6 +92,8 @@ def test_every_kind_has_its_help_and_an_example() -> None:
     examples += ["xdp:v0"]
     examples += [f"{kind}:01:10.0,52:54:00:12:34:56" for kind in ("igbvf", "virtio-net")]
     assert [parse_vf(example).kind for example in examples] == list(KINDS)
+    for mtu in ("igbvf:01:10.0,mtu=9000", "igbvf:01:10.0,52:54:00:12:34:56,mtu=68"):
+        assert parse_vf(mtu).kind == "igbvf"
     assert [parse_vf(example).spec for example in examples] == examples
     for kind, words in KINDS.items():
         assert words.startswith(kind)

@@ -26,6 +26,10 @@ DESC, AVAIL, USED, DATA = 0, PAGE_SIZE, 2 * PAGE_SIZE, 4 * PAGE_SIZE
 SIZE = 8
 HEADER = struct.pack("<10xH", 1)
 NOISE = b"\xa5" * 4096
+SET_SIZE = 5
+ROOM = 1522  # for what a VF receives of an MTU of 1500: with a tag, and with FCS in case
+LONGEST = ROOM - 4
+LINUX = 1536  # what Linux's driver posts where buffers may be merged
 
 
 class Receiver(FakeSource):
@@ -64,10 +68,11 @@ class Receiver(FakeSource):
 class Rig:
     """A configured channel, the VM1 it serves and the VF's model."""
 
-    def __init__(self, *sizes: int, copy: Copy = Copy.AUTO) -> None:
+    def __init__(self, *sizes: int, copy: Copy = Copy.AUTO, promises: bool = True) -> None:
         self.vm1 = Receiver()
         self.vm1.post(*sizes)
         self.model = IgbModel()
+        self.model.pf_refuses = set() if promises else {SET_SIZE}
         vf = IgbVf("igbvf:01:10.0", self.model.name, None, lambda _: OpenFunction(self.model, ()))
         self.channel = Channel(self.vm1, vf, 2, copy=copy)
         self.channel.attach()
@@ -96,7 +101,7 @@ def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.fixture
 def rig() -> Iterator[Rig]:
     """VM1's buffers suit, one of them by the byte."""
-    made = Rig(4096, 12 + BUFFER_BYTES, 4096)
+    made = Rig(4096, 12 + ROOM, 4096)
     yield made
     made.close()
 
@@ -117,13 +122,66 @@ def test_a_frame_lands_in_vm1s_buffer_before_we_do_anything(rig: Rig) -> None:
 
 def test_every_size_up_to_the_buffers_end(rig: Rig) -> None:
     rig.turn()
-    sizes = [14, BUFFER_BYTES, 1514]
+    sizes = [14, LONGEST, 1514]
     for number, size in enumerate(sizes):
         assert rig.model.receive(frame(number, size))
     rig.turn()
     assert rig.vm1.received() == [frame(number, size) for number, size in enumerate(sizes)]
-    end = rig.vm1.peek(DATA + PAGE_SIZE + 12 + BUFFER_BYTES, 8)
+    end = rig.vm1.peek(DATA + PAGE_SIZE + 12 + LONGEST, 8)
     assert end == NOISE[:8]
+
+
+@pytest.mark.parametrize("posted", [LINUX, 12 + ROOM])
+def test_linuxs_buffers_are_written_by_the_vf(posted: int) -> None:
+    rig = Rig(*[posted] * 4, copy=Copy.NEVER)
+    rig.turn()
+    frames = [frame(number, size) for number, size in enumerate((60, 1514, LONGEST))]
+    assert all(rig.model.receive(each) for each in frames)
+    assert not rig.model.receive(frame(9, LONGEST + 1))  # its PF keeps that from it
+    assert not rig.model.receive(frame(9, LONGEST - 3), tag=5)
+    rig.turn()
+    assert (rig.vm1.received(), rig.zero_copy) == (frames, 3)
+    assert rig.vm1.peek(DATA + 2 * PAGE_SIZE + 12 + LONGEST, 8) == NOISE[:8]
+    rig.close()
+
+
+def test_a_pf_that_leaves_the_fcs_stays_in_the_buffer(rig: Rig) -> None:
+    """VM1 sees it as well: nothing tells the VF whether the PF takes it out."""
+    rig.model.keeps_fcs = True
+    rig.turn()
+    for _ in range(2):
+        assert rig.model.receive(frame(1, LONGEST))
+    rig.turn()
+    assert [len(each) for each in rig.vm1.received()] == [ROOM, ROOM]
+    assert rig.vm1.peek(DATA + PAGE_SIZE + 12 + ROOM, 8) == NOISE[:8]
+
+
+@pytest.mark.parametrize("size", [ROOM + 1, BUFFER_BYTES, BUFFER_BYTES + 1])
+def test_a_vf_that_is_given_more_than_agreed_is_at_fault(
+    size: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only its report tells. It is opened anew, and the rest is copied, though it would suit."""
+    rig = Rig(*[4096] * 4)
+    rig.turn()
+    rig.model.heeds_limit = False
+    assert rig.model.receive(frame(1, size))
+    assert rig.model.receive(frame(2))
+    assert rig.turn() == Event.UNSUITED
+    assert rig.channel.vf_spoilt()
+    assert "it wrote more to a buffer of VM1's than its PF lets it receive" in caplog.text
+    rig.model.heeds_limit = True
+    rig.channel.configure()
+    assert not rig.channel.vf_spoilt()
+    before = rig.vm1.received()
+    assert frame(2) in before
+    assert [each for each in before if each != frame(2)] in ([b""], [b"", b""])
+    untouched = rig.vm1.peek(DATA + PAGE_SIZE * 3, 4096)
+    assert rig.model.receive(frame(3))
+    assert rig.vm1.peek(DATA + PAGE_SIZE * 3, 4096) == untouched
+    rig.turn()
+    assert rig.vm1.received() == [*before, frame(3)]
+    assert rig.zero_copy == 1
+    rig.close()
 
 
 def test_what_is_posted_later_is_used_too(rig: Rig) -> None:
@@ -140,7 +198,7 @@ def test_what_is_posted_later_is_used_too(rig: Rig) -> None:
 
 
 def test_small_buffers_are_filled_by_copying() -> None:
-    rig = Rig(12 + BUFFER_BYTES, 12 + BUFFER_BYTES - 1)
+    rig = Rig(12 + ROOM, 12 + ROOM - 1)
     rig.turn()
     for number in range(2):
         assert rig.model.receive(frame(number))
@@ -152,7 +210,7 @@ def test_small_buffers_are_filled_by_copying() -> None:
 
 def test_a_small_buffer_among_large_ones_ends_it(rig: Rig) -> None:
     assert not rig.turn()
-    rig.vm1.post(1526)
+    rig.vm1.post(12 + ROOM - 1)
     assert rig.turn() == Event.UNSUITED
     assert rig.model.receive(frame(0))  # before the queue is stopped: it is VM1's
     rig.channel.configure()
@@ -180,7 +238,17 @@ def test_a_buffer_outside_vm1s_memory_is_dropped_by_the_other_way(rig: Rig) -> N
     assert drops[1] == 1  # bad_address
 
 
-def test_a_long_frame_is_no_frame(rig: Rig) -> None:
+def test_without_a_promise_a_descriptors_worth_of_room_will_do() -> None:
+    rig = Rig(12 + BUFFER_BYTES - 1, promises=False)
+    assert rig.model.receive(frame(1))
+    rig.turn()
+    assert (rig.vm1.received(), rig.zero_copy) == ([frame(1)], 0)
+    rig.close()
+
+
+def test_without_a_promise_a_long_frame_is_no_frame() -> None:
+    rig = Rig(*[12 + BUFFER_BYTES] * 3, promises=False)
+    rig.model.heeds_limit = False
     rig.turn()
     assert rig.model.receive(frame(1, BUFFER_BYTES + 1))
     assert rig.model.receive(frame(2))
@@ -188,11 +256,11 @@ def test_a_long_frame_is_no_frame(rig: Rig) -> None:
     assert rig.vm1.received() == [b"", b"", frame(2)]
     direction = rig.channel.snapshot().pairs[0]
     assert (direction.vf_to_vm1.drops[11], direction.at_vf.rx_missed) == (2, 1)
+    assert not rig.channel.vf_spoilt()
+    rig.close()
 
 
-@pytest.mark.parametrize(
-    ("status", "length"), [(3, 0), (3, 13), (3, BUFFER_BYTES + 1), (3 | 1 << 31, 60)]
-)
+@pytest.mark.parametrize(("status", "length"), [(3, 0), (3, 13), (3 | 1 << 31, 60)])
 def test_a_vf_that_reports_nonsense(rig: Rig, status: int, length: int) -> None:
     rig.turn()
     rig.model.report(b"x" * 60, status, length)

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from driver.igbvf.device import FRAME_BYTES_MAX
+from driver.igbvf.device import FRAME_BYTES_MAX, MTU_MAX
 from driver.igbvf.queue import BUFFER_BYTES, RX_COUNT, TX_COUNT
 from driver.igbvf.vf import IgbVf
 from driver.passthrough import OpenFunction
@@ -30,7 +30,7 @@ def model() -> Iterator[IgbModel]:
 
 @pytest.fixture
 def user(model: IgbModel) -> Iterator[PortUser]:
-    vf = IgbVf("igbvf:01:10.0", model.name, None, lambda _: OpenFunction(model, model.iova_ranges))
+    vf = IgbVf("igbvf:01:10.0", model.name, None, lambda _: OpenFunction(model, ()), MTU_MAX)
     (spec,) = vf.open(1)
     with PortUser(spec) as user:
         yield user
