@@ -96,7 +96,9 @@ class Testpmd:
         # Without this DPDK keeps to 256 bits, which its packed vectorized paths do not.
         command += ["--force-max-simd-bitwidth=512", "--log-level=pmd.net.virtio.init:debug"]
         command += [f"--vdev={device}" for device in devices]
-        command += ["--", "-i", "--nb-cores=1", "--burst=32", "--no-lsc-interrupt"]
+        command += ["--", "-i", "--nb-cores=1", "--burst=32"]
+        # Its own wait for the link is one of nine seconds if the other side is not there yet.
+        command += ["--no-lsc-interrupt", "--disable-link-check"]
         command += [f"--rxq={queue_pairs}", f"--txq={queue_pairs}"]
         command += [f"--rxd={queue_size}", f"--txd={queue_size}"]
         command += ["--total-num-mbufs=16384", "--mbcache=256"]
