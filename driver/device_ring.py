@@ -15,6 +15,7 @@ Where the specification leaves a choice, this is the toolkit's, for kernel and o
 * Receiving, a turn begins no frame once it has completed `burst` chains; a frame of several buffers
   may overshoot that. A ring of fewer buffers than a frame needs drops the frame (small_buffer) and
   returns them all, so that VM1 can post larger ones.
+* A frame over the MTU is dropped when there is a buffer, which it does not take.
 * A faulty chain met while buffers are gathered goes back empty with those before it, because
   completion is in order; the frame begins anew after it.
 """
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
     from driver.bus_memory import BusMemory
     from driver.memory_map import Run
 
+_TAGS = (b"\x81\x00", b"\x88\xa8")  # 802.1Q, 802.1ad
 FRAME_MAX = 65562  # the longest frame: a 16-bit IP length, Ethernet header and tags
 
 
@@ -64,6 +66,7 @@ class Verdict(enum.StrEnum):
     DISABLED = "disabled"
     SMALL_BUFFER = "small_buffer"
     BAD_OFFLOAD = "bad_offload"
+    OVER_MTU = "over_mtu"
 
 
 class Fault(enum.StrEnum):
@@ -109,6 +112,7 @@ class Layout:
     enabled: bool = True
     in_order: bool = False
     offloads: Offloads = NO_OFFLOADS
+    mtu: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +168,10 @@ class DeviceRing(abc.ABC):
     @abc.abstractmethod
     def _look(self) -> None:
         """Read what is read once a turn; RingError."""
+
+    @abc.abstractmethod
+    def _has_more(self) -> bool:
+        """Whether anything is available, which need not be a whole chain."""
 
     @abc.abstractmethod
     def _claim(self, ahead: int) -> Claim | None:
@@ -277,6 +285,11 @@ class DeviceRing(abc.ABC):
 
     def _place(self, frame: bytes, enough: int) -> bool:
         """Write or drop one frame; False if it waits: for buffers, or as enough is completed."""
+        if self._is_over_mtu(frame):
+            if not self._has_more():
+                return False
+            self.drops[Verdict.OVER_MTU] += 1
+            return True
         need = self.layout.header_bytes + len(frame)
         chains: list[Chain] = []
         while sum(chain.capacity for chain in chains) < need:
@@ -299,6 +312,13 @@ class DeviceRing(abc.ABC):
                 chains = []
         self._fill(chains, frame)
         return True
+
+    def _is_over_mtu(self, frame: bytes) -> bool:
+        """5.1.4.1: longer than the MTU behind its Ethernet header, tags included (up to two)."""
+        header = ETHERNET_HEADER_BYTES
+        while header < ETHERNET_HEADER_BYTES + 8 and frame[header - 2 : header] in _TAGS:
+            header += 4
+        return 0 < self.layout.mtu < len(frame) - header
 
     def _return_empty(self, chains: Sequence[Chain]) -> None:
         for chain in chains:

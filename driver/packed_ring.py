@@ -166,9 +166,14 @@ class PackedRing(DeviceRing):
     def _look(self) -> None:
         """Nothing: each descriptor says itself whether it is available."""
 
+    def _limit(self) -> int:
+        return self.layout.size - self._distance(self._used_next, self._next)
+
+    def _has_more(self) -> bool:
+        return self._limit() > 0 and self._is_available(self._next)
+
     def _claim(self, ahead: int) -> Claim | None:
-        unpublished = self._distance(self._used_next, self._next)
-        limit = self.layout.size - unpublished - ahead
+        limit = self._limit() - ahead
         return self._claim_at(self._after(self._next, ahead), limit)
 
     def _claim_at(self, position: int, limit: int) -> Claim | None:

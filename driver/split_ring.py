@@ -79,6 +79,9 @@ class SplitRing(DeviceRing):
         if (self._index - self._next) % 65536 > self.layout.size:
             raise RingError(Fault.INDEX_JUMP)
 
+    def _has_more(self) -> bool:
+        return self._index != self._next
+
     def _claim(self, ahead: int) -> Claim | None:
         if ahead == (self._index - self._next) % 65536:
             return None

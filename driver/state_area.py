@@ -1,4 +1,4 @@
-"""Layout of BAR 0 of the vhost-pci function: docs/device.md, version 1.1, as declarations.
+"""Layout of BAR 0 of the vhost-pci function: docs/device.md, version 1.2, as declarations.
 
 Shared by the driver (driver/vhost_pci.py) and the device (tools/device). Constants and dtypes only.
 """
@@ -14,7 +14,7 @@ DEVICE_ID = 0x10F0
 CLASS_CODE = 0x020000
 MAGIC = 0x49435056  # "VPCI"
 VERSION_MAJOR = 1
-VERSION_MINOR = 1
+VERSION_MINOR = 2
 
 WINDOW_RW = 2  # BAR 2
 COMMIT_REGION = 4  # BAR 4
@@ -79,21 +79,21 @@ HEADER = np.dtype(
             "ring_offset", "ring_stride", "ring_count",
             "memory_offset", "memory_stride", "memory_count", "memory_capacity",
             "driver_offset", "driver_size", "dirty_offset", "dirty_size",
-            "commit_size",
+            "commit_size", "mtu",
         ],
         "formats": [
             "<u4", "<u2", "<u2", "<u4", "<u4", "<u8",
             "<u4", "<u4", "<u4",
             "<u4", "<u4", "<u4", "<u4",
             "<u4", "<u4", "<u4", "<u8",
-            "<u4",
+            "<u4", "<u4",
         ],
         "offsets": [
             0x00, 0x04, 0x06, 0x08, 0x0C, 0x10,
             0x18, 0x1C, 0x20,
             0x24, 0x28, 0x2C, 0x30,
             0x34, 0x38, 0x3C, 0x40,
-            0x48,
+            0x48, 0x4C,
         ],
         "itemsize": 256,
     }

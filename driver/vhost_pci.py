@@ -67,12 +67,13 @@ class DeviceState:
 
     Rings are as published: `Ring.check` each against memory and features before it runs. regions
     is the kernel's table (array of `memory_map.REGION`): addresses in the windows that are mapped
-    until the next `VhostPci.state` or close.
+    until the next `VhostPci.state` or close. mtu: of what VM1 receives; 0: none was told.
     """
 
     generation: int
     status: Status
     features: int
+    mtu: int
     rings: tuple[Ring, ...]
     memory: MemoryMap
     regions: npt.NDArray[Any]
@@ -271,6 +272,7 @@ class VhostPci:
             generation=tables.generation,
             status=Status(tables.header["status"]),
             features=tables.header["features"],
+            mtu=tables.header["mtu"],
             rings=tuple(_ring(index, row) for index, row in enumerate(tables.rings.tolist())),
             memory=memory,
             regions=memory.regions(self._areas),

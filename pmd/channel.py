@@ -298,7 +298,13 @@ class Channel:
             ring.check(state.memory, state.features, commit)
             combining = any(mapping.combining for mapping in device.mappings)
             config = ring_config(
-                ring, state.features, doorbell, commit, combining=combining, kick_fd=kick_fd
+                ring,
+                state.features,
+                doorbell,
+                commit,
+                combining=combining,
+                kick_fd=kick_fd,
+                mtu=state.mtu,
             )
             return Queue(config, map_, self._ring_stats(ring), name)
         except QueueError as error:

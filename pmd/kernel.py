@@ -106,7 +106,8 @@ class RingConfig:
     this file offset (`guest.function.Doorbell`). The descriptor stays its owner's, and must stay
     open until the queue is closed. kick_fd: readable when VM1 kicked, -1 where nothing tells; open
     until no loop has the queue's work. commit: address of a packed ring's commit words, mapped
-    until then (docs/device.md 5.6).
+    until then (docs/device.md 5.6). mtu: of a receive ring, for frames that are not to be cut
+    (5.1.4.1); 0: any length will do.
     """
 
     desc: int
@@ -119,6 +120,7 @@ class RingConfig:
     call_offset: int = -1
     kick_fd: int = -1
     commit: int = 0
+    mtu: int = 0
 
 
 class QueueError(VhostPciError):
@@ -172,7 +174,7 @@ class Queue(Handle):
             config.call_fd,
             config.call_offset,
             config.kick_fd,
-            0,
+            config.mtu,
             config.commit,
         )
         handle = library().rk_queue_new(ctypes.byref(structure), map_.handle, ctypes.byref(stats))

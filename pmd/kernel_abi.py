@@ -36,7 +36,7 @@ from pmd.xdp_abi import XdpConfigStructure, XdpQueueStructure, XdpRingStructure
 if TYPE_CHECKING:
     from driver.igbvf.queue import QueuePair
 
-ABI = 6  # RK_ABI
+ABI = 7  # RK_ABI
 BURST_MAX = 256  # RK_BURST_MAX
 FRAME_MAX = 65562  # RK_FRAME_MAX
 DROP_SLOTS = 16
@@ -82,7 +82,7 @@ class RingConfigStructure(Structure):
         ("call_fd", c_int32),
         ("call_offset", c_int64),
         ("kick_fd", c_int32),
-        ("reserved", c_uint32),
+        ("mtu", c_uint32),
         ("commit", c_uint64),
     ]
 

@@ -43,6 +43,7 @@ def ring_config(
     *,
     combining: bool = False,
     kick_fd: int = -1,
+    mtu: int = 0,
 ) -> RingConfig:
     """The kernel's configuration of a ring that `Ring.check` let pass.
 
@@ -53,6 +54,7 @@ def ring_config(
         commit: Address of its commit words; 0 for a split ring.
         combining: The windows are mapped write-combining.
         kick_fd: Readable when VM1 kicked; -1: nothing tells.
+        mtu: VM1's; 0: it was told none.
     """
     flags = RingFlags(0)
     for needed, flag in (*_ALIKE, *(_TRANSMIT if ring.transmits else _RECEIVE)):
@@ -79,4 +81,5 @@ def ring_config(
         call_offset,
         kick_fd=kick_fd,
         commit=commit,
+        mtu=mtu if not ring.transmits and features & Feature.NET_MTU else 0,
     )

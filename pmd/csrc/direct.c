@@ -6,6 +6,7 @@
  * spread over several lies behind a header's room in each, where VM1 expects none (5.1.6.4).
  */
 #include "layout.h"
+#include "mtu.h"
 
 #include <stdlib.h>
 
@@ -24,6 +25,7 @@ static inline bool find_room(const struct rk_queue *queue, const struct chain *c
 		*memory = first[1];
 	else
 		return false;
+	posted->frame_at = memory->iov_base;
 	posted->room = (uint32_t)memory->iov_len;
 	return true;
 }
@@ -80,6 +82,16 @@ static uint32_t post(struct rk_queue *queue, struct rk_port *port, uint32_t burs
 	return n;
 }
 
+/* A frame that the VF wrote to VM1's memory: VM1 may change it meanwhile, and fools itself. */
+static bool in_place_over_mtu(const struct rk_queue *queue, const struct posted *posted,
+			      uint32_t bytes)
+{
+	struct iovec segment = {posted->frame_at, bytes};
+	const struct rk_frame frame = {.segments = &segment, .segment_count = 1, .bytes = bytes};
+
+	return over_mtu(queue, &frame);
+}
+
 /* Returns what the VF has filled, each chain with its header; how many. */
 static uint32_t take_filled(struct rk_queue *queue, struct rk_port *port, uint32_t burst)
 {
@@ -91,21 +103,24 @@ static uint32_t take_filled(struct rk_queue *queue, struct rk_port *port, uint32
 
 	for (uint32_t i = 0; i < n; i++) {
 		const struct posted *posted = &queue->posted[queue->flight & queue->flight_mask];
-		uint32_t bytes = 0;
+		enum rk_drop verdict = RK_SENT;
 
-		if (lengths[i] <= posted->room)
-			bytes = lengths[i];
-		else
+		if (lengths[i] > posted->room)
 			queue->unsuited = true;
-		if (bytes) {
+		if (lengths[i] == 0 || lengths[i] > posted->room)
+			verdict = RK_DROP_VF_ERROR;
+		else if (in_place_over_mtu(queue, posted, lengths[i]))
+			verdict = RK_DROP_OVER_MTU;
+		if (verdict == RK_SENT) {
 			shm_copy_out(posted->header_at, header, queue->header_bytes);
 			stats->packets++;
-			stats->bytes += bytes;
+			stats->bytes += lengths[i];
 			port->rx_direct++;
 		} else {
-			stats->drops[RK_DROP_VF_ERROR]++;
+			stats->drops[verdict]++;
 		}
-		ring_return(queue, posted->head, bytes ? queue->header_bytes + bytes : 0, false);
+		ring_return(queue, posted->head,
+			    verdict == RK_SENT ? queue->header_bytes + lengths[i] : 0, false);
 		queue->flight++;
 		queue->flying--;
 	}

@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* VM1 receives: frames of the port go into available chains; what cannot hold one is returned empty. */
 #include "layout.h"
+#include "mtu.h"
 
 /* One turn's view of the ring. */
 struct turn {
@@ -115,6 +116,8 @@ static uint32_t place_plain(struct turn *turn, const struct rk_frame *frames, ui
 		count = turn->place.left;
 	if (count > turn->burst)
 		count = turn->burst;
+	if (queue->frame_bytes_max != UINT32_MAX)
+		count = mtu_run(queue, frames, count);
 	if (LAYOUT_PACKED) {
 		count = packed_plain(queue, &turn->place, DESC_WRITE, count, descs, heads);
 	} else {
@@ -227,7 +230,7 @@ static inline bool gather_one(struct turn *turn, struct gathering *have)
 /*
  * Puts one frame into the next chain, or, mergeable, into as many as it needs (5.1.6.4). A frame
  * that the next chain cannot hold, or that the whole ring cannot hold, is dropped with those chains
- * returned: VM1 gets them back and may post larger ones, so nothing is stuck.
+ * returned: VM1 gets them back and may post larger ones, so nothing is stuck. One over the MTU takes none.
  */
 static enum outcome place_any(struct turn *turn, const struct rk_frame *frame)
 {
@@ -237,6 +240,12 @@ static enum outcome place_any(struct turn *turn, const struct rk_frame *frame)
 	const uint32_t walk_end = queue->walked + GATHER_WALK_MAX;
 	struct gathering have = {0};
 
+	if (over_mtu(queue, frame)) {
+		if (ring_place(queue).left == 0)
+			return FRAME_WAITS;
+		queue->stats->drops[RK_DROP_OVER_MTU]++;
+		return FRAME_TAKEN;
+	}
 	while (have.capacity < need) {
 		if (have.chains && !mergeable)
 			return drop_frame(turn, &have);

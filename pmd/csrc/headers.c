@@ -9,8 +9,6 @@
 #define TAGS_MAX 2u
 #define TYPE_IPV4 0x0800u
 #define TYPE_IPV6 0x86ddu
-#define TYPE_TAG 0x8100u         /* 802.1Q */
-#define TYPE_SERVICE_TAG 0x88a8u /* 802.1ad */
 
 #define IPV4_BYTES 20u
 #define IPV4_FRAGMENT 0x3fffu /* more fragments, or not the first: RFC 791 */
@@ -102,7 +100,7 @@ bool headers_read(struct headers *headers, const struct rk_frame *frame)
 	if (have < ETHERNET_BYTES)
 		return false;
 	type = get16(headers->bytes + ETHERNET_BYTES - 2);
-	while (type == TYPE_TAG || type == TYPE_SERVICE_TAG) {
+	while (headers_is_tag(type)) {
 		if (tags++ == TAGS_MAX || headers->network + TAG_BYTES > have)
 			return false;
 		type = get16(headers->bytes + headers->network + 2);

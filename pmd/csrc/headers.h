@@ -29,6 +29,15 @@ struct headers {
  */
 bool headers_read(struct headers *headers, const struct rk_frame *frame);
 
+#define TYPE_TAG 0x8100u         /* 802.1Q */
+#define TYPE_SERVICE_TAG 0x88a8u /* 802.1ad */
+
+/* Whether a type says that a tag follows, and then another type. */
+static inline bool headers_is_tag(uint32_t type)
+{
+	return type == TYPE_TAG || type == TYPE_SERVICE_TAG;
+}
+
 /* Byte order of the network. */
 static inline uint32_t get16(const uint8_t *from)
 {

@@ -5,6 +5,7 @@
 #include "turn.h"
 
 #include "call.h"
+#include "mtu.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -146,6 +147,7 @@ struct rk_queue *rk_queue_new(const struct rk_ring_config *config, const struct 
 	queue->mask = config->size - 1;
 	queue->flags = config->flags;
 	queue->header_bytes = config->header_bytes;
+	queue->frame_bytes_max = mtu_frame_bytes(config->mtu);
 	queue->plain = config->flags & RK_RING_ENABLED && plain_wanted();
 	queue->commit = (uint32_t *)(uintptr_t)config->commit;
 	queue->call_fd = config->call_fd;

@@ -94,7 +94,7 @@ struct in_flight {
 struct posted {
 	struct head head;
 	uint32_t room;
-	struct shm *header_at;
+	struct shm *header_at, *frame_at;
 };
 
 struct rk_queue {
@@ -104,6 +104,7 @@ struct rk_queue {
 	const struct rk_region *table_hint; /* where the last indirect table was */
 	struct rk_direction_stats *stats;
 	uint32_t size, mask, flags, header_bytes;
+	uint32_t frame_bytes_max;           /* of a frame without tags: mtu.h */
 	uint32_t fault;
 	bool plain;         /* plain chains go by the short way, in a burst */
 	uint32_t walked;    /* in this turn: see TURN_WALK_MAX */

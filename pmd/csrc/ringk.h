@@ -17,7 +17,7 @@
 #define RK_API __attribute__((visibility("default")))
 
 /* Changes with any structure or signature here; pmd/kernel.py refuses another. */
-#define RK_ABI 6u
+#define RK_ABI 7u
 
 #define RK_BURST_MAX 256u
 /* A frame's longest payload: a 16-bit IP length and room for the Ethernet header and tags. */
@@ -40,6 +40,7 @@ enum rk_drop {
 	RK_DROP_VF_DOWN,       /* the VF's peer or link is gone */
 	RK_DROP_VF_ERROR,      /* the VF refused the frame */
 	RK_DROP_BAD_OFFLOAD,   /* its virtio-net header asks for what was not negotiated or cannot be: 5.1.6 */
+	RK_DROP_OVER_MTU,      /* longer than VM1's MTU allows, and not to be cut: 5.1.4.1 */
 	RK_DROP_COUNT
 };
 
@@ -101,7 +102,7 @@ struct rk_ring_config {
 	int32_t call_fd;            /* -1: VM1 gave none */
 	int64_t call_offset;        /* -1: call_fd is an eventfd; else write 32 bits at this file offset */
 	int32_t kick_fd;            /* readable when VM1 kicked; -1: nothing tells */
-	uint32_t reserved;
+	uint32_t mtu;               /* a receive ring: of frames that are not to be cut; 0: any */
 	uint64_t commit;            /* packed: the ring's commit words in this process, else 0: docs/device.md 5.6 */
 };
 

@@ -86,6 +86,9 @@ def test_mtu() -> None:
             payload = struct.pack("<Q", mtu)
             assert front_end.acknowledged(Request.NET_SET_MTU, payload) is taken
         assert server.backend.describe()["mtu"] == 9000
+        assert server.backend.state.mtu == 0  # VM1 has not accepted it
+        assert front_end.acknowledged(Request.SET_FEATURES, struct.pack("<Q", BASE | 1 << 3))
+        assert server.backend.state.mtu == 9000
 
 
 def test_command_line(tmp_path: Path) -> None:

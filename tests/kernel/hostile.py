@@ -98,6 +98,7 @@ def rings(draw: st.DrawFn, *, write: bool, hostile: bool = True) -> Program:
         "indirect": draw(st.sampled_from([True, True, False])),
         "event_idx": draw(st.booleans()),
         "mergeable": mergeable,
+        "mtu": draw(st.sampled_from([0, 0, 68, 1500])),
     }
     start = draw(st.one_of(st.integers(65536 - 2 * size, 65535), st.integers(0, 65535)))
     direction = WRITE if write else 0

@@ -65,6 +65,7 @@ def packed_rings(
         "indirect": draw(st.sampled_from([True, True, False])),
         "event_idx": draw(st.booleans()),
         "mergeable": mergeable,
+        "mtu": draw(st.sampled_from([0, 0, 68, 1500])),
         "in_order": draw(st.booleans()) if in_order is None else in_order,
     }
     start = draw(st.integers(0, size - 1)) | draw(st.sampled_from([0, WRAP]))

@@ -222,6 +222,7 @@ class Rig:
             flags,
             layout.header_bytes,
             self.call_fd,
+            mtu=layout.mtu,
         )
 
     def queue(self, stats: DirectionStats) -> Queue:
@@ -345,9 +346,9 @@ def receive(
     while work.turn(burst):
         pass
     left = list(frames)
-    index = -1
-    while index != ring.completed:
-        index = ring.completed
+    before = (-1, -1)
+    while before != (ring.completed, len(left)):
+        before = (ring.completed, len(left))
         left = left[ring.receive(left, burst) :]
     assert frames_of(port) == left
     return _agree(rig, ring, copies, queue, left)

@@ -14,7 +14,7 @@ from driver.passthrough import OpenFunction
 from driver.state_area import PAGE_SIZE
 from pmd import channel as channel_module
 from pmd.channel import Channel
-from pmd.kernel import Event
+from pmd.kernel import Event, drop_names
 from pmd.ports import Copy
 from tests.driver.igb_model import RX, TAIL, IgbModel
 from tests.pmd.fake_source import STARTED_AND_ENABLED, FakeSource
@@ -236,6 +236,22 @@ def test_a_buffer_outside_vm1s_memory_is_dropped_by_the_other_way(rig: Rig) -> N
     assert rig.vm1.received() == [*(frame(number) for number in range(3)), b""]
     drops = rig.channel.snapshot().pairs[0].vf_to_vm1.drops
     assert drops[1] == 1  # bad_address
+
+
+def test_a_frame_over_the_mtu_is_none_of_vm1s(rig: Rig) -> None:
+    rig.vm1.function.header["features"] = 1 << 32 | 1 << 3
+    rig.vm1.function.header["mtu"] = 1000
+    rig.vm1.start(4)
+    rig.channel.configure()
+    rig.turn()
+    tagged = frame(3, 12) + b"\x81\x00\x00\x05\x08\x00" + frame(4)
+    for each in (frame(1, 1015), tagged, frame(2, 1014)):
+        assert rig.model.receive(each)
+    rig.turn()
+    assert rig.vm1.received() == [b"", tagged, frame(2, 1014)]
+    pair = rig.channel.snapshot().pairs[0]
+    assert dict(zip(drop_names(), pair.vf_to_vm1.drops, strict=False))["over_mtu"] == 1
+    assert pair.at_vf.rx_zero_copy == 2
 
 
 def test_without_a_promise_a_descriptors_worth_of_room_will_do() -> None:

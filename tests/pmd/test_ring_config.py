@@ -32,6 +32,16 @@ def test_a_packed_ring_with_all_of_them() -> None:
     assert config.commit == 4096
 
 
+def test_the_mtu_is_of_what_vm1_receives_and_was_accepted() -> None:
+    for ring, features, mtu, found in (
+        (RECEIVE, Feature.NET_MTU, 1500, 1500),
+        (RECEIVE, Feature.NET_MTU, 0, 0),
+        (RECEIVE, 0, 1500, 0),
+        (TRANSMIT, Feature.NET_MTU, 1500, 0),
+    ):
+        assert ring_config(ring, features, None, mtu=mtu).mtu == found
+
+
 def test_offloads_are_those_of_the_direction() -> None:
     sent = {
         Feature.NET_CSUM: RingFlags.CSUM,

@@ -107,6 +107,7 @@ class FrontEndState:
             rings=self.rings.states(),
             commit_serial=self._commits.serial,
             resumes=self.rings.resumes,
+            mtu=self.mtu if self.accepted & Feature.NET_MTU else 0,
         )
 
     def note_stops(self, before: Vm1State, after: Vm1State) -> None:

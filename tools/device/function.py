@@ -149,6 +149,7 @@ class VhostPciDevice:
             self._vm1.features,
             ring_table(rings, self._writer.ring_count, packed=layout_of(self._vm1.features).packed),
             self._layout.memory_table(),
+            self._vm1.mtu,
         )
         self.interrupts.signal(Irq.MSI, 0)
 

@@ -78,6 +78,7 @@ class StateWriter:
         features: int,
         rings: npt.NDArray[np.void],
         memory: npt.NDArray[np.void],
+        mtu: int = 0,
     ) -> int:
         """Publish a state; returns its generation, which is even.
 
@@ -86,6 +87,7 @@ class StateWriter:
             features: virtio feature bits.
             rings: ring_count items of dtype RING.
             memory: at most memory_capacity items of dtype MEMORY, sorted by bus address.
+            mtu: VM1's, 0 if it was told none.
         """
         odd, even = (self.generation + 1) & 0xFFFFFFFF, (self.generation + 2) & 0xFFFFFFFF
         image = np.zeros(DRIVER_OFFSET, dtype=np.uint8)
@@ -99,7 +101,7 @@ class StateWriter:
         header["memory_offset"], header["memory_stride"] = self._memory_offset, MEMORY.itemsize
         header["memory_count"], header["memory_capacity"] = len(memory), self.memory_capacity
         header["driver_offset"], header["driver_size"] = DRIVER_OFFSET, DRIVER.itemsize
-        header["commit_size"] = COMMIT_SIZE
+        header["commit_size"], header["mtu"] = COMMIT_SIZE, mtu
         self._place(image, RING_OFFSET, rings, self.ring_count)
         self._place(image, self._memory_offset, memory, self.memory_capacity)
         # docs/device.md 5.2. Each step is a store or a memcpy inside a call into C, so the compiler

@@ -54,6 +54,7 @@ class Vm1State:
     """All of it; replaced as a whole.
 
     commit_serial: of the commit area's file. resumes: the front-end kept it (docs/device.md 5.6).
+    mtu: what VM1 was told and accepted, else 0.
     """
 
     connected: bool
@@ -62,3 +63,4 @@ class Vm1State:
     rings: tuple[RingState, ...]
     commit_serial: int = 0
     resumes: bool = False
+    mtu: int = 0
