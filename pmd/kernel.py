@@ -202,7 +202,10 @@ class Queue(Handle):
         return bool(library().rk_queue_set_direct(self.handle, port.handle))
 
     def abandon(self) -> None:
-        """Return those, counted as vf_error. Only once the VF can no longer read them."""
+        """Return those, counted as vf_error; but not VM1's receive buffers, which wait on.
+
+        Only once the VF can no longer reach them.
+        """
         library().rk_queue_abandon(self.handle)
 
     def call(self) -> None:

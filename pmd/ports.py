@@ -118,15 +118,17 @@ class Ports:
                 copied.
         """
         port = self._ports[pair]
-        if self._copy is Copy.ALWAYS or not self._vf.writes_vm1:
+        if self._copy is Copy.ALWAYS:
             return
-        if queue.set_direct(port):
+        if self._vf.writes_vm1 and queue.set_direct(port):
             self._vf.stop_receiving(pair)
             self._vf.start_receiving(pair)
             port.set_direct(True)
             self._direct.add(pair)
         elif self._copy is Copy.NEVER:
             cause = f"VM1's buffers of {queue.name} do not suit VF {self.name}"
+            if not self._vf.writes_vm1:
+                cause = f"VF {self.name} does not write to VM1's memory by itself"
             raise VhostPciError("run without", "copying", cause, "use --copy auto")
 
     def let_go(self) -> None:

@@ -94,7 +94,9 @@ class Device:
         return self._common.read(reg.QUEUE_SIZE)
 
     def enable_queue(self, index: int, areas: Areas) -> int:
-        """Turn a queue on that is off since `reset`; the notification register's offset in its BAR.
+        """Turn a queue on that is off since `reset` or `reset_queue`.
+
+        The notification register's offset in its BAR.
 
         Raises:
             VhostPciError: It does not come up, or its notification register lies outside.
@@ -117,6 +119,24 @@ class Device:
         if read(reg.QUEUE_ENABLE) != 1:
             raise VhostPciError("use", self.name, f"its queue {index} does not come up")
         return place.offset + offset
+
+    def reset_queue(self, index: int) -> None:
+        """Stop a queue; when it returns, the device touches neither it nor its buffers any more.
+
+        Of a started device with RING_RESET; `enable_queue` turns the queue on again.
+
+        Raises:
+            VhostPciError: The queue does not come out of the reset.
+        """
+        write, read = self._common.write, self._common.read
+        write(reg.QUEUE_SELECT, index)
+        write(reg.QUEUE_RESET, 1)
+        deadline = time.monotonic() + _RESET_S
+        while read(reg.QUEUE_RESET) or read(reg.QUEUE_ENABLE):  # 2.6.1, 4.1.4.3.2
+            self._common.status()
+            if time.monotonic() > deadline:
+                raise VhostPciError("reset", self.name, f"its queue {index} does not stop")
+            time.sleep(_PAUSE_S)
 
     def start(self) -> None:
         """Let it use its queues.

@@ -25,6 +25,7 @@ class Feature(enum.IntFlag):
     RING_PACKED = 1 << 34
     IN_ORDER = 1 << 35
     ORDER_PLATFORM = 1 << 36
+    RING_RESET = 1 << 40
     HOST_USO = 1 << 56
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -41,6 +42,12 @@ class Areas:
     driver: int
     device: int
     iova_offset: int
+
+    def clear(self) -> None:
+        """Zero them; the device does not know them."""
+        sizes = _area_bytes(self.size, packed=self.packed)
+        for area, size in zip((self.descriptor, self.driver, self.device), sizes, strict=True):
+            ctypes.memset(area, 0, size)
 
     @property
     def descriptor_iova(self) -> int:

@@ -45,6 +45,7 @@ QUEUE_NOTIFY_OFF      = Register("queue_notify_off",      0x1E, 2, "in units of 
 QUEUE_DESC            = Register("queue_desc",            0x20, 8, "I/O address: descriptor area")
 QUEUE_DRIVER          = Register("queue_driver",          0x28, 8, "I/O address: driver area")
 QUEUE_DEVICE          = Register("queue_device",          0x30, 8, "I/O address: device area")
+QUEUE_RESET           = Register("queue_reset",           0x3A, 2, "1 resets it (RING_RESET)")
 # 5.1.4
 MAC                   = Register("mac",                   0x00, 6, "the device's; six registers")
 NET_STATUS            = Register("status",                0x06, 2, "`NetStatus`")

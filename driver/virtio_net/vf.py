@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from driver.virtio_net.capabilities import Place
-    from driver.virtio_net.queue import Layout, Plan
+    from driver.virtio_net.queue import Layout, Plan, Queue
     from guest.function import Function
     from guest.mapping import Mapping
 
@@ -42,11 +42,16 @@ TRANSITIONAL_DEVICE = 0x1000
 
 
 class VirtioNetVf(PassthroughVf):
-    """A virtio network function, with as many queue pairs as it has."""
+    """A virtio network function, with as many queue pairs as it has.
+
+    It writes to VM1's memory where a queue of it can be stopped by itself (VIRTIO_F_RING_RESET):
+    else only a reset of all that it does would take that memory back from it.
+    """
 
     kind = "virtio-net"
     _device: Device | None = None
     _watches: Sequence[Watch] = ()
+    _receivers: Sequence[Queue] = ()  # by pair
 
     def open(self, queue_pairs: int) -> list[PortSpec]:
         """See `Vf.open`; the device is reset first, whatever state it was left in."""
@@ -66,6 +71,8 @@ class VirtioNetVf(PassthroughVf):
             device.start()
             self._command(function, device, layout, notify)
             self._device = device
+            self._receivers = layout.queues[::2]
+            self.writes_vm1 = Feature.RING_RESET in device.features
             self._opened = function, space
             undo.callback(self._forget)
             self._see_link(up=device.link_up(), first=True)
@@ -164,6 +171,18 @@ class VirtioNetVf(PassthroughVf):
             return error.cause
         up = bool(self._link_up.value)
         return next(filter(None, [watch.trouble(link_up=up) for watch in self._watches]), "")
+
+    def stop_receiving(self, pair: int) -> None:
+        """See `Vf.stop_receiving`."""
+        if self._device is not None:
+            self._device.reset_queue(self._receivers[pair].number)
+
+    def start_receiving(self, pair: int) -> None:
+        """See `Vf.start_receiving`."""
+        if self._device is not None:
+            queue = self._receivers[pair]
+            queue.areas.clear()
+            self._device.enable_queue(queue.number, queue.areas)
 
     def _forget(self) -> None:
         self._device = None

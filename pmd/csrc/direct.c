@@ -2,8 +2,8 @@
 /*
  * VM1 receives by the VF's DMA: its chains go to the VF as they are, and come back with a frame in them.
  *
- * They are taken and returned in ring order, as all chains are. A frame is in one chain: what a VF would
- * spread over several lies behind a header's room in each, where VM1 expects none (5.1.6.4).
+ * They are taken and returned in ring order, as all chains are. Each has room for a header first. A frame in
+ * several of them has no header in the further ones (5.1.6.4): what belongs there the port has to tell.
  */
 #include "layout.h"
 #include "mtu.h"
@@ -32,7 +32,8 @@ static inline bool find_room(const struct rk_queue *queue, const struct chain *c
 
 /* The chain at a place. LOOK_FAULT: of the ring, or (then unsuited) it is not for the VF. */
 static enum look look_suited(struct rk_queue *queue, const struct rk_port *port,
-			     const struct place *place, struct posted *posted, uint64_t *iova)
+			     const struct place *place, struct posted *posted,
+			     struct rk_posting *posting)
 {
 	struct iovec memory;
 	struct chain chain = {.segments = queue->segments};
@@ -43,8 +44,9 @@ static enum look look_suited(struct rk_queue *queue, const struct rk_port *port,
 	if (look != LOOK_CHAIN)
 		return look;
 	if (chain.verdict == RK_SENT && find_room(queue, &chain, posted, &memory)) {
-		*iova = port->ops->direct->suits(port, &memory);
-		if (*iova)
+		posting->iova = port->ops->direct->suits(port, &memory);
+		posting->bytes = posted->room;
+		if (posting->iova)
 			return LOOK_CHAIN;
 	}
 	queue->unsuited = true;
@@ -56,7 +58,7 @@ static uint32_t post(struct rk_queue *queue, struct rk_port *port, uint32_t burs
 {
 	const struct rk_direct_ops *direct = port->ops->direct;
 	const uint32_t room = direct->room(port);
-	uint64_t iovas[RK_BURST_MAX];
+	struct rk_posting postings[RK_BURST_MAX];
 	struct place place;
 	uint32_t n = 0;
 
@@ -69,7 +71,7 @@ static uint32_t post(struct rk_queue *queue, struct rk_port *port, uint32_t burs
 	while (n < burst && place.left && queue->walked < TURN_WALK_MAX) {
 		struct posted posted;
 
-		if (look_suited(queue, port, &place, &posted, &iovas[n]) != LOOK_CHAIN)
+		if (look_suited(queue, port, &place, &posted, &postings[n]) != LOOK_CHAIN)
 			break;
 		queue->posted[(queue->flight + queue->flying) & queue->flight_mask] = posted;
 		queue->flying++;
@@ -78,51 +80,108 @@ static uint32_t post(struct rk_queue *queue, struct rk_port *port, uint32_t burs
 	}
 	queue->next = place.next;
 	if (n)
-		direct->post(port, iovas, n);
+		direct->post(port, postings, n);
 	return n;
 }
 
-/* A frame that the VF wrote to VM1's memory: VM1 may change it meanwhile, and fools itself. */
-static bool in_place_over_mtu(const struct rk_queue *queue, const struct posted *posted,
-			      uint32_t bytes)
+/* A frame that the VF wrote into the oldest chains. */
+struct found {
+	uint32_t span; /* of chains */
+	uint32_t bytes;
+	enum rk_drop verdict;
+};
+
+/* VM1 may change the frame meanwhile, and fools itself. Tags are in its first buffer. */
+static bool in_place_over_mtu(const struct rk_queue *queue, uint32_t first_bytes, uint32_t bytes)
 {
-	struct iovec segment = {posted->frame_at, bytes};
+	const struct posted *posted = &queue->posted[queue->flight & queue->flight_mask];
+	struct iovec segment = {posted->frame_at, first_bytes};
 	const struct rk_frame frame = {.segments = &segment, .segment_count = 1, .bytes = bytes};
 
 	return over_mtu(queue, &frame);
 }
 
-/* Returns what the VF has filled, each chain with its header; how many. */
+/* The first frame of n filled chains. One that goes on has filled its chain (5.1.6.4.1). */
+static struct found find_frame(struct rk_queue *queue, const struct rk_filled *filled, uint32_t n)
+{
+	struct found found = {0};
+	bool more;
+
+	do {
+		const struct posted *posted =
+			&queue->posted[(queue->flight + found.span) & queue->flight_mask];
+		const uint32_t room = posted->room + (found.span ? queue->header_bytes : 0);
+		const struct rk_filled *part = &filled[found.span++];
+
+		more = part->more && found.span < n;
+		if (part->bytes > room)
+			queue->unsuited = true;
+		if (part->bytes > room || part->bytes == 0 || (more && part->bytes < room))
+			found.verdict = RK_DROP_VF_ERROR;
+		found.bytes += part->bytes;
+	} while (more);
+	if (found.verdict != RK_SENT)
+		return found;
+	if (in_place_over_mtu(queue, filled->bytes, found.bytes))
+		found.verdict = RK_DROP_OVER_MTU;
+	else if (found.span > 1 && !(queue->flags & RK_RING_MERGEABLE))
+		found.verdict = RK_DROP_SMALL_BUFFER;
+	return found;
+}
+
+/* Returns the chains of a frame, with its header and what belongs in front of them; or empty. */
+static void return_frame(struct rk_queue *queue, const struct rk_filled *filled,
+			 const struct found *found)
+{
+	/* 5.1.6.4.1: no offload, and how many buffers. */
+	const uint8_t header[HEADER_BYTES_MAX] = {[HEADER_BEFORE_BUFFERS] = (uint8_t)found->span};
+	const bool sent = found->verdict == RK_SENT;
+
+	for (uint32_t i = 0; i < found->span; i++) {
+		const struct posted *posted = &queue->posted[queue->flight & queue->flight_mask];
+		uint32_t length = 0;
+
+		if (sent && i == 0) {
+			shm_copy_out(posted->header_at, header, queue->header_bytes);
+			length = queue->header_bytes + filled[i].bytes;
+		} else if (sent) {
+			length = filled[i].bytes;
+			shm_copy_out(posted->header_at, filled[i].front,
+				     length < queue->header_bytes ? length : queue->header_bytes);
+		}
+		ring_return(queue, posted->head, length, sent && i + 1 < found->span);
+		queue->flight++;
+		queue->flying--;
+	}
+}
+
+_Static_assert(RK_SEGMENTS_MAX < 256, "num_buffers is one byte");
+
+/* Returns what the VF has filled; how many chains. */
 static uint32_t take_filled(struct rk_queue *queue, struct rk_port *port, uint32_t burst)
 {
 	struct rk_direction_stats *stats = queue->stats;
-	uint32_t lengths[RK_BURST_MAX];
-	uint8_t header[HEADER_BYTES_MAX] = {[HEADER_BEFORE_BUFFERS] = 1}; /* num_buffers */
-	uint32_t n = port->ops->direct->filled(port, lengths,
-					       burst < queue->flying ? burst : queue->flying);
+	struct rk_filled filled[RK_BURST_MAX];
+	struct found found;
+	uint32_t n;
 
-	for (uint32_t i = 0; i < n; i++) {
-		const struct posted *posted = &queue->posted[queue->flight & queue->flight_mask];
-		enum rk_drop verdict = RK_SENT;
-
-		if (lengths[i] > posted->room)
-			queue->unsuited = true;
-		if (lengths[i] == 0 || lengths[i] > posted->room)
-			verdict = RK_DROP_VF_ERROR;
-		else if (in_place_over_mtu(queue, posted, lengths[i]))
-			verdict = RK_DROP_OVER_MTU;
-		if (verdict == RK_SENT) {
-			shm_copy_out(posted->header_at, header, queue->header_bytes);
+	if (burst < RK_SEGMENTS_MAX)
+		burst = RK_SEGMENTS_MAX; /* room for any frame */
+	n = port->ops->direct->filled(port, filled, burst < queue->flying ? burst : queue->flying);
+	if (n == RK_UNSUITED) {
+		queue->unsuited = true;
+		return 0;
+	}
+	for (uint32_t i = 0; i < n; i += found.span) {
+		found = find_frame(queue, &filled[i], n - i);
+		return_frame(queue, &filled[i], &found);
+		if (found.verdict == RK_SENT) {
 			stats->packets++;
-			stats->bytes += lengths[i];
+			stats->bytes += found.bytes;
 			port->rx_direct++;
 		} else {
-			stats->drops[verdict]++;
+			stats->drops[found.verdict]++;
 		}
-		ring_return(queue, posted->head,
-			    verdict == RK_SENT ? queue->header_bytes + lengths[i] : 0, false);
-		queue->flight++;
-		queue->flying--;
 	}
 	return n;
 }
@@ -159,9 +218,9 @@ bool LAYOUT(direct_suits)(struct rk_queue *queue, const struct rk_port *port)
 	queue->walked = 0;
 	for (uint32_t i = 0; i < LOOKED_AT && place.left && look == LOOK_CHAIN; i++) {
 		struct posted posted;
-		uint64_t iova;
+		struct rk_posting posting;
 
-		look = look_suited(queue, port, &place, &posted, &iova);
+		look = look_suited(queue, port, &place, &posted, &posting);
 		if (look == LOOK_CHAIN)
 			place = ring_after(queue, place, posted.head.span);
 	}

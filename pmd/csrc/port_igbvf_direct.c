@@ -36,7 +36,7 @@ static uint32_t direct_room(const struct rk_port *port)
 	return rx->count - 1 - (rx->next - rx->first);
 }
 
-static void direct_post(struct rk_port *port, const uint64_t *iovas, uint32_t n)
+static void direct_post(struct rk_port *port, const struct rk_posting *postings, uint32_t n)
 {
 	struct igbvf_port *vf = (struct igbvf_port *)port;
 	struct igbvf_ring *rx = &vf->rx;
@@ -44,7 +44,7 @@ static void direct_post(struct rk_port *port, const uint64_t *iovas, uint32_t n)
 	for (uint32_t i = 0; i < n; i++) {
 		struct igbvf_descriptor *to = &rx->descriptors[rx->next++ & rx->mask];
 
-		dma_write64(&to->address, iovas[i]);
+		dma_write64(&to->address, postings[i].iova);
 		dma_write32(&to->word2, 0);
 		dma_write32(&to->word3, 0);
 	}
@@ -52,7 +52,7 @@ static void direct_post(struct rk_port *port, const uint64_t *iovas, uint32_t n)
 	mmio_write32(rx->tail, rx->next & rx->mask);
 }
 
-/* The bytes of the frame that a written-back descriptor has, as rk_direct_ops.filled() tells them. */
+/* The bytes of the frame that a written-back descriptor has, as struct rk_filled tells them. */
 static uint32_t frame_bytes(struct igbvf_port *vf, uint32_t status, uint32_t bytes)
 {
 	const bool part = vf->in_long || !(status & RX_END);
@@ -71,7 +71,7 @@ static uint32_t frame_bytes(struct igbvf_port *vf, uint32_t status, uint32_t byt
 	return bytes;
 }
 
-static uint32_t direct_filled(struct rk_port *port, uint32_t *lengths, uint32_t n)
+static uint32_t direct_filled(struct rk_port *port, struct rk_filled *filled, uint32_t n)
 {
 	struct igbvf_port *vf = (struct igbvf_port *)port;
 	struct igbvf_ring *rx = &vf->rx;
@@ -84,7 +84,8 @@ static uint32_t direct_filled(struct rk_port *port, uint32_t *lengths, uint32_t 
 		if (!(status & RX_DONE))
 			break;
 		dma_consume();
-		lengths[i] = frame_bytes(vf, status, dma_read32(&from->word3) & 0xffff);
+		filled[i] = (struct rk_filled){
+			.bytes = frame_bytes(vf, status, dma_read32(&from->word3) & 0xffff)};
 		rx->first++;
 	}
 	return i;

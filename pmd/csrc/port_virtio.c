@@ -3,7 +3,7 @@
  * The virtio-net port: one queue pair of a virtio network device, by its virtqueues (virtio 1.3, 5.1).
  *
  * Each descriptor has a buffer of its own that never moves. Here is receive, into these buffers;
- * port_virtio_tx.c has transmit. A device that reports what cannot be is left alone until it is reset,
+ * port_virtio_direct.c has it into VM1's, port_virtio_tx.c has transmit. A device that reports what cannot be is left alone until it is reset,
  * which the report asks for; frames that are merely too short are dropped.
  */
 #define _GNU_SOURCE
@@ -14,7 +14,6 @@
 #define SIZE_MIN 64u /* holds the longest frame, with the smallest buffers */
 #define SIZE_LIMIT 8192u
 #define BUFFER_BYTES_MIN 2048u
-#define ETHERNET_HEADER_BYTES 14u
 #define NUM_BUFFERS_OFFSET 10u /* 5.1.6 */
 #define SPAN_MAX RK_SEGMENTS_MAX /* buffers of a received frame */
 
@@ -31,6 +30,13 @@ static void rx_give(struct virtio_port *vf, uint16_t id)
 	virtqueue_begin(&vf->rx, id, 1, 0);
 	virtqueue_describe(&vf->rx, id, 0, virtqueue_buffer_iova(&vf->rx, id), vf->rx.buffer_bytes,
 			   VIRTQUEUE_WRITE);
+}
+
+void virtio_give_all(struct virtio_port *vf)
+{
+	for (uint32_t id = 0; id <= vf->rx.mask; id++)
+		rx_give(vf, (uint16_t)id);
+	virtqueue_publish(&vf->rx);
 }
 
 /* Takes the oldest count buffers off, and gives them to the device again. */
@@ -68,8 +74,7 @@ static void rx_take(struct virtio_port *vf)
 		virtio_fail(vf, rx->trouble);
 }
 
-/* How many buffers the frame has whose first one is the begin-th; 0: they have not all come, or trouble. */
-static uint32_t rx_span(struct virtio_port *vf, uint32_t begin)
+uint32_t virtio_rx_span(struct virtio_port *vf, uint32_t begin)
 {
 	const struct virtio_received *first;
 	uint32_t span = 1;
@@ -118,7 +123,7 @@ static uint32_t virtio_rx(struct rk_port *port, struct rk_frame *frames, uint32_
 		n = RK_BURST_MAX;
 	rx_take(vf);
 	while (i < n && !vf->rx.trouble) {
-		uint32_t span = rx_span(vf, begin);
+		uint32_t span = virtio_rx_span(vf, begin);
 		uint32_t bytes;
 
 		if (span == 0)
@@ -158,6 +163,7 @@ static void virtio_close(struct rk_port *port)
 	virtqueue_free(&vf->rx);
 	virtqueue_free(&vf->tx);
 	free(vf->received);
+	free(vf->direct_bytes);
 	free(vf->shown);
 	free(vf);
 }
@@ -169,6 +175,7 @@ static const struct rk_port_ops virtio_ops = {
 	.rx_done = virtio_rx_done,
 	.reclaim = virtio_reclaim,
 	.close = virtio_close,
+	.direct = &virtio_direct_ops,
 };
 
 static bool size_valid(uint32_t size)
@@ -203,14 +210,13 @@ struct rk_port *port_virtio_open(const struct rk_port_config *config, char *erro
 	vf->report = (struct rk_virtio_report *)(uintptr_t)pair->report;
 	vf->received = calloc(pair->rx.size, sizeof(*vf->received));
 	vf->shown = calloc(pair->rx.size, sizeof(*vf->shown));
-	if (!vf->received || !vf->shown ||
+	vf->direct_bytes = calloc(pair->rx.size, sizeof(*vf->direct_bytes));
+	if (!vf->received || !vf->shown || !vf->direct_bytes ||
 	    virtqueue_init(&vf->rx, &pair->rx, pair->features, pair->buffer_bytes) ||
 	    virtqueue_init(&vf->tx, &pair->tx, pair->features, pair->buffer_bytes)) {
 		virtio_close(&vf->port);
 		return port_refuse(error, error_bytes, "out of memory");
 	}
-	for (uint32_t id = 0; id < pair->rx.size; id++)
-		rx_give(vf, (uint16_t)id);
-	virtqueue_publish(&vf->rx);
+	virtio_give_all(vf);
 	return &vf->port;
 }

@@ -139,7 +139,7 @@ RK_API void rk_queue_call(struct rk_queue *queue);
 RK_API uint32_t rk_queue_set_direct(struct rk_queue *queue, const struct rk_port *port);
 /* Chains taken from the ring and not returned: a port still reads their memory, or an older one's. */
 RK_API uint32_t rk_queue_in_flight(const struct rk_queue *queue);
-/* Returns those, counted as RK_DROP_VF_ERROR. Only after the VF can no longer read them. */
+/* Returns those, counted as RK_DROP_VF_ERROR, unless it is for receiving. Only after the VF can no longer reach them. */
 RK_API void rk_queue_abandon(struct rk_queue *queue);
 
 #include "rk_port.h"

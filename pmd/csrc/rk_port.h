@@ -56,8 +56,22 @@ struct rk_port_ops {
 	const struct rk_direct_ops *direct;
 };
 
-/* In rx_filled()'s lengths: there is a frame, but VM1 cannot have it where it is. */
+/* Of filled(). */
 #define RK_UNSUITED UINT32_MAX
+
+/* A buffer of VM1's for the VF: its address is what suits() told. */
+struct rk_posting {
+	uint64_t iova;
+	uint32_t bytes;
+};
+
+/* What came back in it. */
+struct rk_filled {
+	uint32_t bytes;       /* of the frame; 0: none. RK_UNSUITED: there is one, but VM1 cannot have it where it is */
+	uint32_t more;        /* not 0: the frame goes on in the next one */
+	const uint8_t *front; /* where a frame goes on: the first of these bytes, that are to lie where the first buffer
+			       * of a frame has VM1's header, as many as that has. Else NULL */
+};
 
 /* Memory is VM1's, by its address in this process. */
 struct rk_direct_ops {
@@ -66,10 +80,11 @@ struct rk_direct_ops {
 	/* The VF's address of memory where any frame that it receives may go; 0 of other memory. */
 	uint64_t (*suits)(const struct rk_port *port, const struct iovec *memory);
 	uint32_t (*room)(const struct rk_port *port);
-	/* Gives n buffers, at most room(), to the VF by the addresses that suits() told. */
-	void (*post)(struct rk_port *port, const uint64_t *iovas, uint32_t n);
-	/* How many of the oldest posted are done, at most n, and the bytes of the frame in each: 0 for none. */
-	uint32_t (*filled)(struct rk_port *port, uint32_t *lengths, uint32_t n);
+	/* Gives n buffers, at most room(), to the VF. */
+	void (*post)(struct rk_port *port, const struct rk_posting *postings, uint32_t n);
+	/* How many of the oldest posted are done, at most n, and what is in each: whole frames only, of up to
+	 * RK_SEGMENTS_MAX. RK_UNSUITED: none is, nor will be: the VF does not go by their order. */
+	uint32_t (*filled)(struct rk_port *port, struct rk_filled *filled, uint32_t n);
 };
 
 /* First member of every port. */

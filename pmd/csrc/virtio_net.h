@@ -7,11 +7,12 @@
 #include "virtqueue.h"
 
 #define HEADER_BYTES 12u /* VERSION_1: with num_buffers, always (5.1.6.1) */
+#define ETHERNET_HEADER_BYTES 14u
 
 /* A receive buffer that the device is done with, and the port's user not yet. */
 struct virtio_received {
 	uint16_t id;
-	uint32_t bytes; /* 1..buffer_bytes */
+	uint32_t bytes; /* 1..as many as it was given for */
 };
 
 struct virtio_port {
@@ -30,13 +31,23 @@ struct virtio_port {
 	uint32_t received_first, received_count;
 	struct iovec *shown; /* segments of the frames shown */
 	uint32_t shown_span[RK_BURST_MAX]; /* buffers of each */
+	/* Receive into VM1's memory. */
+	uint32_t direct_due;    /* the chain whose turn it is to be used. Runs on; masked it is a slot */
+	uint32_t *direct_bytes; /* by the first slot of a chain: how many it has */
+	bool disordered;        /* the device used another */
 };
 
 /* The device does what no device may: from now on the port stays away from it. */
 void virtio_fail(struct virtio_port *vf, uint32_t trouble);
 
+/* How many buffers the received frame has whose first one is the begin-th; 0: they have not all come, or trouble. */
+uint32_t virtio_rx_span(struct virtio_port *vf, uint32_t begin);
+/* Gives the device all buffers of the port's own, of an empty queue. */
+void virtio_give_all(struct virtio_port *vf);
+
 /* Operations of the port: ringk.h. */
 uint32_t virtio_tx(struct rk_port *port, struct rk_frame *frames, uint32_t n);
 uint32_t virtio_reclaim(struct rk_port *port);
+extern const struct rk_direct_ops virtio_direct_ops;
 
 #endif

@@ -3,11 +3,20 @@
 #include "virtqueue.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #define AVAIL_NO_INTERRUPT 1u  /* 2.7.6 */
 #define USED_NO_NOTIFY 1u      /* 2.7.8 */
 #define EVENT_FLAGS_OFFSET 2u  /* 2.8.14 */
 #define EVENT_DISABLE 1u
+
+static void refuse_interrupts(struct virtqueue *queue)
+{
+	if (queue->packed)
+		dma_write16(queue->driver + EVENT_FLAGS_OFFSET, EVENT_DISABLE);
+	else
+		dma_write16(queue->driver, AVAIL_NO_INTERRUPT);
+}
 
 int virtqueue_init(struct virtqueue *queue, const struct rk_virtio_queue *config, uint32_t features,
 		   uint32_t buffer_bytes)
@@ -28,11 +37,18 @@ int virtqueue_init(struct virtqueue *queue, const struct rk_virtio_queue *config
 	};
 	if (!queue->span)
 		return -1;
-	if (queue->packed)
-		dma_write16(queue->driver + EVENT_FLAGS_OFFSET, EVENT_DISABLE);
-	else
-		dma_write16(queue->driver, AVAIL_NO_INTERRUPT);
+	refuse_interrupts(queue);
 	return 0;
+}
+
+void virtqueue_restart(struct virtqueue *queue)
+{
+	queue->next = queue->published = queue->used_at = queue->oldest = 0;
+	queue->available = queue->used_seen = queue->used_now = 0;
+	queue->chains = 0;
+	queue->in_batch = false;
+	memset(queue->span, 0, (queue->mask + 1) * sizeof(*queue->span));
+	refuse_interrupts(queue);
 }
 
 void virtqueue_free(struct virtqueue *queue)

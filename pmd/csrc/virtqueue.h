@@ -63,6 +63,8 @@ struct virtqueue_used {
 int virtqueue_init(struct virtqueue *queue, const struct rk_virtio_queue *config, uint32_t features,
 		   uint32_t buffer_bytes);
 void virtqueue_free(struct virtqueue *queue);
+/* The device was made to forget the queue, whose areas are zeroed: it is as after virtqueue_init(), but for trouble. */
+void virtqueue_restart(struct virtqueue *queue);
 /* Shows the device all chains described so far, and notifies it if it wants that. */
 void virtqueue_publish(struct virtqueue *queue);
 /* The next chain that the device reports, which is then no longer its own; false if there is none, or

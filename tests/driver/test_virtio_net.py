@@ -305,11 +305,11 @@ def test_a_control_queue_that_does_not_answer(model: Model) -> None:
 
 
 def test_a_control_queue_that_answers_what_was_not_asked(model: Model) -> None:
-    asked = model._control
+    asked = model.control
 
     def twice(number: int) -> None:
         asked(number)
         model.rings[number].push(0, 1)
 
-    model._control = twice  # type: ignore[method-assign]
+    model.control = twice  # type: ignore[method-assign]
     assert "its control queue used 2 commands of 1" in refusal(model)

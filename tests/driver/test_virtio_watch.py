@@ -9,7 +9,7 @@ import pytest
 
 from driver.virtio_net import device
 from driver.virtio_net.features import Feature
-from tests.driver.virtio_net_model import DEVICE, DRIVER_OK, NEEDS_RESET
+from tests.driver.virtio_function_model import DEVICE, DRIVER_OK, NEEDS_RESET
 from tests.driver.virtio_net_model import VirtioNetModel as Model
 from tests.driver.virtio_opener import make, opened, refusal
 

@@ -6,6 +6,7 @@ What breaks a rule of the driver's is noted in the faults of whoever owns the qu
 from __future__ import annotations
 
 import struct
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,6 +48,7 @@ class RingModel:
         self.descriptors, self.driver, self.device = areas
         self.in_order = in_order
         self.outstanding: dict[int, Chain] = {}
+        self._waiting: deque[Chain] = deque()  # outstanding, but not yet taken
         self._memory = memory
         self._faults = faults
 
@@ -80,8 +82,17 @@ class RingModel:
         end = given.index(id_) + 1
         return [self.outstanding.pop(each) for each in given[max(0, end - chains) : end]]
 
+    def given(self) -> list[Chain]:
+        """All that the driver made available and does not have back, taken by the device or not."""
+        while (chain := self._next()) is not None:
+            self._waiting.append(chain)
+        return list(self.outstanding.values())
+
     def pop(self) -> Chain | None:
         """The next chain, or None."""
+        return self._waiting.popleft() if self._waiting else self._next()
+
+    def _next(self) -> Chain | None:
         raise NotImplementedError
 
     def push(self, id_: int, written: int, chains: int = 1) -> None:
@@ -103,7 +114,7 @@ class SplitModel(RingModel):
     _used_index = 0
     _next_slot = 0
 
-    def pop(self) -> Chain | None:
+    def _next(self) -> Chain | None:
         (index,) = self.read("<H", self.driver + 2)
         waiting = (index - self._seen_index) % LIMIT
         if waiting > self.size:
@@ -156,7 +167,7 @@ class PackedModel(RingModel):
             return AVAIL | USED if even else 0
         return AVAIL if even else USED
 
-    def pop(self) -> Chain | None:
+    def _next(self) -> Chain | None:
         parts: list[tuple[int, int, bool]] = []
         while True:
             at = self.descriptors + 16 * (self._at % self.size)
