@@ -24,7 +24,7 @@ pytestmark = pytest.mark.system
 SIZES = (64, 256, 1518)
 BURSTS = 16
 BURST = 32
-LOOP_S = 15.0
+LOOP_S = 4.0
 WRAP_TIMEOUT_S = 60.0
 
 
