@@ -11,11 +11,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from driver.igbvf import registers as reg
-from driver.igbvf.mailbox import PROMISCUOUS_MULTICAST, Mailbox, Message, Verdict
+from driver.igbvf.mailbox import ADD_VLAN, PROMISCUOUS_MULTICAST, Mailbox, Message, Verdict
 from driver.igbvf.queue import BUFFER_BYTES
 from guest.errors import DeviceGoneError, VhostPciError
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from driver.igbvf.queue import Ring
     from guest.function import Function
 
@@ -97,6 +99,23 @@ class Device:
     def set_multicast(self) -> bool:
         """Receive all multicast; whether the PF lets us."""
         return self._asked(Message.SET_PROMISCUOUS | PROMISCUOUS_MULTICAST)
+
+    def join_vlans(self, numbers: Sequence[int]) -> None:
+        """Send and receive frames of these VLANs, beside untagged ones.
+
+        Raises:
+            VhostPciError: The PF refuses one.
+        """
+        for number in numbers:
+            if not self._asked(Message.SET_VLAN | ADD_VLAN, number):
+                remedy = "it has room for 32 of all VFs, and none where it tags itself: ip link set"
+                remedy += " PF vf NUMBER vlan 0"
+                cause = f"its PF does not let it into VLAN {number}"
+                raise VhostPciError("use", self.name, cause, remedy)
+        if numbers:
+            # Linux's PF has tags taken out of frames from the first VLAN on, and left in from
+            # VLAN 0 on. If it refuses, they are put back.
+            self._asked(Message.SET_VLAN | ADD_VLAN, 0)
 
     def _asked(self, message: int, *words: int) -> bool:
         return bool(self._mailbox.request([message, *words])[0] & Verdict.ACCEPTED)

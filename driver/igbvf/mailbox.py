@@ -44,6 +44,7 @@ class Verdict(enum.IntFlag):
 
 
 PROMISCUOUS_MULTICAST = 0x02 << 16  # SET_PROMISCUOUS: what is wanted, in bits 16 to 23
+ADD_VLAN = 0x01 << 16  # SET_VLAN: likewise
 
 
 class Mailbox:

@@ -22,7 +22,7 @@ from guest.errors import VhostPciError
 from guest.function import Area, Region
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from driver.igbvf.device import Counters
     from guest.function import Function
@@ -46,6 +46,7 @@ class IgbVf(PassthroughVf):
         open_function: See `PassthroughVf`.
         mtu: Longer frames are not received. It bounds what the VF writes to VM1's buffers, so that
             those of an ordinary driver (1522 bytes of room) will do.
+        vlans: Numbers of the VLANs whose tagged frames it sends and receives.
     """
 
     kind = "igbvf"
@@ -60,10 +61,13 @@ class IgbVf(PassthroughVf):
         address: str,
         mac: bytes | None = None,
         open_function: Callable[[str], OpenFunction] = open_by_vfio,
+        *,
         mtu: int = MTU,
+        vlans: Sequence[int] = (),
     ) -> None:
         super().__init__(spec, address, mac, open_function)
         self._frame_bytes = mtu + FRAME_OVERHEAD + FCS_BYTES
+        self._vlans = tuple(vlans)
         self._overrun = ctypes.c_uint32()
         self._at_fault = False
 
@@ -123,6 +127,7 @@ class IgbVf(PassthroughVf):
             device.set_address(mac)
         if not device.set_multicast():
             _log.warning("VF %s: its PF does not let it have all multicast", self.spec)
+        device.join_vlans(self._vlans)
         _log.info("VF %s: receives for %s, which must be VM1's address", self.spec, mac.hex(":"))
 
     def _agree_on_size(self, device: Device) -> int:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from driver.software_vf.vf import Vf
 
+VLAN_MAX = 4094  # 802.1Q
 KINDS: dict[str, str] = {
     "null": "null: takes every frame and has none",
     "copy": "copy: takes every frame by a copy of it, as a VF without DMA does, and has none",
@@ -29,8 +30,8 @@ KINDS: dict[str, str] = {
     "dgram": "dgram:LOCAL,REMOTE: a unix datagram socket, as of QEMU's -netdev dgram",
     "pcap": "pcap:IN,OUT: replays file IN once, writes what VM1 sends to OUT; either may be empty",
     "xdp": "xdp:NAME: an existing network interface, by AF_XDP; no copies where its driver can",
-    "igbvf": "igbvf:ADDRESS[,MAC][,mtu=N]: an Intel 82576 or I350 VF's PCI address, VM1's MAC, "
-    "and the MTU that it receives for (1500)",
+    "igbvf": "igbvf:ADDRESS[,MAC][,mtu=N][,vlans=A+B]: an Intel 82576 or I350 VF's PCI address, "
+    "VM1's MAC, the MTU that it receives for (1500), and its VLANs (none)",
     "virtio-net": "virtio-net:ADDRESS[,MAC]: a virtio NIC's PCI address, and VM1's MAC",
 }
 
@@ -133,15 +134,30 @@ def _parse_xdp(spec: str, parameters: str) -> Vf:
 def _parse_igbvf(spec: str, parameters: str) -> Vf:
     # Here, since it builds on this package, and other kinds do without it.
     from driver.igbvf.device import MTU_MAX, MTU_MIN  # noqa: PLC0415
-    from driver.igbvf.vf import IgbVf  # noqa: PLC0415
+    from driver.igbvf.vf import MTU, IgbVf  # noqa: PLC0415
 
-    function, option, text = parameters.partition(",mtu=")
-    if not option:
-        return IgbVf(spec, *_pci_and_mac(spec, parameters))
-    mtu = int(text) if text.isascii() and text.isdigit() and len(text) <= len(str(MTU_MAX)) else 0
-    if not MTU_MIN <= mtu <= MTU_MAX:
+    words = parameters.split(",")
+    options = [word.partition("=") for word in words if "=" in word]
+    given = {name: text for name, _, text in options}
+    if len(given) < len(options) or given.keys() - {"mtu", "vlans"}:
+        raise _misuse(spec, "its options are mtu and vlans, once each")
+    function = _pci_and_mac(spec, ",".join(word for word in words if "=" not in word))
+    mtu = _number(given.get("mtu", str(MTU)), MTU_MIN, MTU_MAX)
+    if mtu is None:
         raise _misuse(spec, f"its MTU is {MTU_MIN} to {MTU_MAX}")
-    return IgbVf(spec, *_pci_and_mac(spec, function), mtu=mtu)
+    texts = given["vlans"].split("+") if "vlans" in given else []
+    vlans = [number for text in texts if (number := _number(text, 1, VLAN_MAX)) is not None]
+    if len(vlans) < len(texts):
+        raise _misuse(spec, f"VLANs are 1 to {VLAN_MAX}, with + between them")
+    return IgbVf(spec, *function, mtu=mtu, vlans=vlans)
+
+
+def _number(text: str, least: int, most: int) -> int | None:
+    """The number of these digits, or None: it is none, or not in the range."""
+    if not (text.isascii() and text.isdigit() and len(text) <= len(str(most))):
+        return None
+    number = int(text)
+    return number if least <= number <= most else None
 
 
 def _parse_virtio_net(spec: str, parameters: str) -> Vf:

@@ -40,9 +40,10 @@ class IgbModel:
     Attributes:
         pf_up: Whether the PF answers. pf_mac: What it gives the VF, or zeros.
         pf_refuses: Messages it answers with a refusal.
-        messages: What the VF sent, by first word.
+        messages: What the VF sent, by first word. vlans: Those it asked for, in order.
         completes: Whether transmitted frames are reported as done.
         keeps_fcs: Whether frames are received with theirs (RCTL.SECRC off).
+        strips: Whether VLAN tags are taken out of frames.
         heeds_limit: Whether frames longer than the PF lets the VF receive are dropped.
         wire: Frames sent. faults: Broken rules. gone: All reads are ones.
     """
@@ -54,11 +55,13 @@ class IgbModel:
         self.pf_mac = bytes.fromhex("525400123456")
         self.pf_refuses: set[int] = set()
         self.messages: list[int] = []
+        self.vlans: list[int] = []
         self.mac = b""
         self.frame_limit = 1518
         self.completes = True
         self.keeps_fcs = False
         self.heeds_limit = True
+        self.strips = True
         self.wire: list[bytes] = []
         self.faults: list[str] = []
         self.gone = False
@@ -181,6 +184,9 @@ class IgbModel:
             reply[0] |= CTS if self._clear_to_send else 0
             if accepted and message == 2:
                 self.mac = struct.pack("<II", words[1], words[2])[:6]
+            if accepted and message == 4 and words[0] >> 16 & 0xFF:
+                self.vlans.append(words[1])
+                self.strips = bool(words[1])
             if accepted and message == 5:
                 self.frame_limit = words[1]
         reply[0] |= ACK if accepted else NACK
@@ -243,12 +249,14 @@ class IgbModel:
     def receive(self, frame: bytes, tag: int | None = None) -> bool:
         """A frame from the wire; False if it was dropped: too long, or no descriptors.
 
-        tag: It had this VLAN tag, which is taken out.
+        tag: It has this VLAN tag as well.
         """
         limit = (self.get(RX + SRRCTL) & 0x7F) << 10
         free = (self.get(RX + TAIL) - self.get(RX + HEAD)) % max(1, self.get(RX + LENGTH) // 16)
         if self.heeds_limit and len(frame) + (4 if tag is not None else 0) + 4 > self.frame_limit:
             return False
+        if tag is not None and not self.strips:
+            frame, tag = frame[:12] + struct.pack(">HH", 0x8100, tag) + frame[12:], None
         if self.keeps_fcs:
             frame += b"\xfc\xfc\xfc\xfc"
         if len(frame) > free * limit:

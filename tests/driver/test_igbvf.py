@@ -31,12 +31,12 @@ from tests.driver.igb_model import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from driver.software_vf import PortSpec
 
 VM1 = bytes.fromhex("525400aa0001")
-RESET, SET_MAC, SET_SIZE, SET_PROMISCUOUS = 1, 2, 5, 6
+RESET, SET_MAC, SET_VLAN, SET_SIZE, SET_PROMISCUOUS = 1, 2, 4, 5, 6
 ALL_MULTICAST = SET_PROMISCUOUS | 2 << 16
 
 
@@ -50,10 +50,13 @@ def model(monkeypatch: pytest.MonkeyPatch) -> Iterator[IgbModel]:
     model.dispose()
 
 
-def make(model: IgbModel, mac: bytes | None = None, mtu: int = 1500) -> IgbVf:
-    return IgbVf(
-        "igbvf:01:10.0", model.name, mac, lambda _: OpenFunction(model, model.iova_ranges), mtu
-    )
+def make(
+    model: IgbModel, mac: bytes | None = None, mtu: int = 1500, vlans: Sequence[int] = ()
+) -> IgbVf:
+    def open_function(_: str) -> OpenFunction:
+        return OpenFunction(model, model.iova_ranges)
+
+    return IgbVf("igbvf:01:10.0", model.name, mac, open_function, mtu=mtu, vlans=vlans)
 
 
 def opened(model: IgbModel, mac: bytes | None = None) -> tuple[IgbVf, PortSpec]:
@@ -169,6 +172,22 @@ def test_a_pf_that_promises_no_size(model: IgbModel, caplog: pytest.LogCaptureFi
     assert spec.igbvf is not None
     assert spec.igbvf.direct_bytes == BUFFER_BYTES
     vf.close()
+
+
+def test_vlans_whose_tags_stay(model: IgbModel) -> None:
+    """The PF takes tags out as soon as there is a VLAN, but for VLAN 0, which comes last."""
+    vf = make(model, vlans=(5, 4094))
+    vf.open(1)
+    assert model.vlans == [5, 4094, 0]
+    vf.close()
+    assert_let_go(model)
+
+
+def test_a_pf_that_refuses_a_vlan(model: IgbModel) -> None:
+    model.pf_refuses = {SET_VLAN}
+    with pytest.raises(VhostPciError, match="its PF does not let it into VLAN 5"):
+        make(model, vlans=(5,)).open(1)
+    assert_let_go(model)
 
 
 def test_a_pf_that_refuses_all_multicast(model: IgbModel, caplog: pytest.LogCaptureFixture) -> None:

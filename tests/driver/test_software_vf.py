@@ -74,7 +74,11 @@ TUNGETIFF = 0x800454D2  # linux/if_tun.h
         ("igbvf:01:10.0,mtu=9217", "its MTU is 68 to 9216"),
         ("igbvf:01:10.0,mtu=+68", "its MTU is 68 to 9216"),
         ("igbvf:01:10.0,mtu=", "its MTU is 68 to 9216"),
-        ("igbvf:01:10.0,mtu=1500,52:54:00:12:34:56", "its MTU is 68 to 9216"),
+        ("igbvf:01:10.0,mtu=1500,mtu=1500", "its options are mtu and vlans, once each"),
+        ("igbvf:01:10.0,size=1500", "its options are mtu and vlans, once each"),
+        ("igbvf:01:10.0,vlans=", "VLANs are 1 to 4094, with + between them"),
+        ("igbvf:01:10.0,vlans=5+4095", "VLANs are 1 to 4094, with + between them"),
+        ("igbvf:01:10.0,vlans=0", "VLANs are 1 to 4094, with + between them"),
         ("virtio-net", "nothing is no PCI address"),
         ("virtio-net:01:00.0,1:2", "1:2 is no MAC address"),
         ("virtio-net:0000:01:00.0,01:00:5e:00:00:01", "it is a multicast address"),
@@ -92,8 +96,8 @@ def test_every_kind_has_its_help_and_an_example() -> None:
     examples += ["xdp:v0"]
     examples += [f"{kind}:01:10.0,52:54:00:12:34:56" for kind in ("igbvf", "virtio-net")]
     assert [parse_vf(example).kind for example in examples] == list(KINDS)
-    for mtu in ("igbvf:01:10.0,mtu=9000", "igbvf:01:10.0,52:54:00:12:34:56,mtu=68"):
-        assert parse_vf(mtu).kind == "igbvf"
+    for options in ("mtu=9000", "52:54:00:12:34:56,mtu=68,vlans=1", "vlans=7+4094"):
+        assert parse_vf(f"igbvf:01:10.0,{options}").kind == "igbvf"
     assert [parse_vf(example).spec for example in examples] == examples
     for kind, words in KINDS.items():
         assert words.startswith(kind)

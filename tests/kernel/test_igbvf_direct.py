@@ -260,6 +260,15 @@ def test_a_tag_taken_out_ends_it(rig: Rig) -> None:
     assert rig.vm1.received() == [b"", tagged]
 
 
+def test_a_tag_left_in_is_a_part_of_the_frame(rig: Rig) -> None:
+    rig.model.strips = False
+    rig.turn()
+    assert rig.model.receive(frame(1, LONGEST - 4), tag=5)
+    rig.turn()
+    tagged = frame(1)[:12] + b"\x81\x00\x00\x05" + frame(1, LONGEST - 4)[12:]
+    assert (rig.vm1.received(), rig.zero_copy) == ([tagged], 1)
+
+
 def test_vm1_that_stops_has_all_its_buffers_back(rig: Rig) -> None:
     rig.turn()
     assert rig.model.receive(frame(1))

@@ -14,10 +14,14 @@ from tests.driver.igb_model import IgbModel
 from tests.kernel.port_user import PortUser
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
 DONE, END, TAG, ERROR = 1, 2, 8, 1 << 31
 SIZES = [14, 59, 60, 61, 64, 1514, 1518, 2047, 2048, 2049, 4096, 9000, FRAME_BYTES_MAX]
+
+
+def _opener(model: IgbModel) -> Callable[[str], OpenFunction]:
+    return lambda _: OpenFunction(model, ())
 
 
 @pytest.fixture
@@ -30,7 +34,7 @@ def model() -> Iterator[IgbModel]:
 
 @pytest.fixture
 def user(model: IgbModel) -> Iterator[PortUser]:
-    vf = IgbVf("igbvf:01:10.0", model.name, None, lambda _: OpenFunction(model, ()), MTU_MAX)
+    vf = IgbVf("igbvf:01:10.0", model.name, None, _opener(model), mtu=MTU_MAX)
     (spec,) = vf.open(1)
     with PortUser(spec) as user:
         yield user

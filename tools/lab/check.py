@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from tools.lab.picture import VM1_MEMORY_MIB
+from guest.errors import VhostPciError
+from tools.lab.picture import VF_KINDS, VM1_MEMORY_MIB
 
 if TYPE_CHECKING:
     from tools.lab.picture import Picture
@@ -38,8 +39,8 @@ def check(picture: Picture, steps: Steps, kind: str, size_mib: int) -> None:
     with steps.step("pmd bind"):
         picture.bind(address)
     with steps.step(f"pmd run --bar 2, VF {kind}"):
-        picture.start_pmd(kind)
-    _prove(picture, steps, size_mib)
+        picture.start_pmd(kind, "--json", *VF_KINDS[kind].options)
+    _prove(picture, steps, kind, size_mib)
     with steps.step("unplug the function"):
         picture.unplug()
     with steps.step("shut VM1 down"):
@@ -50,18 +51,47 @@ def check(picture: Picture, steps: Steps, kind: str, size_mib: int) -> None:
         facts.append(picture.plug())
     with steps.step("the same pmd binds and serves it"):
         picture.wait_until_served()
-    _prove(picture, steps, size_mib)
+    _prove(picture, steps, kind, size_mib)
     with steps.step("end pmd"):
-        picture.stop_pmd()
+        statistics = picture.stop_pmd()
+    if not VF_KINDS[kind].copies:
+        with steps.step("none of it was copied") as facts:
+            facts.append(", ".join(require_no_copies(statistics)))
     with steps.step("unplug, and end everything"):
         picture.unplug()
         picture.close()
 
 
-def _prove(picture: Picture, steps: Steps, size_mib: int) -> None:
+def require_no_copies(statistics: dict[str, Any]) -> list[str]:
+    """Refuse statistics of a `pmd` that copied a frame; how many it did not, in words.
+
+    Raises:
+        VhostPciError: One was copied, or none was forwarded.
+    """
+    told = []
+    for direction, counter, words in (
+        ("vm1_to_vf", "tx_zero_copy", "read from VM1's memory by the VF"),
+        ("vf_to_vm1", "rx_zero_copy", "written to it"),
+    ):
+        packets = sum(channel[direction]["packets"] for channel in statistics["channels"])
+        uncopied = sum(channel[counter] for channel in statistics["channels"])
+        if not packets or uncopied != packets:
+            cause = f"{counter} is {uncopied}, {direction} {packets} frames"
+            raise VhostPciError("forward", "without copies", cause)
+        told.append(f"{packets} frames {words}")
+    return told
+
+
+def _prove(picture: Picture, steps: Steps, kind: str, size_mib: int) -> None:
     """Traffic between VM1 and outside, both ways."""
+    if not VF_KINDS[kind].copies:
+        picture.finish_checksums()
     with steps.step("ping both ways") as facts:
         facts.append(picture.ping())
+    for vlan in sorted({0, VF_KINDS[kind].vlan}):
+        what = f"with VLAN tag {vlan}" if vlan else "untagged"
+        with steps.step(f"frames of all sizes there and back, {what}") as facts:
+            facts.append(f"{picture.sweep(vlan)} frames")
     vm1, outside = picture.vm1, picture.outside
     for what, source, target in (
         ("VM1 to outside", vm1, outside),

@@ -93,7 +93,7 @@ def make_image(cache: Cache) -> Image:
     python = cache.layer("python", python_key, lambda path: _install(path, requirements))
     bytecode_key = recipe_key(_RECIPE, root_key, python_key, *COMPILED)
     bytecode = cache.layer("bytecode", bytecode_key, Python(root, python).compile_imported)
-    inside = {name: _inside(name) for name in ("init", "agent.py", "transfer.py")}
+    inside = {name: _inside(name) for name in ("init", "agent.py", "frames.py", "transfer.py")}
     modules_key = recipe_key(_RECIPE, kernel_key, root_key, *MODULES)
     modules = cache.layer("modules", modules_key, lambda path: stage(path, kernel, root))
     layers = (python, bytecode, modules)
@@ -151,6 +151,6 @@ def _assemble(file: Path, root: Path, layers: Iterable[Path], inside: dict[str, 
         archive.directory("usr/lib/vhost-pci-lab")
         archive.directory("usr/local")
         archive.directory("usr/local/busybox")
-        for name in ("agent.py", "transfer.py"):
+        for name in ("agent.py", "frames.py", "transfer.py"):
             archive.data(f"usr/lib/vhost-pci-lab/{name}", inside[name])
         archive.finish()

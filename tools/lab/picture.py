@@ -7,9 +7,10 @@ a stream between two network cards that QEMU emulates. `docs/architecture.md` ha
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from guest.errors import VhostPciError
 from tools.lab import own
@@ -29,6 +30,9 @@ VM1_ADDRESS = "10.77.0.1"
 OUTSIDE_ADDRESS = "10.77.0.2"
 _PREFIX = 24
 _PORT = 5000
+_VLAN = 5
+FRAME_BYTES = range(60, 1515)  # of an MTU of 1500, with Ethernet's header
+_TAG_BYTES = 4
 _MAC = "52:54:00:77:00:{:02x}"
 
 _FUNCTION_ID = "1af4:10f0"  # docs/device.md, section 2
@@ -92,6 +96,8 @@ class VfKind:
         spec: For `pmd run --vf`; {} is what the script said.
         driver: The card's own, if its name is another.
         properties: Of the card, as of QMP's device_add.
+        copies: Whether frames are copied between it and VM1.
+        vlan: One that its frames may be tagged for; 0: that depends.
     """
 
     card: str
@@ -99,12 +105,21 @@ class VfKind:
     spec: str
     driver: str = ""
     properties: dict[str, object] = field(default_factory=dict)
+    copies: bool = True
+    vlan: int = 0
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """Of `pmd run` beside --vf, to have it do all that it can."""
+        return () if self.copies else ("--copy", "never")
 
 
 VF_KINDS = {
     "packet": VfKind("e1000e", "", "packet:eth0"),
     "tap": VfKind("e1000e", _BRIDGE, "tap:tap0"),
-    "igb": VfKind("igb", _SRIOV, "igbvf:{}," + _MAC.format(1)),
+    "igb": VfKind(
+        "igb", _SRIOV, f"igbvf:{{}},{_MAC.format(1)},vlans={_VLAN}", copies=False, vlan=_VLAN
+    ),
     "virtio-net": VfKind(
         "virtio-net-pci",
         _TAKE_OVER,
@@ -121,6 +136,8 @@ VF_KINDS = {
     "xdp": VfKind("igb", _SRIOV_INTERFACE, "xdp:{}"),
 }
 _WAIT_FOR_FILE = "n=0; while [ ! -e {0} ]; do n=$((n+1)); [ $n -lt 900 ]; sleep 0.1; done"
+_PROGRAMS = "/usr/lib/vhost-pci-lab"
+_FRAMES = ("python3", f"{_PROGRAMS}/frames.py")
 _FUNCTIONS = f"lspci -Dnd {_FUNCTION_ID} | sed 's/ .*//'"
 
 
@@ -212,13 +229,20 @@ class Picture:
         """Give the function to vfio-pci."""
         self.vm2.agent.run("pmd", "bind", address, timeout_s=STEP_TIMEOUT_S)
 
-    def start_pmd(self, kind: str) -> Job:
-        """Run `pmd` in VM2 between the function and a VF of that kind, and wait until it serves."""
+    def start_pmd(self, kind: str, *options: str) -> Job:
+        """Run `pmd` in VM2 between the function and a VF of that kind, and wait until it serves.
+
+        Where frames are not to be copied, VM1 has to finish their checksums itself.
+        """
         if kind not in self._specs:
             script = VF_KINDS[kind].prepare
             said = self.vm2.agent.shell(script, timeout_s=STEP_TIMEOUT_S) if script else ""
             self._specs[kind] = VF_KINDS[kind].spec.format(said.strip())
-        return self.run_pmd("--vf", self._specs[kind])
+        return self.run_pmd("--vf", self._specs[kind], *options)
+
+    def finish_checksums(self) -> None:
+        """Have VM1 do so, and leave no segmenting to others: what is left to us is copied."""
+        self.vm1.agent.shell("ethtool -K eth0 tx off")
 
     def run_pmd(self, *options: str) -> Job:
         """Run `pmd` in VM2 with these options, and wait until it serves."""
@@ -237,11 +261,18 @@ class Picture:
 
         pmd.wait_until(served, STEP_TIMEOUT_S, "does not serve VM1")
 
-    def stop_pmd(self) -> None:
-        """End `pmd` as a service manager would; its exit status has to be 0."""
+    def stop_pmd(self) -> dict[str, Any]:
+        """End `pmd` as a service manager would; its exit status has to be 0.
+
+        Returns:
+            Its statistics, if it runs with --json.
+        """
         self.pmd.signal()
         if self.pmd.wait(STEP_TIMEOUT_S) != 0:
             raise self.pmd.failure(f"ended with status {self.pmd.status}")
+        said = self.pmd.output
+        statistics: dict[str, Any] = json.loads(said) if said.startswith(b"{") else {}
+        return statistics
 
     def ping(self, count: int = 5, size_bytes: int = 1000) -> str:
         """Ping both ways, until so many packets are answered; round trip times in words.
@@ -260,10 +291,38 @@ class Picture:
             times.append(f"{average[1]} ms" if average else "answered")
         return " there, ".join(times) + " back"
 
+    def reflect(self) -> Job:
+        """Have outside send frames of ours back, until the job is ended."""
+        job = self.outside.agent.start(*_FRAMES, "reflect", "eth0")
+        job.wait_for("ready", STEP_TIMEOUT_S)
+        return job
+
+    def stream(self) -> Job:
+        """Have VM1 send frames of all sizes to outside's reflection, until the job is ended."""
+        return self.vm1.agent.start(*_FRAMES, "stream", "eth0", _MAC.format(3))
+
+    def sweep(self, vlan: int = 0) -> int:
+        """Frames of each size from VM1 to outside and back, byte for byte; how many.
+
+        Args:
+            vlan: Its tag is in all of them; 0: in none.
+        """
+        tag = _TAG_BYTES if vlan else 0
+        sizes = (str(FRAME_BYTES[0] + tag), str(FRAME_BYTES[-1] + tag), str(vlan))
+        reflection = self.reflect()
+        sweep = self.vm1.agent.start(*_FRAMES, "sweep", "eth0", _MAC.format(3), *sizes)
+        sweep.wait(STEP_TIMEOUT_S)
+        reflection.signal()
+        reflection.wait(STEP_TIMEOUT_S)
+        count = int(sweep.output or 0)
+        if count < len(FRAME_BYTES):
+            raise sweep.failure(f"had {count} of {len(FRAME_BYTES)} frames back")
+        return count
+
     def transfer(self, source: Vm, target: Vm, size_bytes: int) -> tuple[str, float]:
         """Send random bytes by TCP; the SHA-256 that both ends found, and how long it took in s."""
         address = VM1_ADDRESS if target is self.vm1 else OUTSIDE_ADDRESS
-        program = ["python3", "/usr/lib/vhost-pci-lab/transfer.py"]
+        program = ["python3", f"{_PROGRAMS}/transfer.py"]
         receive = target.agent.start(*program, "receive", address, str(_PORT))
         receive.wait_for("ready", STEP_TIMEOUT_S)
         words = [*program, "send", address, str(_PORT), str(size_bytes)]

@@ -1,0 +1,157 @@
+"""Ethernet frames of our own between two machines: each goes there and comes back, byte for byte.
+
+    frames.py reflect INTERFACE
+        sends each of them back to where it came from; prints "ready"; never ends
+    frames.py sweep INTERFACE DESTINATION FIRST LAST [VLAN]
+        one of every size from FIRST to LAST bytes, with a VLAN tag in it or without; prints how
+        many came back as they were, in order
+    frames.py stream INTERFACE DESTINATION
+        frames of all sizes without end; prints from time to time how many were sent, and came back
+
+Sizes have the addresses in them, and the tag, but no FCS. Standard library only.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+import sys
+import time
+
+_ALL = 3  # linux/if_ether.h ETH_P_ALL
+_OUTGOING = 4  # linux/if_packet.h: sent by this machine
+_PROTOCOL = 0x88B5  # IEEE 802: for local experiments
+_TAG = 0x8100
+_ADDRESSES = 12
+_HEADER = 14
+_SIZES = range(60, 1515)
+_BYTES = bytes(at * 7 & 0xFF for at in range(2048))
+_WINDOW = 64  # frames under way, less than any ring
+_ANSWER_S = 30.0
+_LOST_S = 0.5  # stream: what has not come back by then never will
+_SAY_S = 0.5
+_SOL_PACKET, _PACKET_AUXDATA, _PACKET_ADD_MEMBERSHIP, _PROMISCUOUS = 263, 8, 1, 1
+_AUXDATA = struct.Struct("<IIIHHHH")  # linux/if_packet.h struct tpacket_auxdata
+_HAS_TAG = 1 << 4
+
+
+class Wire:
+    """A packet socket that shows frames as they were on the wire, with their tags."""
+
+    def __init__(self, interface: str) -> None:
+        # All of them: the kernel takes tags of VLANs that it does not know away before it shows
+        # frames to those who want one protocol.
+        self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ALL))
+        self.socket.bind((interface, _ALL))
+        self.socket.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)
+        # So that no filter of the card's keeps a tag away.
+        index = socket.if_nametoindex(interface)
+        request = struct.pack("<iHH8x", index, _PROMISCUOUS, 0)
+        self.socket.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, request)
+        self.address = bytes(self.socket.getsockname()[4])
+
+    def receive(self, timeout_s: float | None) -> bytes | None:
+        """The next frame; None: none came for so long."""
+        self.socket.settimeout(timeout_s)
+        while True:
+            try:
+                data, control, _, sender = self.socket.recvmsg(1 << 16, 256)
+            except TimeoutError:
+                return None
+            frame = _with_tag(data, control)
+            if sender[2] != _OUTGOING and _protocol(frame) == _PROTOCOL:
+                return frame
+
+
+def _with_tag(data: bytes, control: list[tuple[int, int, bytes]]) -> bytes:
+    """The frame, its tag where it was."""
+    for _, kind, value in control:
+        if kind == _PACKET_AUXDATA:
+            status, *_, tci, _ = _AUXDATA.unpack_from(value)
+            if status & _HAS_TAG:
+                return data[:_ADDRESSES] + struct.pack(">HH", _TAG, tci) + data[_ADDRESSES:]
+    return data
+
+
+def _protocol(frame: bytes) -> int:
+    """The one in it, behind a tag if there is one."""
+    at = _ADDRESSES
+    while frame[at : at + 2] == struct.pack(">H", _TAG):
+        at += 4
+    return int.from_bytes(frame[at : at + 2], "big")
+
+
+def reflect(wire: Wire) -> None:
+    """Swap the addresses of what comes, and send it."""
+    print("ready", flush=True)
+    while True:
+        frame = wire.receive(None)
+        if frame is not None:
+            wire.socket.send(frame[6:12] + frame[:6] + frame[12:])
+
+
+def make(wire: Wire, to: bytes, size: int, number: int, vlan: int) -> bytes:
+    """The frame of that number, which is in it."""
+    tag = struct.pack(">HH", _TAG, vlan) if vlan else b""
+    head = to + wire.address + tag + struct.pack(">HI", _PROTOCOL, number)
+    start = number * 31 & 0xFF
+    return head + _BYTES[start : start + size - len(head)]
+
+
+def reflected(frame: bytes) -> bytes:
+    """What comes back of it."""
+    return frame[6:12] + frame[:6] + frame[12:]
+
+
+def sweep(wire: Wire, to: bytes, first: int, last: int, vlan: int) -> int:
+    """How many came back; the first that is missing, or another one, ends it."""
+    sizes = list(range(first, last + 1))
+    back = 0
+    for at in range(0, len(sizes), _WINDOW):
+        frames = [make(wire, to, size, size, vlan) for size in sizes[at : at + _WINDOW]]
+        for frame in frames:
+            wire.socket.send(frame)
+        for frame in frames:
+            found = wire.receive(_ANSWER_S)
+            if found != reflected(frame):
+                what = "nothing" if found is None else f"{len(found)} bytes: {found[:32].hex()}"
+                print(f"for {len(frame)} bytes came {what}", file=sys.stderr)
+                return back
+            back += 1
+    return back
+
+
+def stream(wire: Wire, to: bytes) -> None:
+    """A window at a time; what is lost is left behind."""
+    sent = back = 0
+    said_s = time.monotonic()
+    while True:
+        window = {}
+        for number in range(sent, sent + _WINDOW):
+            frame = make(wire, to, _SIZES[number * 37 % len(_SIZES)], number, 0)
+            window[reflected(frame)] = number
+            wire.socket.send(frame)
+        sent += _WINDOW
+        while window and (found := wire.receive(_LOST_S)) is not None:
+            back += window.pop(found, None) is not None
+        if time.monotonic() - said_s >= _SAY_S:
+            said_s = time.monotonic()
+            print(f"sent {sent}, back {back}", flush=True)
+
+
+def main() -> None:
+    """One of the three."""
+    _, action, interface, *words = sys.argv
+    wire = Wire(interface)
+    if action == "reflect":
+        reflect(wire)
+    to = bytes.fromhex(words[0].replace(":", ""))
+    if action == "sweep":
+        first, last = int(words[1]), int(words[2])
+        print(sweep(wire, to, first, last, int(words[3]) if words[3:] else 0), flush=True)
+    else:
+        stream(wire, to)
+
+
+if __name__ == "__main__":
+    main()
