@@ -12,7 +12,7 @@ import os
 import struct
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -39,12 +39,12 @@ from driver.state_area import (
     Status,
 )
 from driver.state_reader import StateReader, Tables, version_error
+from guest.closing import Closing
 from guest.errors import DeviceGoneError, UsageError, VhostPciError
 from guest.function import Area, Region
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
-    from types import TracebackType
 
     import numpy.typing as npt
 
@@ -79,7 +79,7 @@ class DeviceState:
     regions: npt.NDArray[Any]
 
 
-class VhostPci:
+class VhostPci(Closing):
     """A vhost-pci function, attached.
 
     Thread rule: one thread at a time. Owns its mappings, not the function, which must outlive it.
@@ -360,17 +360,6 @@ class VhostPci:
         self._state_area.close()
         with contextlib.suppress(VhostPciError):
             self._write_command(self._command)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _ring(index: int, row: tuple[int, ...]) -> Ring:

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from guest.closing import Closing
 from guest.errors import VhostPciError, errno_text
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
     from guest.function import Function
 
@@ -61,7 +61,7 @@ class IovaSpace:
         self._next = mark
 
 
-class DmaMemory:
+class DmaMemory(Closing):
     """Zeroed memory of this process that a function reads and writes; huge pages where there are.
 
     Thread rule: as of the function. The function must outlive it.
@@ -96,17 +96,6 @@ class DmaMemory:
             self._function.dma_unmap(self.iova, self.size)
         finally:
             memory.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def shared_memory(size: int) -> mmap.mmap:

@@ -10,14 +10,14 @@ import os
 import socket
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from guest.closing import Closing
 from guest.discovery import pci_functions, udev_context
 from guest.errors import VhostPciError, errno_text
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
 
     import pyudev
 
@@ -32,7 +32,7 @@ class Change:
     present: bool
 
 
-class Hotplug:
+class Hotplug(Closing):
     """The functions with these ids: those that are here, then every change.
 
     A change may be told twice, and one that `present` has seen already may follow: the caller
@@ -122,14 +122,3 @@ class Hotplug:
         """Stop watching. Twice is fine."""
         self._socket.close()
         self._monitor = None  # pyudev closes its descriptor with the last reference
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

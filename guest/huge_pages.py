@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
 
-if TYPE_CHECKING:
-    from types import TracebackType
+from guest.closing import Closing
 
 ROOT = Path("/")
 
 
-class HugePageReserve:
+class HugePageReserve(Closing):
     """Sees to it that enough are free, where it may; as many as before are reserved at the end.
 
     Thread rule: one thread.
@@ -56,14 +54,3 @@ class HugePageReserve:
             with contextlib.suppress(OSError):
                 self._reserved.write_text(f"{self._before}\n")
             self._before = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

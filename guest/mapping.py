@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from typing import TYPE_CHECKING, Any, Self
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
+from guest.closing import Closing
 from guest.errors import VhostPciError, errno_text
 
-if TYPE_CHECKING:
-    from types import TracebackType
 
-
-class Mapping:
+class Mapping(Closing):
     """size bytes of fd from offset, mapped MAP_SHARED.
 
     Owns the mapping, not the descriptor, which may be closed after construction. Views taken with
@@ -83,14 +81,3 @@ class Mapping:
     def close(self) -> None:
         """Unmap. Twice is fine."""
         self._map.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

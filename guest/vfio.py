@@ -11,9 +11,10 @@ import ctypes
 import errno
 import os
 import struct
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from guest import vfio_abi as abi
+from guest.closing import Closing
 from guest.errors import DeviceGoneError, VhostPciError, errno_text
 from guest.function import Doorbell, Irq, Region
 from guest.info_chain import InfoError, region_info
@@ -32,14 +33,13 @@ from guest.write_combining import map_combining
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
-    from types import TracebackType
 
     from guest.discovery import PciFunction
     from guest.function import Area, Identity, RegionInfo
     from guest.syscalls import Syscalls
 
 
-class VfioFunction:
+class VfioFunction(Closing):
     """An open function, in a container that others may share.
 
     Thread rule: one thread at a time, for all functions of a container.
@@ -317,14 +317,3 @@ class VfioFunction:
         self._group = None
         if self._owns_container:
             self._container.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -11,16 +11,15 @@ import contextlib
 import ctypes
 import errno
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from guest import vfio_abi as abi
+from guest.closing import Closing
 from guest.errors import VhostPciError, errno_text
 from guest.info_chain import InfoError, capabilities
 from guest.syscalls import KERNEL
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from guest.syscalls import Syscalls
 
 CONTAINER_PATH = "/dev/vfio/vfio"
@@ -74,7 +73,7 @@ class _Group:
     users: int
 
 
-class Container:
+class Container(Closing):
     """An I/O address space, and the groups in it. Thread rule: one thread at a time.
 
     Args:
@@ -246,17 +245,6 @@ class Container:
         if self._fd >= 0:
             self.syscalls.close(self._fd)
         self._fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _iova_ranges(info: bytes, offset: int) -> tuple[tuple[int, int], ...]:

@@ -12,9 +12,10 @@ import mmap
 import os
 import stat
 import struct
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from guest import vfio_user_abi as abi
+from guest.closing import Closing
 from guest.errors import VhostPciError
 from guest.function import Doorbell, Region
 from guest.info_chain import InfoError, region_info
@@ -28,7 +29,6 @@ from guest.vfio_user_wire import Limits, pack_version, unpack_version
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
-    from types import TracebackType
 
     from guest.function import Area, Identity, RegionInfo
 
@@ -42,7 +42,7 @@ _INFO_TRIES = 4
 _VERSION_MAX = 64 << 10
 
 
-class VfioUserFunction:
+class VfioUserFunction(Closing):
     """An open function at the end of a socket.
 
     Windows are dynamic (docs/device.md 3): `region` asks the server each time, and descriptors
@@ -358,14 +358,3 @@ class VfioUserFunction:
         close_fds(self._doorbell_fds + self._event_fds)
         self._doorbell_fds, self._event_fds = [], []
         self._channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

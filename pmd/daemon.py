@@ -13,8 +13,9 @@ import logging
 import os
 import selectors
 import time
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from guest.closing import Closing
 from guest.errors import VhostPciError
 from pmd import stats
 from pmd.kernel import Poll
@@ -23,7 +24,6 @@ from pmd.slots import Slots
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
     from pmd.channel import Channel
     from pmd.report import View
@@ -39,7 +39,7 @@ _IDLE_LOOK_S = 0.02
 _VERIFY_S = 0.5
 
 
-class Daemon:
+class Daemon(Closing):
     """Forwards on the channels given, until told to end.
 
     Thread rule: the main thread.
@@ -272,17 +272,6 @@ class Daemon:
     def close(self) -> None:
         """End the lcores and let go of all works; the channels stay. Twice is fine."""
         self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _lcore_stats(lcore: Lcore) -> stats.Lcore:

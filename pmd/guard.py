@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import TYPE_CHECKING, Self
 
+from guest.closing import Closing
 from guest.errors import VhostPciError
 from pmd.kernel_abi import library
 
-if TYPE_CHECKING:
-    from types import TracebackType
 
-
-class Guard:
+class Guard(Closing):
     """One channel's windows, watched for SIGBUS: a window whose memory shrinks reads as zeros.
 
     The first Guard installs the process's handler. `faulted` then becomes true for good, and works
@@ -57,14 +54,3 @@ class Guard:
         """Stop watching all. Twice is fine."""
         for address in tuple(self._bases):
             self.remove(address)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

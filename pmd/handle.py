@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from guest.closing import Closing
 from pmd.kernel_abi import library
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
 
-class Handle:
+class Handle(Closing):
     """Owner of one kernel object: counts its users, frees it once."""
 
     _free = ""
@@ -49,14 +49,3 @@ class Handle:
         for owner in self._below:
             owner.let_go()
         self._below = ()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -9,16 +9,16 @@ from __future__ import annotations
 
 import logging
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from driver.software_vf import parse_vf
+from guest.closing import Closing
 from pmd.channel import Channel
 from pmd.ports import Copy
 from pmd.source import AUTO, PciSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from types import TracebackType
 
     from guest.hotplug import Hotplug
 
@@ -51,7 +51,7 @@ class _Slot:
     channel: Channel
 
 
-class Slots:
+class Slots(Closing):
     """The channels of PCI functions, which it owns.
 
     Thread rule: one thread.
@@ -175,14 +175,3 @@ class Slots:
         """Close the channels; no loop has their works any more. Twice is fine."""
         for slot in reversed(self._slots):
             slot.channel.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -15,13 +15,13 @@ import os
 import select
 import socket
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from guest.closing import Closing
 from tools import vhost_user_abi as abi
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
-    from types import TracebackType
 
 _ANCILLARY_BYTES = socket.CMSG_SPACE(abi.DESCRIPTORS_MAX * array.array("i").itemsize)
 
@@ -67,7 +67,7 @@ class Message:
         return Message(self.request, abi.VERSION | abi.HeaderFlag.REPLY, payload, fds)
 
 
-class Descriptors:
+class Descriptors(Closing):
     """Owner of file descriptors: closes on leaving what nobody took."""
 
     def __init__(self, fds: Iterable[int] = ()) -> None:
@@ -91,17 +91,6 @@ class Descriptors:
         """Close what is left. Twice is fine."""
         while self._fds:
             os.close(self._fds.pop())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class Assembler:

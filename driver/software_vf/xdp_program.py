@@ -12,9 +12,9 @@ import contextlib
 import errno
 import logging
 import os
-from typing import Self
 
 from guest import bpf
+from guest.closing import Closing
 from guest.errors import errno_text
 
 _log = logging.getLogger("pmd")
@@ -23,7 +23,7 @@ _NAME = "pmd"
 _NO_TRY = (errno.EBUSY, errno.EEXIST, errno.EPERM, errno.EACCES)
 
 
-class XdpProgram:
+class XdpProgram(Closing):
     """Attached, and no socket in its map yet: frames go to the kernel as before.
 
     Args:
@@ -61,12 +61,6 @@ class XdpProgram:
     def close(self) -> None:
         """Take it off. Twice is fine."""
         self._left.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def _load(map_fd: int) -> tuple[int, bool]:

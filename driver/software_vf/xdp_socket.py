@@ -12,17 +12,17 @@ import os
 import socket
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from driver.software_vf import abi
 from driver.software_vf.packet import enlarge
+from guest.closing import Closing
 from guest.dma import shared_memory
 from guest.mapping import Mapping
 
 if TYPE_CHECKING:
     import mmap
     from collections.abc import Sequence
-    from types import TracebackType
 
 # A page each: the most that the kernel takes, so that few frames need two.
 CHUNK_BYTES = 4096
@@ -71,7 +71,7 @@ class _Wanted:
     entry_bytes: int
 
 
-class XdpSocket:
+class XdpSocket(Closing):
     """Bound, with empty rings; no frame comes before it is in a program's map.
 
     Args:
@@ -156,14 +156,3 @@ class XdpSocket:
     def close(self) -> None:
         """Give the queue back. No port uses it any more. Twice is fine."""
         self._left.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -10,12 +10,13 @@ import json
 import socket
 import struct
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
+
+from guest.closing import Closing
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from pathlib import Path
-    from types import TracebackType
 
 VERSION, DMA_MAP, DMA_UNMAP, GET_INFO, GET_REGION_INFO, GET_IO_FDS, GET_IRQ_INFO = range(1, 8)
 SET_IRQS, REGION_READ, REGION_WRITE, DMA_READ, DMA_WRITE, RESET = range(8, 14)
@@ -44,7 +45,7 @@ class Answer:
     fds: tuple[int, ...]
 
 
-class RawClient:
+class RawClient(Closing):
     """Owns its socket."""
 
     def __init__(self, path: Path) -> None:
@@ -149,14 +150,3 @@ class RawClient:
     def close(self) -> None:
         """Twice is fine."""
         self.socket.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

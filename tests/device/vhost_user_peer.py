@@ -17,8 +17,9 @@ import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from guest.closing import Closing
 from tools.device.backend import Backend, Endpoint
 from tools.device.commit_area import CommitArea
 from tools.device.vm1_state import Vm1State
@@ -185,7 +186,7 @@ class Region:
         return struct.pack("<QQQQ", self.bus, self.size, self.user, self.offset)
 
 
-class FrontEnd:
+class FrontEnd(Closing):
     """A vhost-user front-end on a raw socket."""
 
     def __init__(self, path: Path | None = None, connection: socket.socket | None = None) -> None:
@@ -200,12 +201,6 @@ class FrontEnd:
         self.socket.close()
         while self.eventfds:
             os.close(self.eventfds.pop())
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
     def eventfd(self) -> int:
         fd = os.eventfd(0, os.EFD_CLOEXEC)

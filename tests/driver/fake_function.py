@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -19,20 +19,20 @@ from driver.state_area import (
     VENDOR_ID,
     Register,
 )
+from guest.closing import Closing
 from guest.errors import VhostPciError
 from guest.function import Area, Doorbell, Identity, Region, RegionInfo
 from guest.mapping import Mapping
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
-    from types import TracebackType
 
 STATE_SIZE = 0x8000
 RING_OFFSET, MEMORY_OFFSET, DRIVER_OFFSET = 0x200, 0x1000, 0x7000
 RING_STRIDE, MEMORY_STRIDE, MEMORY_CAPACITY = 80, 32, 128  # strides: a later minor's may be larger
 
 
-class FakeFunction:
+class FakeFunction(Closing):
     """A device with one file of VM1 behind window 2, changed by attributes and `publish`.
 
     map_count: areas mapped and not closed yet. writes: what the driver wrote to registers.
@@ -209,14 +209,3 @@ class FakeFunction:
         for fd in self.files.values():
             os.close(fd)
         self.files.clear()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

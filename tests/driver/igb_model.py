@@ -11,15 +11,15 @@ import ctypes
 import mmap
 import os
 import struct
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from guest.closing import Closing
 from guest.errors import VhostPciError
 from guest.function import Area, Identity, Region, RegionInfo
 from guest.mapping import Mapping
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
     from guest.function import Doorbell
 
@@ -34,7 +34,7 @@ READ_CLEARS = PFSTS | PFACK | RSTD
 ACK, NACK, CTS = 1 << 31, 1 << 30, 1 << 29
 
 
-class IgbModel:
+class IgbModel(Closing):
     """One VF with one queue pair, as an open function, and its PF.
 
     Attributes:
@@ -345,14 +345,3 @@ class IgbModel:
         """The machine is gone."""
         self._bar.close()
         os.close(self._file)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -11,9 +11,10 @@ import ctypes
 import mmap
 import os
 import struct
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from driver.virtio_net.features import Feature
+from guest.closing import Closing
 from guest.errors import VhostPciError
 from guest.function import Area, Identity, Region, RegionInfo
 from guest.mapping import Mapping
@@ -21,7 +22,6 @@ from tests.driver.virtio_ring_model import PackedModel, SplitModel
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from types import TracebackType
 
     from guest.function import Doorbell
     from tests.driver.virtio_ring_model import RingModel
@@ -40,7 +40,7 @@ OFFER = (
 )  # fmt: skip
 
 
-class VirtioFunctionModel:
+class VirtioFunctionModel(Closing):
     """One function, as an open one; what its queues hold is left to `VirtioNetModel`.
 
     Attributes:
@@ -287,14 +287,3 @@ class VirtioFunctionModel:
         """The machine is gone."""
         self._notify.close()
         os.close(self._file)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

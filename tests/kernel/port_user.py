@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 import time
 from contextlib import ExitStack
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
 from driver.offload import PLAIN, Offload
+from guest.closing import Closing
 from pmd.kernel import Port, drop_names
 from pmd.kernel_abi import BURST_MAX, Frame, Segment, library
 from pmd.kernel_abi import Offload as OffloadStructure
@@ -28,7 +29,7 @@ def until(done: Callable[[], bool], what: str) -> None:
         time.sleep(0.001)
 
 
-class PortUser:
+class PortUser(Closing):
     """Opens a port and moves frames. A frame is bytes, or a list of bytes: its segments.
 
     offloads: of the frames last shown.
@@ -115,14 +116,8 @@ class PortUser:
     def close(self) -> None:
         self.port.close()
 
-    def __enter__(self) -> Self:
-        return self
 
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-class VfUser:
+class VfUser(Closing):
     """An open VF with its ports, closed in reverse."""
 
     def __init__(self, vf: Vf, queue_pairs: int = 1) -> None:
@@ -136,9 +131,3 @@ class VfUser:
 
     def close(self) -> None:
         self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()

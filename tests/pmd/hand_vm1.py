@@ -8,8 +8,9 @@ import os
 import socket
 import struct
 import tempfile
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from guest.closing import Closing
 from tests.pmd.wait import wait_for
 from tools.vm1.frontend import FrontEnd
 from tools.vm1.options import MemoryOptions, Mode, Options, RingOptions, Socket, TrafficOptions
@@ -17,7 +18,6 @@ from tools.vm1.rings import Rings
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
     from tools.vm1.memory import Memory
     from tools.vm1.rings import Ring
@@ -43,7 +43,7 @@ def _replace_by_file(memory: Memory) -> None:
     assert libc.mmap(address, length, protection, flags, memory.fd, offset) == address.value
 
 
-class HandVm1:
+class HandVm1(Closing):
     """One queue pair at the device's socket, started and empty. One thread.
 
     Args:
@@ -116,14 +116,3 @@ class HandVm1:
         """Hang up."""
         self._front_end.close()
         self.rings.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

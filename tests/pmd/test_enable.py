@@ -6,8 +6,9 @@ import contextlib
 import ctypes
 import socket
 import struct
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from guest.closing import Closing
 from tests.pmd.processes import Device, pmd
 from tests.pmd.wait import wait_for
 from tools.vhost_user_abi import Request
@@ -17,7 +18,6 @@ from tools.vm1.rings import Rings
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
     from tools.vm1.rings import Ring
 
@@ -83,7 +83,7 @@ class Pair:
         return found
 
 
-class Vm1:
+class Vm1(Closing):
     """PAIRS queue pairs, all started and enabled."""
 
     def __init__(self, path: Path) -> None:
@@ -112,17 +112,6 @@ class Vm1:
     def close(self) -> None:
         self._front_end.close()
         self._rings.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def test_pairs_come_and_go_under_traffic(tmp_path: Path) -> None:

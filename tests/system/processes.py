@@ -12,14 +12,14 @@ import sys
 import tempfile
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
+from guest.closing import Closing
 from tests.system.network import inside
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
-    from types import TracebackType
 
 START_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 60.0
@@ -28,7 +28,7 @@ _IDLE = re.compile(r"0\.000 Mpps 0\.000 Gbit/s")
 _SUMMARY = re.compile(r"(?:VM1 -> VF|VF -> VM1): (\d+) packets, (\d+) bytes,.* (\d+) dropped")
 
 
-class Program:
+class Program(Closing):
     """A child process whose output is kept; a context manager that ends it, however it goes.
 
     Args:
@@ -59,17 +59,6 @@ class Program:
             self._errors.close()
             raise
         self._output = b""
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @property
     def errors(self) -> str:

@@ -6,19 +6,19 @@ import contextlib
 import os
 import socket
 import stat
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from guest.closing import Closing
 from guest.errors import UsageError, VhostPciError, errno_text
 from guest.vfio_user_abi import SOCKET_PATH_MAX
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
 BACKLOG = 8
 
 
-class UnixListener:
+class UnixListener(Closing):
     """A stream socket listening at path, unlinked by `close`. A stale one is replaced.
 
     Its mode is what the process's umask leaves of 0777.
@@ -84,17 +84,6 @@ class UnixListener:
         with contextlib.suppress(OSError):
             if _identity(self.path) == self._identity:
                 self.path.unlink()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _identity(path: Path) -> tuple[int, int]:

@@ -4,20 +4,20 @@ from __future__ import annotations
 
 import contextlib
 import subprocess
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from guest.closing import Closing
 from guest.errors import VhostPciError, errno_text
 from tools.lab.commands import require
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
     from pathlib import Path
-    from types import TracebackType
 
 _GRACE_S = 10.0
 
 
-class Child:
+class Child(Closing):
     """A child process; its output goes to a file. A context manager that ends it.
 
     It dies with the thread that started it (prctl PR_SET_PDEATHSIG, set by setpriv).
@@ -97,14 +97,3 @@ class Child:
                 self._process.wait(_GRACE_S)
         if self.running:
             self.kill()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -5,19 +5,19 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from guest.closing import Closing
 from guest.errors import VhostPciError, errno_text
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
 _PIECE = 1 << 18
 _SEALS = fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_SEAL  # as QEMU's own have
 
 
-class Memory:
+class Memory(Closing):
     """One memfd of a fixed size; a context manager that closes it. Others may hold it longer.
 
     Args:
@@ -68,17 +68,6 @@ class Memory:
         if self.fd >= 0:
             os.close(self.fd)
             self.fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _filled(fd: int) -> list[tuple[int, int]]:

@@ -10,15 +10,15 @@ import contextlib
 import json
 import re
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
+from guest.closing import Closing
 from guest.errors import VhostPciError
 from tools.lab import own
 from tools.lab.device import Device
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
     from tools.lab.agent import Job
     from tools.lab.template import Templates
@@ -141,7 +141,7 @@ _FRAMES = ("python3", f"{_PROGRAMS}/frames.py")
 _FUNCTIONS = f"lspci -Dnd {_FUNCTION_ID} | sed 's/ .*//'"
 
 
-class Picture:
+class Picture(Closing):
     """The machines, the device server and `pmd`; brought up step by step, in the order below.
 
     A context manager that ends everything. Thread rule: one thread. Every step raises
@@ -359,17 +359,6 @@ class Picture:
     def close(self) -> None:
         """End everything. Twice is fine."""
         self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _bring_up(vm: Vm, module: str, interface: str, address: str) -> None:

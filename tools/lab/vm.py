@@ -11,8 +11,9 @@ import os
 import socket
 from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from guest.closing import Closing
 from guest.errors import VhostPciError
 from tools.lab.agent import Agent
 from tools.lab.child import Child
@@ -22,7 +23,6 @@ from tools.lab.qmp import Qmp
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
-    from types import TracebackType
 
     from tools.lab.image import Image
     from tools.lab.qemu import Qemu
@@ -69,7 +69,7 @@ class Hardware:
         return options
 
 
-class Vm:
+class Vm(Closing):
     """One running machine; a context manager that ends it. Thread rule: one thread.
 
     Args:
@@ -179,17 +179,6 @@ class Vm:
         self.agent.close()
         self.qmp.close()
         self._stack.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _pair(stack: contextlib.ExitStack) -> tuple[socket.socket, socket.socket]:

@@ -5,19 +5,19 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from guest.closing import Closing
 from guest.cpus import pin_current_thread
 from guest.errors import VhostPciError
 
 if TYPE_CHECKING:
     from pathlib import Path
-    from types import TracebackType
 
     from tools.stage.budget import Scenario
 
 
-class Stage:
+class Stage(Closing):
     """One stage and its VM1. VM1 is a thread of its own on its own CPU: what it writes is there.
 
     Thread rule: one thread, on another CPU than VM1's.
@@ -93,17 +93,6 @@ class Stage:
             self._vm1.join()
             self._library.stage_free(self._handle)
             self._handle = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _load(path: Path) -> ctypes.CDLL:

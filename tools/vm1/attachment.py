@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from guest.closing import Closing
 from guest.errors import VhostPciError
 from tools.vm1.endpoint import Endpoint
 from tools.vm1.engine import Engine
@@ -16,7 +17,6 @@ from tools.vm1.rings import Rings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     from tools.vhost_user_abi import Feature
     from tools.vm1.options import Options
@@ -25,7 +25,7 @@ _ATTEMPTS = 10
 _ATTEMPT_S = 0.1
 
 
-class Attachment:
+class Attachment(Closing):
     """Rings in memory, an engine on them, and the front-end of the back-end of the moment.
 
     Owns all of it, and the region in which back-ends keep what is in flight. Thread rule: one
@@ -148,17 +148,6 @@ class Attachment:
             os.close(self._inflight.fd)
             self._inflight = None
         self._owned.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _available_half(base: int) -> int:

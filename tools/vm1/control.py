@@ -8,19 +8,19 @@ import os
 import select
 import socket
 import threading
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
+from guest.closing import Closing
 from guest.errors import VhostPciError, errno_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
     from pathlib import Path
-    from types import TracebackType
 
 _SEND_TIMEOUT_S = 1.0
 
 
-class Control:
+class Control(Closing):
     """Answers at path, from a thread of its own, until closed. Owns the socket and its path.
 
     Args:
@@ -69,14 +69,3 @@ class Control:
         self._listener.close()
         with contextlib.suppress(OSError):
             self._path.unlink()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

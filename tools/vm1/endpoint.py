@@ -8,13 +8,13 @@ import os
 import socket
 import stat
 import time
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from guest.closing import Closing
 from guest.errors import VhostPciError, errno_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     from tools.vm1.options import Socket
 
@@ -22,7 +22,7 @@ _LOOK_S = 0.05
 _COMING = {errno.ENOENT, errno.ECONNREFUSED, errno.EAGAIN}
 
 
-class Endpoint:
+class Endpoint(Closing):
     """Gives connections to the back-end, one after another. Owns the listening socket, if any.
 
     Args:
@@ -91,17 +91,6 @@ class Endpoint:
             self._listener = None
             with contextlib.suppress(OSError):
                 self._where.path.unlink()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _remove_stale(path: str) -> None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 import ctypes
 import functools
 import os
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from guest.closing import Closing
 from guest.errors import VhostPciError
 from tools.vhost_user_abi import Feature
 from tools.vm1.engine_abi import (
@@ -25,8 +26,6 @@ from tools.vm1.rings import header_bytes
 from tools.vm1.slices import SLICE_S, Slice
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from tools.vm1.options import Options
     from tools.vm1.rings import Rings
 
@@ -67,7 +66,7 @@ def tsc_hz() -> int:
     return int(library().vm1_tsc_hz())
 
 
-class Engine:
+class Engine(Closing):
     """One vm1 object over rings, which must outlive it.
 
     Thread rule: one thread.
@@ -175,14 +174,3 @@ class Engine:
         if self._handle:
             self._library.vm1_free(self._handle)
             self._handle = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from guest.closing import Closing
 from guest.errors import VhostPciError, errno_text
 from tools import vhost_user_abi as abi
 from tools import vhost_user_wire as wire
@@ -18,7 +19,6 @@ from tools.vhost_user_abi import Feature, ProtocolFeature, Request
 if TYPE_CHECKING:
     import socket
     from collections.abc import Sequence
-    from types import TracebackType
 
     from tools.vm1.memory import Memory
     from tools.vm1.options import RingOptions
@@ -78,7 +78,7 @@ class Inflight:
     description: bytes
 
 
-class FrontEnd:
+class FrontEnd(Closing):
     """A vhost-user session over one connection, which it owns.
 
     Thread rule: one thread. Every call may raise VhostPciError: the back-end refused, went away,
@@ -260,14 +260,3 @@ class FrontEnd:
     def close(self) -> None:
         """Close the connection. Twice is fine."""
         self._connection.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -6,14 +6,13 @@ import contextlib
 import fcntl
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from guest.closing import Closing
 from guest.errors import UsageError, VhostPciError, errno_text
 from guest.mapping import Mapping
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from tools.vm1.options import MemoryOptions
 
 _PAGE = 4096
@@ -43,7 +42,7 @@ def _round_up(value: int, multiple: int) -> int:
     return -(-value // multiple) * multiple
 
 
-class Memory:
+class Memory(Closing):
     """The memfd, mapped here, and an allocator that goes round its regions.
 
     Owns descriptor and mapping; `close` invalidates every address. Thread rule: one thread.
@@ -118,17 +117,6 @@ class Memory:
             self._mapping.close()
             os.close(self.fd)
             self.fd = -1
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _create(size_bytes: int, *, huge_pages: bool) -> int:

@@ -6,13 +6,10 @@ import ctypes
 import errno
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
 
+from guest.closing import Closing
 from guest.errors import UsageError, VhostPciError
 from tools.vm1.engine_abi import ProbeResult, library
-
-if TYPE_CHECKING:
-    from types import TracebackType
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +24,7 @@ class Reading:
     peer_alu_cycles: float
 
 
-class Probe:
+class Probe(Closing):
     """A helper thread of real-time priority on the back-end's CPU, asleep but for probes.
 
     Owns the thread. Thread rule: one thread, pinned to another CPU.
@@ -67,14 +64,3 @@ class Probe:
         if self._handle:
             self._library.vm1_probe_free(self._handle)
             self._handle = None
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 
+from guest.closing import Closing
 from guest.errors import VhostPciError, errno_text
 from tools.vhost_user_abi import Feature
 from tools.vm1.engine_abi import GUARD, HEADROOM, RingConfig, RingFlag, Slot
@@ -14,8 +15,6 @@ from tools.vm1.memory import Memory, Place
 from tools.vm1.options import FRAME_MAX
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from tools.vm1.options import Options, RingOptions
 
 _DESC_BYTES = 16  # 2.7.5, 2.8.13
@@ -146,7 +145,7 @@ class Ring:
             os.close(self._fds.pop())
 
 
-class Rings:
+class Rings(Closing):
     """The memory and all rings in it; owns both. Raises as Memory and Ring do."""
 
     def __init__(self, options: Options) -> None:
@@ -166,14 +165,3 @@ class Rings:
         for ring in self.rings:
             ring.close()
         self.memory.close()
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self.close()
