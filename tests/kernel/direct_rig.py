@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from tests.driver.virtio_ring_model import Chain
 
 SIZE = 32  # of VM1's ring
-BUFFERS = SIZE // 2  # of VM1, as pages of BIG
+PAGES = 16  # of BIG
 PAGE = 4096
 HEADER = 12
 LEAST = HEADER + 1514
@@ -39,7 +39,7 @@ class Window:
 
 
 class Vm1:
-    """Posts buffers, each in a page of its own, and finds frames in them."""
+    """Posts buffers, each in a page of its own among PAGES, and finds frames in them."""
 
     def __init__(self, rig: Rig) -> None:
         self.rig = rig
@@ -49,14 +49,14 @@ class Vm1:
     def post(self, *sizes: int, apart: bool = False) -> None:
         """One buffer of each size; apart: its header's room has a descriptor of its own."""
         for size in sizes:
-            number = len(self.posted) % BUFFERS
-            where = BIG + PAGE * number
+            number = len(self.posted)
+            where = BIG + PAGE * (number % PAGES)
             self.rig.poke(where, NOISE * PAGE)
             parts = [(where, size)]
             if apart:
                 parts = [(where, HEADER), (where + 64, size - HEADER)]
             self.posted.append(parts)
-            self.rig.chain(2 * number, parts, WRITE)
+            self.rig.chain(2 * number % self.rig.layout.size, parts, WRITE)
 
     def _returned(self) -> list[int]:
         """Lengths of the buffers used since the last call; they are used in order."""
@@ -147,9 +147,11 @@ class DirectRig:
         self.model.dispose()
 
 
-def make(*, packed: bool, kind: int, mergeable: bool = True, mtu: int = 0) -> DirectRig:
+def make(
+    *, packed: bool, kind: int, mergeable: bool = True, mtu: int = 0, size: int = SIZE
+) -> DirectRig:
     make_rig = PackedRig if packed else Rig
-    rig = make_rig(SIZE, mergeable=mergeable, mtu=mtu)
+    rig = make_rig(size, mergeable=mergeable, mtu=mtu)
     offer = OFFER if kind & Feature.MRG_RXBUF == 0 else OFFER & ~Feature.MRG_RXBUF
     return DirectRig(rig, offer | kind & ~Feature.MRG_RXBUF)
 

@@ -11,12 +11,12 @@ from driver.virtio_net.features import Feature
 from driver.virtio_net.queue import SIZE_MAX
 from pmd.kernel import Event, Port, Work
 from tests.kernel.direct_rig import (
-    BUFFERS,
     HEADER,
     LEAST,
     NOISE,
     ORDINARY,
     PAGE,
+    PAGES,
     RX,
     DirectRig,
     frame,
@@ -106,7 +106,7 @@ def test_a_frame_of_which_a_part_is_to_come(rig: DirectRig) -> None:
 
 def test_on_and_on(rig: DirectRig) -> None:
     """Several times round both rings, none of their places ever the same."""
-    rig.vm1.post(*[ORDINARY] * BUFFERS)
+    rig.vm1.post(*[ORDINARY] * PAGES)
     assert rig.begin()
     expected, found = [], []
     for number in range(SIZE_MAX // 3):
@@ -120,6 +120,29 @@ def test_on_and_on(rig: DirectRig) -> None:
         assert not rig.turn()
     assert found == expected
     assert rig.port.rx_direct == len(expected)
+
+
+def given(rig: DirectRig) -> int:
+    """How many buffers the device has, with all that it can be given."""
+    for _ in range(8):
+        assert not rig.turn()
+    return len(rig.model.rings[RX].given())
+
+
+def test_the_devices_ring_bounds_what_it_has(kind: int) -> None:
+    """A buffer of a frame that is not whole keeps its places in the ring."""
+    for rig in closed(make(packed=True, kind=kind, size=512)):
+        rig.vm1.post(*[ORDINARY] * 200)
+        assert rig.begin()
+        assert given(rig) == SIZE_MAX // 2
+        data = bytes(10) + b"\2\0" + frame(1, 3000)
+        for part in (data[:ORDINARY], data[ORDINARY:]):
+            assert rig.vm1.received() == []
+            chain = rig.pop()
+            rig.model.fill(chain, part)
+            rig.model.rings[RX].push(chain.id, len(part))
+            assert given(rig) == SIZE_MAX // 2 - (len(part) == ORDINARY)
+        assert rig.vm1.received() == [frame(1, 3000)]
 
 
 @pytest.mark.parametrize("packed", [False, True])

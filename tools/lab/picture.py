@@ -132,6 +132,8 @@ VF_KINDS = {
             "iommu_platform": True,
             "x-max-bounce-buffer-size": 4 << 20,
         },
+        copies=False,
+        vlan=_VLAN,
     ),
     "xdp": VfKind("igb", _SRIOV_INTERFACE, "xdp:{}"),
 }
