@@ -7,33 +7,18 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NewType
-
-import numpy as np
+from typing import TYPE_CHECKING, NamedTuple, NewType
 
 from driver.state_area import Permission
 from guest.errors import VhostPciError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
-
-    import numpy.typing as npt
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
     from guest.function import RegionInfo
 
 BusAddress = NewType("BusAddress", int)
 WindowOffset = NewType("WindowOffset", int)
-
-# struct rk_region of pmd/csrc/ringk.h: host is an address in this process.
-REGION = np.dtype(
-    [
-        ("bus", "<u8"),
-        ("length", "<u8"),
-        ("host", "<u8"),
-        ("permission", "<u4"),
-        ("reserved", "<u4"),
-    ]
-)
 
 _ADDRESS_END = 1 << 64
 
@@ -58,6 +43,18 @@ class MappedArea:
     offset: int
     size: int
     address: int
+
+
+class HostRegion(NamedTuple):
+    """length bytes of VM1's memory, from bus address bus on, at address host in this process.
+
+    permission: `state_area.Permission` bits.
+    """
+
+    bus: int
+    length: int
+    host: int
+    permission: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +82,7 @@ class MemoryMap:
     """VM1's memory: checked once, never changed.
 
     Args:
-        table: One-dimensional array of `state_area.MEMORY`; copied.
+        table: Rows of `state_area.MEMORY`.
         windows: The regions the table may name, as they are now.
         name: The function's, for messages.
 
@@ -96,13 +93,15 @@ class MemoryMap:
     """
 
     def __init__(
-        self, table: npt.NDArray[Any], windows: Mapping[int, RegionInfo], name: str = "VM1"
+        self,
+        table: Iterable[Sequence[int]],
+        windows: Mapping[int, RegionInfo],
+        name: str = "VM1",
     ) -> None:
         self.name = name
-        rows = table[["bus", "length", "offset", "window", "permission"]].tolist()
         end = 0
         entries: list[_Entry] = []
-        for index, row in enumerate(rows):
+        for index, row in enumerate(table):
             cause = _entry_fault(row, end, windows)
             if cause:
                 subject = f"entry {index} of {name}'s memory table"
@@ -150,8 +149,8 @@ class MemoryMap:
     def _refusal(self, bus: int, length: int, cause: str) -> TranslationError:
         return TranslationError("translate", f"{length} bytes at {bus:#x} of {self.name}", cause)
 
-    def regions(self, areas: Mapping[int, Sequence[MappedArea]]) -> npt.NDArray[Any]:
-        """The table for the kernel: array of REGION, sorted by bus, neighbours merged.
+    def regions(self, areas: Mapping[int, Sequence[MappedArea]]) -> list[HostRegion]:
+        """The table for the kernel: sorted by bus, neighbours merged.
 
         Args:
             areas: What is mapped of each window, sorted by offset, not overlapping.
@@ -159,21 +158,21 @@ class MemoryMap:
         Raises:
             VhostPciError: An entry is not wholly inside the mapped areas of its window.
         """
-        rows = [
-            (bus, length, host, entry.permission, 0)
+        return [
+            piece
             for entry in self._entries
-            for bus, length, host in self._pieces(entry, areas.get(entry.window, ()))
+            for piece in self._pieces(entry, areas.get(entry.window, ()))
         ]
-        return np.array(rows, dtype=REGION)
 
-    def _pieces(self, entry: _Entry, areas: Sequence[MappedArea]) -> Iterator[tuple[int, int, int]]:
-        """Bus address, length and host address of each area's part of an entry."""
+    def _pieces(self, entry: _Entry, areas: Sequence[MappedArea]) -> Iterator[HostRegion]:
+        """Each area's part of an entry."""
         done = 0
         for area in areas:
             inside = entry.offset + done - area.offset
             if 0 <= inside < area.size and done < entry.length:
                 length = min(entry.length - done, area.size - inside)
-                yield entry.bus + done, length, area.address + inside
+                host = area.address + inside
+                yield HostRegion(entry.bus + done, length, host, int(entry.permission))
                 done += length
         if done < entry.length:
             subject = f"{entry.length} bytes at {entry.offset:#x} of window {entry.window}"

@@ -1,13 +1,13 @@
 """Layout of BAR 0 of the vhost-pci function: docs/device.md, version 1.2, as declarations.
 
-Shared by the driver (driver/vhost_pci.py) and the device (tools/device). Constants and dtypes only.
+Shared by the driver (driver/vhost_pci.py) and the device (tools/device): constants, records.
 """
 
 from __future__ import annotations
 
 import enum
 
-import numpy as np
+from driver.record import Record
 
 VENDOR_ID = 0x1AF4
 DEVICE_ID = 0x10F0
@@ -72,56 +72,57 @@ class Permission(enum.IntFlag):
     WRITE = 1 << 1
 
 
-HEADER = np.dtype(
-    {
-        "names": [
-            "magic", "minor", "major", "generation", "status", "features",
-            "ring_offset", "ring_stride", "ring_count",
-            "memory_offset", "memory_stride", "memory_count", "memory_capacity",
-            "driver_offset", "driver_size", "dirty_offset", "dirty_size",
-            "commit_size", "mtu",
-        ],
-        "formats": [
-            "<u4", "<u2", "<u2", "<u4", "<u4", "<u8",
-            "<u4", "<u4", "<u4",
-            "<u4", "<u4", "<u4", "<u4",
-            "<u4", "<u4", "<u4", "<u8",
-            "<u4", "<u4",
-        ],
-        "offsets": [
-            0x00, 0x04, 0x06, 0x08, 0x0C, 0x10,
-            0x18, 0x1C, 0x20,
-            0x24, 0x28, 0x2C, 0x30,
-            0x34, 0x38, 0x3C, 0x40,
-            0x48, 0x4C,
-        ],
-        "itemsize": 256,
-    }
-)  # fmt: skip
+HEADER = Record(
+    (
+        ("magic", 0x00, 4),
+        ("minor", 0x04, 2),
+        ("major", 0x06, 2),
+        ("generation", 0x08, 4),
+        ("status", 0x0C, 4),
+        ("features", 0x10, 8),
+        ("ring_offset", 0x18, 4),
+        ("ring_stride", 0x1C, 4),
+        ("ring_count", 0x20, 4),
+        ("memory_offset", 0x24, 4),
+        ("memory_stride", 0x28, 4),
+        ("memory_count", 0x2C, 4),
+        ("memory_capacity", 0x30, 4),
+        ("driver_offset", 0x34, 4),
+        ("driver_size", 0x38, 4),
+        ("dirty_offset", 0x3C, 4),
+        ("dirty_size", 0x40, 8),
+        ("commit_size", 0x48, 4),
+        ("mtu", 0x4C, 4),
+    ),
+    itemsize=256,
+)
 GENERATION_OFFSET = 0x08
 
-RING = np.dtype(
-    {
-        "names": ["size", "flags", "desc", "driver", "device", "base", "call_serial"],
-        "formats": ["<u4", "<u4", "<u8", "<u8", "<u8", "<u4", "<u4"],
-        "offsets": [0x00, 0x04, 0x08, 0x10, 0x18, 0x20, 0x24],
-        "itemsize": 64,
-    }
+RING = Record(
+    (
+        ("size", 0x00, 4),
+        ("flags", 0x04, 4),
+        ("desc", 0x08, 8),
+        ("driver", 0x10, 8),
+        ("device", 0x18, 8),
+        ("base", 0x20, 4),
+        ("call_serial", 0x24, 4),
+    ),
+    itemsize=64,
 )
 
-MEMORY = np.dtype(
-    {
-        "names": ["bus", "length", "offset", "window", "permission"],
-        "formats": ["<u8", "<u8", "<u8", "<u2", "<u2"],
-        "offsets": [0x00, 0x08, 0x10, 0x18, 0x1A],
-        "itemsize": 32,
-    }
+MEMORY = Record(
+    (
+        ("bus", 0x00, 8),
+        ("length", 0x08, 8),
+        ("offset", 0x10, 8),
+        ("window", 0x18, 2),
+        ("permission", 0x1A, 2),
+    ),
+    itemsize=32,
 )
 
-DRIVER = np.dtype(
-    {"names": ["heartbeat", "pid"], "formats": ["<u8", "<u4"], "offsets": [0, 8], "itemsize": 4096}
-)
+DRIVER = Record((("heartbeat", 0, 8), ("pid", 8, 4)), itemsize=4096)
+PID_OFFSET = 8
 
-COMMIT = np.dtype(
-    {"names": ["committed", "intended"], "formats": ["<u4", "<u4"], "offsets": [0, 4]}
-)
+COMMIT = Record((("committed", 0, 4), ("intended", 4, 4)), itemsize=8)

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from driver.state_area import (
     COMMIT,
@@ -23,8 +21,7 @@ from driver.state_area import (
 from guest.errors import VhostPciError
 
 if TYPE_CHECKING:
-    import numpy.typing as npt
-
+    from driver.record import Record
     from guest.mapping import Mapping
 
 _COMMIT_SIZE_MAX = 1 << 20  # of a later minor version; ours has 8 KiB
@@ -33,12 +30,12 @@ _RETRY_S = 0.0001  # the device writes for microseconds
 
 @dataclass(frozen=True, slots=True, eq=False)
 class Tables:
-    """Private copies of one even generation: header fields by name, arrays of RING and MEMORY."""
+    """Private copies of one even generation: header fields by name, rows of RING and of MEMORY."""
 
     generation: int
     header: dict[str, int]
-    rings: npt.NDArray[Any]
-    memory: npt.NDArray[Any]
+    rings: list[tuple[int, ...]]
+    memory: list[tuple[int, ...]]
 
 
 def version_error(name: str, major: int) -> VhostPciError:
@@ -64,7 +61,7 @@ class StateReader:
 
     def generation(self) -> int:
         """The generation now; odd while the device writes."""
-        return int(self._mapping.array("<u4", GENERATION_OFFSET, 1)[0])
+        return self._mapping.load(GENERATION_OFFSET)
 
     def snapshot(self, deadline: float) -> Tables:
         """The tables of one even generation, waiting for one until deadline (time.monotonic).
@@ -102,11 +99,11 @@ class StateReader:
         return Tables(generation, header, rings, self._copy_table(header, "memory", MEMORY))
 
     def _copy_table(
-        self, header: dict[str, int], section: str, dtype: np.dtype[Any]
-    ) -> npt.NDArray[Any]:
+        self, header: dict[str, int], section: str, record: Record
+    ) -> list[tuple[int, ...]]:
         count, stride = header[f"{section}_count"], header[f"{section}_stride"]
-        raw = self._mapping.array(np.uint8, header[f"{section}_offset"], count * stride).copy()
-        return np.ndarray(count, dtype, raw, strides=(stride,)).copy()
+        copied = self._mapping.read(header[f"{section}_offset"], count * stride)
+        return record.rows(copied, count, stride)
 
     def header(self) -> dict[str, int]:
         """A private copy of the header, its every section checked to lie in the state area.
@@ -114,8 +111,8 @@ class StateReader:
         Raises:
             VhostPciError: It contradicts itself, or is of another major version.
         """
-        row = self._mapping.array(HEADER, 0, 1)[0].tolist()
-        header = dict(zip(HEADER.names or (), row, strict=True))
+        (row,) = HEADER.rows(self._mapping.read(0, HEADER.itemsize), 1, HEADER.itemsize)
+        header = dict(zip(HEADER.names, row, strict=True))
         if header["magic"] != MAGIC:
             raise self._contradiction(f"its magic is {header['magic']:#x}, not {MAGIC:#x}")
         if header["major"] != VERSION_MAJOR:

@@ -12,9 +12,7 @@ import os
 import struct
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from driver.kick_events import KickEvents
 from driver.memory_map import BusAddress, MappedArea, MemoryMap
@@ -24,12 +22,12 @@ from driver.state_area import (
     COMMIT,
     COMMIT_REGION,
     DEVICE_ID,
-    DRIVER,
     FIRST_EXTENSION_WINDOW,
     GENERATION_OFFSET,
     HEADER,
     MAGIC,
     PAGE_SIZE,
+    PID_OFFSET,
     VENDOR_ID,
     VERSION_MAJOR,
     WINDOW_RW,
@@ -46,8 +44,7 @@ from guest.function import Area, Region
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    import numpy.typing as npt
-
+    from driver.memory_map import HostRegion
     from guest.function import Doorbell, Function, RegionInfo
     from guest.mapping import Mapping
 
@@ -66,8 +63,8 @@ class DeviceState:
     """The device as it was at one generation.
 
     Rings are as published: `Ring.check` each against memory and features before it runs. regions
-    is the kernel's table (array of `memory_map.REGION`): addresses in the windows that are mapped
-    until the next `VhostPci.state` or close. mtu: of what VM1 receives; 0: none was told.
+    is the kernel's table: addresses in the windows that are mapped until the next `VhostPci.state`
+    or close. mtu: of what VM1 receives; 0: none was told.
     """
 
     generation: int
@@ -76,7 +73,7 @@ class DeviceState:
     mtu: int
     rings: tuple[Ring, ...]
     memory: MemoryMap
-    regions: npt.NDArray[Any]
+    regions: list[HostRegion]
 
 
 class VhostPci(Closing):
@@ -256,7 +253,7 @@ class VhostPci(Closing):
             self._reader.check_deadline(deadline)
 
     def _map_windows(self, tables: Tables) -> DeviceState:
-        windows = {int(window) for window in np.unique(tables.memory["window"])}
+        windows = {window for _, _, _, window, _ in tables.memory}
         infos = {
             window: self._function.region(window) for window in windows if self._is_window(window)
         }
@@ -273,7 +270,7 @@ class VhostPci(Closing):
             status=Status(tables.header["status"]),
             features=tables.header["features"],
             mtu=tables.header["mtu"],
-            rings=tuple(_ring(index, row) for index, row in enumerate(tables.rings.tolist())),
+            rings=tuple(_ring(index, row) for index, row in enumerate(tables.rings)),
             memory=memory,
             regions=memory.regions(self._areas),
         )
@@ -301,7 +298,7 @@ class VhostPci(Closing):
 
     def activate(self) -> None:
         """Tell the device that this process is going to touch the rings (DRIVER_STATUS 1)."""
-        self._state_area.array(DRIVER, self._driver_offset, 1)["pid"] = os.getpid()
+        self._state_area.store(self._driver_offset + PID_OFFSET, os.getpid())
         self._write(Register.DRIVER_STATUS, DriverStatus.ACTIVE)
         self._active = True
 

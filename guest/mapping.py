@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import ctypes
 import mmap
-from typing import Any
-
-import numpy as np
-import numpy.typing as npt
+import struct
+from typing import TYPE_CHECKING, Any
 
 from guest.closing import Closing
 from guest.errors import VhostPciError, errno_text
+
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+_PY_BUFFER_WORDS = 10  # Py_buffer: part of Python's stable ABI since 3.11; the first is the address
 
 
 class Mapping(Closing):
@@ -54,8 +57,36 @@ class Mapping(Closing):
         self.address = self._find_address()
 
     def _find_address(self) -> int:
-        view = np.frombuffer(self._map, dtype=np.uint8)
-        return int(view.ctypes.data)
+        # Of a read-only mapping ctypes' own from_buffer does not tell.
+        view = (ctypes.c_size_t * _PY_BUFFER_WORDS)()
+        buffer = ctypes.py_object(self._map)
+        ctypes.pythonapi.PyObject_GetBuffer(buffer, ctypes.byref(view), 0)
+        address = int(view[0])
+        ctypes.pythonapi.PyBuffer_Release(ctypes.byref(view))
+        return address
+
+    def read(self, offset: int, size: int) -> bytes:
+        """A private copy of size bytes from offset on, which others may be writing meanwhile.
+
+        Memory only: it may be read wider than asked, so never device registers.
+        """
+        self._check(f"{size} bytes", offset, size)
+        return self._map[offset : offset + size]
+
+    def load(self, offset: int) -> int:
+        """The 32-bit word at offset, a multiple of 4: one load."""
+        self._check("4 bytes", offset, 4)
+        # Native "I" copies four aligned bytes at once; "<I" would take byte after byte.
+        return int(struct.unpack_from("I", self._map, offset)[0])
+
+    def store(self, offset: int, value: int) -> None:
+        """Write the 32-bit word at offset, a multiple of 4, of a writable mapping: one store."""
+        self._check("4 bytes", offset, 4)
+        struct.pack_into("I", self._map, offset, value)
+
+    def _check(self, what: str, offset: int, size: int) -> None:
+        if offset < 0 or size < 0 or offset + size > self.size:
+            raise VhostPciError("view", self.name, f"{what} at {offset} pass its {self.size}")
 
     def array(self, dtype: npt.DTypeLike, offset: int = 0, count: int = -1) -> npt.NDArray[Any]:
         """A numpy view of count items of dtype (-1: as many as fit) from offset bytes on.
@@ -63,13 +94,12 @@ class Mapping(Closing):
         Data plane and tables only: numpy may read wider than asked, so never device registers.
         Drop the view before `close`.
         """
+        import numpy as np  # noqa: PLC0415 - slow to import, and nothing that serves VM1 asks for it
+
         item = np.dtype(dtype).itemsize
         if count < 0:
             count = (self.size - offset) // item
-        if offset < 0 or offset + count * item > self.size:
-            raise VhostPciError(
-                "view", self.name, f"{count} items of {item} bytes at {offset} pass its {self.size}"
-            )
+        self._check(f"{count} items of {item} bytes", offset, count * item)
         return np.frombuffer(self._map, dtype=dtype, count=count, offset=offset)
 
     def prefault(self) -> None:

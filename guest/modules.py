@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
 from typing import TYPE_CHECKING
 
 from guest.discovery import SYSFS
@@ -28,6 +27,8 @@ def load(module: str, root: Path = SYSFS) -> None:
     """
     if loaded(module, root):
         return
+    import subprocess  # noqa: PLC0415 - where a module is missing, which is once in a machine's life
+
     operation, subject = "load the kernel module", module
     try:
         done = subprocess.run(["modprobe", module], capture_output=True, text=True, check=False)

@@ -1,42 +1,18 @@
-"""`pmd`: the command line. stdout holds data, stderr logs and errors, one line each."""
+"""`pmd`: the door. stdout holds data, stderr logs and errors, one line each.
+
+A `run` whose words are plain is begun at once; whatever else comes is for pmd/commands.py, whose
+library takes longer to import than a function to attach to.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import json as json_format
 import logging
 import os
 import sys
-from pathlib import Path  # noqa: TC003 - cyclopts reads annotations at run time
-from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Parameter
-
-from guest.errors import UsageError, VhostPciError, errno_text
-from pmd.bench_options import BenchFlags
-from pmd.config import options
-
-_DISTRIBUTION = "vhost-pci-toolkit"
-_FLAG = Parameter(negative=())
-_BENCH = BenchFlags()
-
-
-def _version() -> str:
-    import importlib.metadata  # noqa: PLC0415 - as slow as numpy, and asked for here alone
-
-    try:
-        return f"pmd {importlib.metadata.version(_DISTRIBUTION)}"
-    except importlib.metadata.PackageNotFoundError:
-        return "pmd, not installed"
-
-
-app = App(
-    name="pmd",
-    help="Serve another VM's virtio-net rings from user space through a vhost-pci PCI function.",
-    version=_version,
-    suppress_keyboard_interrupt=False,
-    result_action="return_value",
-)
+from guest.errors import VhostPciError, errno_text
+from pmd.run_command import plain_flags, run_command
 
 
 class _StandardError(logging.Handler):
@@ -45,190 +21,6 @@ class _StandardError(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
         with contextlib.suppress(OSError):  # nobody reads the log; forwarding goes on
             print(self.format(record), file=sys.stderr, flush=True)
-
-
-@app.command
-def run(
-    *,
-    bar: int | None = None,
-    device: Annotated[list[str] | None, Parameter(negative=())] = None,
-    vf: Annotated[list[str] | None, Parameter(negative=())] = None,
-    lcores: Annotated[str | None, Parameter(name=["--lcores", "-l"])] = None,
-    burst: int | None = None,
-    window_map: str | None = None,
-    poll: str | None = None,
-    coalesce_us: int | None = None,
-    copy: str | None = None,
-    duration: float | None = None,
-    stats_period: float | None = None,
-    json: Annotated[bool | None, _FLAG] = None,
-    config: Path | None = None,
-) -> None:
-    """Forward between VM1's rings and a VF until SIGINT, SIGTERM or the duration's end.
-
-    Args:
-        bar: The window's BAR: 2.
-        device: What to serve: auto, the default (every vhost-pci function of this machine, as they
-            are plugged in and out), a PCI address, vfio-user:PATH, or sim (an embedded VM1). May
-            be repeated.
-        vf: Where frames go, one for each --device in order: KIND:WHAT as the README lists them, or
-            auto, which picks a VF of this machine and says which. Without any, sim gets loop. For
-            --device auto, {n} in it counts functions: tap:vp{n} makes vp0, vp1 ... Without {n}, a
-            VF that can be had only once serves one function at a time.
-        lcores: CPUs to poll on, such as 1-3,5. By default the last one allowed.
-        burst: Frames taken from a ring at once, 1 to 256. By default 32.
-        window_map: How VM1's memory is mapped from a PCI function: vfio, wc (write-combining, by
-            sysfs), or auto, the default: the faster, measured when the function is attached.
-        poll: busy, the default, polls without end; adaptive sleeps once nothing moved for a
-            millisecond, until VM1 kicks or the VF has frames; interrupt sleeps at once.
-        coalesce_us: Microseconds an interrupt to VM1 may wait for others, 0 to 1000. By default 0.
-        copy: Whether frames are copied between VM1's memory and a VF that reaches it by DMA: auto,
-            the default (short ones, and where it does not), always or never.
-        duration: Seconds to run.
-        stats_period: Seconds between two updates of the statistics, 0.1 or more. By default 1.
-        json: Print one JSON object at the end and nothing else on stdout.
-        config: A TOML file with these keys; flags win over it.
-    """
-    given: dict[str, Any] = {
-        "bar": bar,
-        "device": device,
-        "vf": vf,
-        "lcores": lcores,
-        "burst": burst,
-        "window-map": window_map,
-        "poll": poll,
-        "coalesce-us": coalesce_us,
-        "copy": copy,
-        "duration": duration,
-        "stats-period": stats_period,
-        "json": json,
-    }
-    flags = {key: value for key, value in given.items() if value is not None}
-    wanted = options(flags, config)
-    from pmd import report  # noqa: PLC0415 - these load the kernel, which --help can do without
-    from pmd.run import run as run_options  # noqa: PLC0415
-
-    first, last = run_options(wanted, report.view(json=wanted.json))
-    if wanted.json:
-        print(json_format.dumps(report.json_object(first, last)), flush=True)
-    else:
-        print(report.summary(first, last), flush=True)
-
-
-@app.command(name="list")
-def list_functions(*, json: Annotated[bool, _FLAG] = False) -> None:
-    """Show the vhost-pci functions of this machine, and what keeps one from being used.
-
-    Args:
-        json: Print a JSON array instead of a table.
-    """
-    from pmd.listing import found, table  # noqa: PLC0415 - pyudev, which only this command needs
-
-    functions = found()
-    if json:
-        print(json_format.dumps(functions), flush=True)
-    elif functions:
-        from rich.console import Console  # noqa: PLC0415 - what `run` does without
-
-        Console().print(table(functions))
-    else:
-        print("no vhost-pci function on this machine", flush=True)
-
-
-@app.command
-def doctor(
-    *,
-    device: Annotated[list[str] | None, Parameter(negative=())] = None,
-    lcores: Annotated[str | None, Parameter(name=["--lcores", "-l"])] = None,
-    json: Annotated[bool, _FLAG] = False,
-) -> int:
-    """Check what keeps `run` from running, or from running well; each line has its remedy.
-
-    Functions that nobody uses are opened, and the speed of reading VM1's memory is measured. The
-    exit status is 1 if there is a problem.
-
-    Args:
-        device: As of run. May be repeated.
-        lcores: As of run.
-        json: Print one JSON object instead of lines.
-    """
-    from pmd import finding  # noqa: PLC0415 - only this command needs these
-    from pmd.doctor import examine  # noqa: PLC0415
-
-    findings = examine(device or (), lcores or "")
-    if json:
-        print(json_format.dumps(finding.json_object(findings)), flush=True)
-    else:
-        print(finding.lines(findings), flush=True)
-    return VhostPciError.exit_status if finding.has_problem(findings) else 0
-
-
-@app.command
-def bench(
-    *,
-    flags: BenchFlags = _BENCH,
-    json: Annotated[bool, _FLAG] = False,
-    plot: Path | None = None,
-) -> None:
-    """Measure the forwarding rate with an embedded VM1 whose rings are always full, or stocked.
-
-    VM1, pmd and peers are processes of their own, pinned; pmd and peers run by turns of 250 ms. A
-    ratio is told only between slices that were taken under the same conditions.
-
-    Args:
-        flags: What and where.
-        json: Print a JSON list instead of a table.
-        plot: Also draw rate by frame size, as an SVG at this path.
-    """
-    from pmd.bench_command import bench as measure  # noqa: PLC0415 - only this command needs it
-
-    measure(flags.options(), as_json=json, plot=plot)
-
-
-@app.command
-def bind(
-    address: str,
-    *,
-    force: Annotated[bool, _FLAG] = False,
-    dry_run: Annotated[bool, _FLAG] = False,
-) -> None:
-    """Give a PCI function to vfio-pci, loading it. `run` does that by itself for vhost-pci.
-
-    Args:
-        address: The function, such as 0000:01:00.0.
-        force: Also where it is in use, or kept for another driver.
-        dry_run: Change nothing; show what would be written where.
-    """
-    from pmd.bind import bind as lines  # noqa: PLC0415 - only this command needs it
-
-    for line in lines(address, force=force, dry_run=dry_run):
-        print(line, flush=True)
-
-
-@app.command
-def unbind(
-    address: str,
-    *,
-    force: Annotated[bool, _FLAG] = False,
-    dry_run: Annotated[bool, _FLAG] = False,
-) -> None:
-    """Give a PCI function back to the driver the kernel chooses.
-
-    Args:
-        address: The function, such as 0000:01:00.0.
-        force: Also while a process holds it: the kernel asks that one to let go, and waits.
-        dry_run: Change nothing; show what would be written where.
-    """
-    from pmd.bind import unbind as lines  # noqa: PLC0415 - only this command needs it
-
-    for line in lines(address, force=force, dry_run=dry_run):
-        print(line, flush=True)
-
-
-def _usage_line(error: CycloptsError) -> str:
-    """A cyclopts error as one line."""
-    text = " ".join(str(error).split()).rstrip(".")
-    return text[:1].lower() + text[1:]
 
 
 def main() -> None:
@@ -246,11 +38,8 @@ def main() -> None:
 
 def _status(arguments: list[str]) -> int:
     try:
-        status = app(arguments, exit_on_error=False, print_error=False)
+        status = _perform(arguments)
         sys.stdout.flush()
-    except CycloptsError as error:
-        print(f"pmd: {_usage_line(error)}; see pmd --help", file=sys.stderr)
-        return UsageError.exit_status
     except VhostPciError as error:
         print(f"pmd: {error}", file=sys.stderr)
         return error.exit_status
@@ -263,7 +52,17 @@ def _status(arguments: list[str]) -> int:
         _forget_stdout()
         print(f"pmd: cannot go on: {errno_text(error)}", file=sys.stderr)
         return VhostPciError.exit_status
-    return status if isinstance(status, int) else 0
+    return status
+
+
+def _perform(arguments: list[str]) -> int:
+    flags = plain_flags(arguments[1:]) if arguments[:1] == ["run"] else None
+    if flags is not None:
+        run_command(flags)
+        return 0
+    from pmd.commands import perform  # noqa: PLC0415 - see above
+
+    return perform(arguments)
 
 
 def _forget_stdout() -> None:

@@ -6,7 +6,6 @@ command line says wins over the file, key by key.
 
 from __future__ import annotations
 
-import tomllib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -140,6 +139,8 @@ def read_file(path: Path) -> dict[str, Any]:
     Raises:
         UsageError: It cannot be read, or is not TOML (with line and column).
     """
+    import tomllib  # noqa: PLC0415 - where there is a file to read
+
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

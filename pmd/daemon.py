@@ -99,12 +99,13 @@ class Daemon(Closing):
             VhostPciError: A function or VF failed before anything ran.
             BrokenPipeError: Nobody reads the view any more.
         """
+        # Whoever sees VM1 served may end us: that is no bring-up that was cut short.
+        self._signals.serve()
         for channel in self._channels:
             if channel.attached:
                 channel.configure()
                 self._selector.register(channel, selectors.EVENT_READ, channel)
                 self._place(channel)
-        self._signals.serve()
         first = before = self.snapshot()
         end = first.time_s + duration_s if duration_s is not None else float("inf")
         show_at = first.time_s + period_s

@@ -16,11 +16,8 @@ import ctypes
 import errno
 import os
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import numpy as np
-
-from driver.memory_map import REGION
 from guest.errors import VhostPciError
 from pmd.guard import Guard
 from pmd.handle import Handle
@@ -31,6 +28,7 @@ from pmd.kernel_abi import (
     Event,
     LoopStats,
     PollStructure,
+    RegionStructure,
     RingConfigStructure,
     RingFlags,
     WorkStructure,
@@ -44,7 +42,7 @@ from pmd.port import Port, PortSpec
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import numpy.typing as npt
+    from driver.memory_map import HostRegion
 
 __all__ = [
     "BURST_MAX",
@@ -73,9 +71,8 @@ class Map(Handle):
     """VM1's memory as this process sees it: bus address -> host address.
 
     Args:
-        regions: One-dimensional array of `driver.memory_map.REGION`, sorted by bus, not
-            overlapping (`MemoryMap.regions`). Copied; the memory behind it must stay mapped until
-            close.
+        regions: Sorted by bus, not overlapping (`MemoryMap.regions`). Copied; the memory behind
+            them must stay mapped until close.
 
     Raises:
         VhostPciError: A region is empty, wraps, overlaps or is out of order; no memory.
@@ -83,9 +80,9 @@ class Map(Handle):
 
     _free = "rk_map_free"
 
-    def __init__(self, regions: npt.NDArray[Any]) -> None:
-        table = np.ascontiguousarray(regions, dtype=REGION)
-        handle = library().rk_map_new(table.ctypes.data, len(table))
+    def __init__(self, regions: Sequence[HostRegion]) -> None:
+        table = (RegionStructure * len(regions))(*(RegionStructure(*each) for each in regions))
+        handle = library().rk_map_new(table, len(table))
         if not handle:
             cause = os.strerror(ctypes.get_errno()).lower()
             raise VhostPciError("translate through", f"{len(table)} memory regions", cause)

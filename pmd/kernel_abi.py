@@ -8,7 +8,6 @@ from __future__ import annotations
 import ctypes
 import enum
 import functools
-import importlib.resources
 import os
 from ctypes import (
     POINTER,
@@ -24,9 +23,9 @@ from ctypes import (
     c_uint64,
     c_void_p,
 )
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from driver.memory_map import REGION
 from driver.software_vf.xdp_state import SharedState
 from driver.virtio_net.report import Report
 from guest.errors import VhostPciError
@@ -40,6 +39,7 @@ ABI = 7  # RK_ABI
 BURST_MAX = 256  # RK_BURST_MAX
 FRAME_MAX = 65562  # RK_FRAME_MAX
 DROP_SLOTS = 16
+_FILE = "_ringk.so"
 
 
 class RingFlags(enum.IntFlag):
@@ -67,6 +67,18 @@ class Event(enum.IntFlag):
     GENERATION = 1 << 2
     FAULT = 1 << 3
     UNSUITED = 1 << 4
+
+
+class RegionStructure(Structure):
+    """struct rk_region; host is an address in this process."""
+
+    _fields_ = [
+        ("bus", c_uint64),
+        ("length", c_uint64),
+        ("host", c_uint64),
+        ("permission", c_uint32),
+        ("reserved", c_uint32),
+    ]
 
 
 class RingConfigStructure(Structure):
@@ -257,7 +269,7 @@ class PollStructure(Structure):
 
 
 SIZES = {
-    "rk_region": REGION.itemsize,
+    "rk_region": ctypes.sizeof(RegionStructure),
     "rk_ring_config": ctypes.sizeof(RingConfigStructure),
     "rk_direction_stats": ctypes.sizeof(DirectionStats),
     "rk_offload": ctypes.sizeof(Offload),
@@ -356,7 +368,13 @@ def library() -> ctypes.CDLL:
     override = os.environ.get("PMD_KERNEL_LIBRARY")
     if override:
         return load(override)
-    with importlib.resources.as_file(importlib.resources.files("pmd") / "_ringk.so") as path:
+    beside = Path(__file__).with_name(_FILE)
+    if beside.exists():
+        return load(str(beside))
+    # An editable installation keeps what it built away from the sources.
+    import importlib.resources  # noqa: PLC0415 - slow, and elsewhere not needed
+
+    with importlib.resources.as_file(importlib.resources.files("pmd") / _FILE) as path:
         return load(str(path))
 
 

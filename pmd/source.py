@@ -10,7 +10,6 @@ from guest.binding import Binding
 from guest.discovery import is_pci_address, pci_function
 from guest.errors import UsageError, VhostPciError
 from guest.pci_facts import GIVE_ROOM, NO_ROOM, read_pci
-from pmd.sim import Simulation, parameters
 from pmd.window_map import WindowMap, open_function
 
 if TYPE_CHECKING:
@@ -118,6 +117,8 @@ class SimSource:
 
     def __init__(self, name: str, cpus: Sequence[int]) -> None:
         self.name = name
+        from pmd.sim import Simulation, parameters  # noqa: PLC0415 - child processes: only here
+
         self._simulation = Simulation(parameters(name), cpus)
 
     def open(self) -> Function:

@@ -97,8 +97,8 @@ def measure_window(function: Function) -> WindowSpeed | None:
 
 def _largest_run(state: DeviceState) -> tuple[int, int] | None:
     """Address and size of the longest piece of VM1's memory that this process may read."""
-    regions = state.regions[state.regions["permission"] & Permission.READ != 0]
-    if not len(regions):
+    readable = [each for each in state.regions if each.permission & Permission.READ]
+    if not readable:
         return None
-    longest = regions[regions["length"].argmax()]
-    return int(longest["host"]), int(longest["length"])
+    longest = max(readable, key=lambda each: each.length)
+    return longest.host, longest.length

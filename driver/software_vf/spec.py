@@ -7,9 +7,6 @@ from typing import TYPE_CHECKING
 
 from driver.mac_address import address_error, parse_address
 from driver.software_vf.abi import IFNAME_BYTES, UNIX_PATH_BYTES
-from driver.software_vf.dgram import DgramVf
-from driver.software_vf.packet import PacketVf
-from driver.software_vf.tap import TapVf
 from driver.software_vf.vf import FRAME_BYTES_MAX, FRAME_BYTES_MIN, PcapVf, PlainVf
 from guest.discovery import is_pci_address
 from guest.errors import UsageError
@@ -104,6 +101,8 @@ def _parse_dgram(spec: str, parameters: str) -> Vf:
             raise _misuse(spec, f"a socket's path has at most {UNIX_PATH_BYTES - 1} bytes")
     if local == remote:
         raise _misuse(spec, "LOCAL and REMOTE are the same")
+    from driver.software_vf.dgram import DgramVf  # noqa: PLC0415 - see _PARSERS
+
     return DgramVf(spec, local, remote)
 
 
@@ -124,16 +123,26 @@ def _pci_and_mac(spec: str, parameters: str) -> tuple[str, bytes | None]:
     return address, mac
 
 
+def _parse_tap(spec: str, parameters: str) -> Vf:
+    from driver.software_vf.tap import TapVf  # noqa: PLC0415 - see _PARSERS
+
+    return TapVf(spec, _interface(spec, parameters))
+
+
+def _parse_packet(spec: str, parameters: str) -> Vf:
+    from driver.software_vf.packet import PacketVf  # noqa: PLC0415 - see _PARSERS
+
+    return PacketVf(spec, _interface(spec, parameters))
+
+
 def _parse_xdp(spec: str, parameters: str) -> Vf:
-    # Here, since most runs need none of it.
-    from driver.software_vf.xdp import XdpVf  # noqa: PLC0415
+    from driver.software_vf.xdp import XdpVf  # noqa: PLC0415 - see _PARSERS
 
     return XdpVf(spec, _interface(spec, parameters))
 
 
 def _parse_igbvf(spec: str, parameters: str) -> Vf:
-    # Here, since it builds on this package, and other kinds do without it.
-    from driver.igbvf.device import MTU_MAX, MTU_MIN  # noqa: PLC0415
+    from driver.igbvf.device import MTU_MAX, MTU_MIN  # noqa: PLC0415 - see _PARSERS
     from driver.igbvf.vf import MTU, IgbVf  # noqa: PLC0415
 
     words = parameters.split(",")
@@ -161,8 +170,7 @@ def _number(text: str, least: int, most: int) -> int | None:
 
 
 def _parse_virtio_net(spec: str, parameters: str) -> Vf:
-    # As above.
-    from driver.virtio_net.vf import VirtioNetVf  # noqa: PLC0415
+    from driver.virtio_net.vf import VirtioNetVf  # noqa: PLC0415 - see _PARSERS
 
     return VirtioNetVf(spec, *_pci_and_mac(spec, parameters))
 
@@ -174,13 +182,14 @@ def _parse_pcap(spec: str, parameters: str) -> Vf:
     return PcapVf(spec, input_path or None, output_path or None)
 
 
+# Each imports what its kind needs, and no run needs that of another.
 _PARSERS: dict[str, Callable[[str, str], Vf]] = {
     "null": _parse_plain,
     "copy": _parse_plain,
     "loop": _parse_plain,
     "gen": _parse_gen,
-    "tap": lambda spec, parameters: TapVf(spec, _interface(spec, parameters)),
-    "packet": lambda spec, parameters: PacketVf(spec, _interface(spec, parameters)),
+    "tap": _parse_tap,
+    "packet": _parse_packet,
     "dgram": _parse_dgram,
     "pcap": _parse_pcap,
     "xdp": _parse_xdp,

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from driver.record import Record
     from guest.mapping import Mapping
 
 SIZE = 4 * MIB
@@ -51,13 +52,13 @@ class Driver:
     def status(self) -> int:
         return int(self.header()["status"])
 
-    def rows(self, name: str, dtype: np.dtype[np.void]) -> list[tuple[int, ...]]:
+    def rows(self, name: str, record: Record) -> list[tuple[int, ...]]:
         header = self.header()
-        size = int(header[f"{name}_count"]) * dtype.itemsize
+        size = int(header[f"{name}_count"]) * record.itemsize
         if not size:
             return []
         data = self.function.read(Region.BAR0, STATE + int(header[f"{name}_offset"]), size)
-        return cast("list[tuple[int, ...]]", np.frombuffer(data, dtype).tolist())
+        return cast("list[tuple[int, ...]]", np.frombuffer(data, record).tolist())
 
     def window(self, index: int = Region.BAR2) -> Mapping:
         (area,) = self.function.region(index).areas

@@ -22,6 +22,7 @@ from tools.device.state_writer import StateWriter
 from tools.device.vm1_state import RingState
 
 if TYPE_CHECKING:
+    from driver.record import Record
     from tests.device.device_host import DeviceHost
     from tests.device.vfio_user_raw import RawClient
     from tests.device.vm1_memory import Vm1
@@ -40,13 +41,13 @@ def generation(client: RawClient) -> int:
     return client.read32(STATE + 8)
 
 
-def table(client: RawClient, name: str, dtype: np.dtype[np.void]) -> list[tuple[int, ...]]:
+def table(client: RawClient, name: str, record: Record) -> list[tuple[int, ...]]:
     shown = header(client)
     size = int(shown[f"{name}_stride"]) * int(shown[f"{name}_count"])
     if not size:
         return []
     data = client.read(0, STATE + int(shown[f"{name}_offset"]), size).payload[16:]
-    return cast("list[tuple[int, ...]]", np.frombuffer(data, dtype).tolist())
+    return cast("list[tuple[int, ...]]", np.frombuffer(data, record).tolist())
 
 
 def is_signalled(eventfd: int) -> bool:

@@ -5,12 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import pytest
 
 from driver.memory_map import BusAddress, MemoryMap
 from driver.ring import Feature, Ring, header_bytes
-from driver.state_area import MEMORY, RingFlag
+from driver.state_area import RingFlag
 from guest.errors import VhostPciError
 from guest.function import RegionInfo
 
@@ -18,15 +17,12 @@ END = 0x10000
 READ_ONLY, WRITE_ONLY = 0x20000, 0x30000
 WINDOW = {2: RegionInfo(2, 0x100000, True, True, ())}
 MEMORY_MAP = MemoryMap(
-    np.array(
-        [
-            (0, 0x8000, 0, 2, 3),
-            (0x8000, 0x8000, 0x40000, 2, 3),  # goes on in the bus, not in the window
-            (READ_ONLY, 0x8000, 0x50000, 2, 1),
-            (WRITE_ONLY, 0x8000, 0x60000, 2, 2),
-        ],
-        dtype=MEMORY,
-    ),
+    [
+        (0, 0x8000, 0, 2, 3),
+        (0x8000, 0x8000, 0x40000, 2, 3),  # goes on in the bus, not in the window
+        (READ_ONLY, 0x8000, 0x50000, 2, 1),
+        (WRITE_ONLY, 0x8000, 0x60000, 2, 2),
+    ],
     WINDOW,
     "0000:00:05.0",
 )

@@ -181,9 +181,9 @@ def test_state(function: FakeFunction) -> None:
         for ring in state.rings:
             ring.check(state.memory, state.features)
         first, second = device.mappings
-        assert state.regions.tolist() == [
-            (0, 8 * PAGE_SIZE, first.address, 3, 0),
-            (0x100000, 4 * PAGE_SIZE, second.address, 3, 0),
+        assert state.regions == [
+            (0, 8 * PAGE_SIZE, first.address, 3),
+            (0x100000, 4 * PAGE_SIZE, second.address, 3),
         ]
         os.pwrite(function.files[2], b"VM1 was here", 12 * PAGE_SIZE)
         assert bytes(second.array("u1", 0, 12)) == b"VM1 was here"
@@ -259,7 +259,7 @@ def test_a_generation_that_changes_between_table_and_windows(function: FakeFunct
         function.on_region = replace_memory
         state = device.state()
         assert state.generation == 6
-        assert state.regions.tolist() == [(0x40000, PAGE_SIZE, device.mappings[0].address, 3, 0)]
+        assert state.regions == [(0x40000, PAGE_SIZE, device.mappings[0].address, 3)]
 
 
 def test_a_generation_that_changes_though_all_fits(function: FakeFunction) -> None:

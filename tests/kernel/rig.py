@@ -22,7 +22,6 @@ from driver.device_ring import DescFlag, DeviceRing, Layout
 from driver.memory_map import MappedArea, MemoryMap
 from driver.offload import NO_OFFLOADS, Offloads
 from driver.split_ring import SplitRing
-from driver.state_area import MEMORY
 from guest.function import Area, RegionInfo
 from pmd.kernel import (
     DirectionStats,
@@ -125,7 +124,7 @@ class Rig:
         for data in self.windows.values():
             data[:] = noise.integers(0, 256, len(data), dtype=np.uint8)
         self.memory = MemoryMap(
-            np.array(TABLE, dtype=MEMORY),
+            TABLE,
             {
                 window: RegionInfo(window, length, True, window == 2, (Area(0, length),))
                 for window, length in WINDOWS.items()

@@ -11,10 +11,9 @@ import threading
 import time
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pytest
 
-from driver.memory_map import REGION
+from driver.memory_map import HostRegion
 from guest.mapping import Mapping
 from pmd.kernel import (
     DirectionStats,
@@ -55,8 +54,8 @@ def _queue(map_: Map) -> Queue:
     return Queue(config, map_, DirectionStats())
 
 
-def _regions(mapping: Mapping) -> np.ndarray[tuple[int], np.dtype[np.void]]:
-    return np.array([(0, mapping.size, mapping.address, 3, 0)], dtype=REGION)
+def _regions(mapping: Mapping) -> list[HostRegion]:
+    return [HostRegion(0, mapping.size, mapping.address, 3)]
 
 
 @pytest.mark.parametrize("left", [0, DATA + 0x1000])

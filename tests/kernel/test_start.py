@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
-from driver.memory_map import REGION
+from driver.memory_map import HostRegion
 from guest.errors import VhostPciError
 from pmd.kernel import DirectionStats, Map, Queue, QueueError, RingFlags, Work
 from tests.kernel.rig import (
@@ -136,30 +136,28 @@ def test_s28_overlapping_parts_harm_nobody(parts: str) -> None:
 
 def test_s37_the_configuration_is_frozen_with_the_queue() -> None:
     with Rig(8) as rig:
-        regions = np.zeros(1, REGION)
-        window = rig.windows[2]
-        regions[0] = (RINGS, 0x8000, window.ctypes.data + 0x1000, 3, 0)
+        regions = [HostRegion(RINGS, 0x8000, rig.windows[2].ctypes.data + 0x1000, 3)]
         with Map(regions) as map_, Queue(rig.config(), map_, DirectionStats()) as queue:
-            regions["length"] = 1  # the map has its own copy
+            regions.clear()  # the map has its own copy
             rig.make_available(0)
             rig.desc(0, RINGS + 0x7000, 100)
             assert Work(queue, None, rig.port()).turn(32) == 1
             assert queue.stats.packets == 1
 
 
-BAD_TABLES: dict[str, Sequence[tuple[int, int, int, int, int]]] = {
-    "empty region": [(0, 0, 0x1000, 3, 0)],
-    "wraps": [(TOP, 0x1001, 0x1000, 3, 0)],
-    "out of order": [(0x2000, 16, 0x1000, 3, 0), (0x1000, 16, 0x1000, 3, 0)],
-    "overlap": [(0x1000, 17, 0x1000, 3, 0), (0x1010, 16, 0x1000, 3, 0)],
-    "twice": [(0x1000, 16, 0x1000, 3, 0), (0x1000, 16, 0x1000, 3, 0)],
+BAD_TABLES: dict[str, Sequence[tuple[int, int, int, int]]] = {
+    "empty region": [(0, 0, 0x1000, 3)],
+    "wraps": [(TOP, 0x1001, 0x1000, 3)],
+    "out of order": [(0x2000, 16, 0x1000, 3), (0x1000, 16, 0x1000, 3)],
+    "overlap": [(0x1000, 17, 0x1000, 3), (0x1010, 16, 0x1000, 3)],
+    "twice": [(0x1000, 16, 0x1000, 3), (0x1000, 16, 0x1000, 3)],
 }
 
 
 @pytest.mark.parametrize("name", BAD_TABLES)
 def test_a_table_the_kernel_refuses(name: str) -> None:
     with pytest.raises(VhostPciError, match="memory regions: invalid argument"):
-        Map(np.array(BAD_TABLES[name], dtype=REGION))
+        Map([HostRegion(*each) for each in BAD_TABLES[name]])
 
 
 def test_translation_by_the_kernel() -> None:
@@ -175,5 +173,5 @@ def test_translation_by_the_kernel() -> None:
 
 
 def test_no_memory_at_all() -> None:
-    with Map(np.zeros(0, REGION)) as map_:
+    with Map([]) as map_:
         assert map_.translate(0, 1, 1) is None

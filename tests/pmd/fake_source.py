@@ -20,13 +20,13 @@ SIZE = 8
 
 
 class FakeSource:
-    """Opens one device of memory."""
+    """Opens one device of memory: the one given, owned from now on, or an ordinary one."""
 
     name = "fake"
     comes_back = False
 
-    def __init__(self) -> None:
-        self.function = FakeFunction()
+    def __init__(self, function: FakeFunction | None = None) -> None:
+        self.function = function or FakeFunction()
         self.function.add_window(2, Area(0, WINDOW))
         self.function.header["status"] = Status.CONNECTED | Status.RUNNING
         self.function.header["features"] = 1 << 32
