@@ -7,7 +7,7 @@ import os
 
 from guest.closing import Closing
 from guest.errors import VhostPciError
-from pmd.kernel_abi import library
+from pmd.kernel_library import library
 
 
 class Guard(Closing):

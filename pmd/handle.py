@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from guest.closing import Closing
-from pmd.kernel_abi import library
+from pmd.kernel_library import library
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

@@ -32,11 +32,8 @@ from pmd.kernel_abi import (
     RingConfigStructure,
     RingFlags,
     WorkStructure,
-    drop_names,
-    fault_names,
-    library,
-    tsc_hz,
 )
+from pmd.kernel_library import drop_names, fault_names, library, tsc_hz
 from pmd.port import Port, PortSpec
 
 if TYPE_CHECKING:

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from guest.errors import VhostPciError
 from pmd.handle import Handle
-from pmd.kernel_abi import PortConfigStructure, igbvf_config, library
+from pmd.kernel_abi import PortConfigStructure, igbvf_config
+from pmd.kernel_library import library
 from pmd.virtio_abi import virtio_config
 from pmd.xdp_abi import xdp_config
 

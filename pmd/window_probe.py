@@ -10,7 +10,7 @@ from driver.state_area import Permission
 from driver.vhost_pci import VhostPci
 from guest.errors import VhostPciError
 from pmd.guard import Guard
-from pmd.kernel_abi import library
+from pmd.kernel_library import library
 
 if TYPE_CHECKING:
     from driver.vhost_pci import DeviceState

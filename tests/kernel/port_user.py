@@ -10,8 +10,9 @@ from typing import TYPE_CHECKING
 from driver.offload import PLAIN, Offload
 from guest.closing import Closing
 from pmd.kernel import Port, drop_names
-from pmd.kernel_abi import BURST_MAX, Frame, Segment, library
+from pmd.kernel_abi import BURST_MAX, Frame, Segment
 from pmd.kernel_abi import Offload as OffloadStructure
+from pmd.kernel_library import library
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -34,7 +34,8 @@ from pmd.kernel import (
     drop_names,
     fault_names,
 )
-from pmd.kernel_abi import Frame, Segment, library
+from pmd.kernel_abi import Frame, Segment
+from pmd.kernel_library import library
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence

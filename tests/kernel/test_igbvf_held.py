@@ -14,7 +14,8 @@ from driver.igbvf.vf import IgbVf
 from driver.passthrough import OpenFunction
 from guest.mapping import Mapping
 from pmd.kernel import Port
-from pmd.kernel_abi import Frame, Segment, library
+from pmd.kernel_abi import Frame, Segment
+from pmd.kernel_library import library
 from tests.driver.igb_model import IgbModel
 from tests.kernel.holding_port import HELD
 

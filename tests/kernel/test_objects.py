@@ -25,7 +25,8 @@ from pmd.kernel import (
     fault_names,
     tsc_hz,
 )
-from pmd.kernel_abi import ABI, DROP_SLOTS, SIGNATURES, SIZES, load
+from pmd.kernel_abi import ABI, DROP_SLOTS, SIGNATURES, SIZES
+from pmd.kernel_library import load
 from tests.kernel.rig import DATA, LoopSpec, Rig, frames_of
 
 if TYPE_CHECKING:

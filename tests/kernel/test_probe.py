@@ -12,7 +12,7 @@ import pytest
 
 from guest.errors import VhostPciError
 from guest.mapping import Mapping
-from pmd.kernel_abi import library
+from pmd.kernel_library import library
 from pmd.window_probe import MemoryType, WindowSpeed, measure
 
 if TYPE_CHECKING:

@@ -15,7 +15,8 @@ from driver.virtio_net.queue import SIZE_MAX
 from driver.virtio_net.vf import VirtioNetVf
 from guest.mapping import Mapping
 from pmd.kernel import Port
-from pmd.kernel_abi import Frame, Offload, Segment, library
+from pmd.kernel_abi import Frame, Offload, Segment
+from pmd.kernel_library import library
 from tests.driver.virtio_net_model import OFFER
 from tests.driver.virtio_net_model import VirtioNetModel as Model
 from tests.kernel.holding_port import HELD

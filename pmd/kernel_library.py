@@ -1,0 +1,82 @@
+"""The kernel's shared library: where it is, the handshake with it, what it says of itself."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import os
+from pathlib import Path
+from typing import Any
+
+from guest.errors import VhostPciError
+from pmd.kernel_abi import ABI, SIGNATURES, SIZES
+
+_FILE = "_ringk.so"
+
+
+def load(path: str) -> ctypes.CDLL:
+    """Load the library at path and shake hands.
+
+    Raises:
+        VhostPciError: It is missing, not a library of ours, or of another ABI.
+    """
+    remedy = "reinstall the package, or build it: cmake -B build -G Ninja && cmake --build build"
+    try:
+        library = ctypes.CDLL(path, use_errno=True)
+        for name, (result, arguments) in SIGNATURES.items():
+            function = getattr(library, name)
+            function.restype = result
+            function.argtypes = arguments
+    except (OSError, AttributeError) as error:
+        cause = str(error).removeprefix(f"{path}: ")
+        raise VhostPciError("load", f"the kernel {path}", cause, remedy) from error
+    if library.rk_abi() != ABI:
+        cause = f"its ABI is {library.rk_abi()}, this package wants {ABI}"
+        raise VhostPciError("load", f"the kernel {path}", cause, remedy)
+    for structure, size in SIZES.items():
+        found = library.rk_sizeof(structure.encode())
+        if found != size:
+            cause = f"its struct {structure} has {found} bytes, this package wants {size}"
+            raise VhostPciError("load", f"the kernel {path}", cause, remedy)
+    return library
+
+
+@functools.cache
+def library() -> ctypes.CDLL:
+    """The kernel: PMD_KERNEL_LIBRARY if set, else `_ringk.so` beside this file; loaded once."""
+    override = os.environ.get("PMD_KERNEL_LIBRARY")
+    if override:
+        return load(override)
+    beside = Path(__file__).with_name(_FILE)
+    if beside.exists():
+        return load(str(beside))
+    # An editable installation keeps what it built away from the sources.
+    import importlib.resources  # noqa: PLC0415 - slow, and elsewhere not needed
+
+    with importlib.resources.as_file(importlib.resources.files("pmd") / _FILE) as path:
+        return load(str(path))
+
+
+def _names(name_of: Any) -> tuple[str, ...]:  # noqa: ANN401 - a ctypes function has no better type
+    names: list[str] = []
+    while (name := name_of(len(names))) is not None:
+        names.append(name.decode())
+    return tuple(names)
+
+
+@functools.cache
+def drop_names() -> tuple[str, ...]:
+    """Names of enum rk_drop by value, `sent` first: the meaning of `DirectionStats.drops`."""
+    return _names(library().rk_drop_name)
+
+
+@functools.cache
+def fault_names() -> tuple[str, ...]:
+    """Names of enum rk_fault by value, `none` first: the meaning of `Queue.fault`."""
+    return _names(library().rk_fault_name)
+
+
+@functools.cache
+def tsc_hz() -> int:
+    """Cycles a second of the clock that `cycles` counters use; measured once, about 20 ms."""
+    return int(library().rk_tsc_hz())
