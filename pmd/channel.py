@@ -33,6 +33,7 @@ from pmd.kernel import (
 from pmd.ports import Copy, Ports
 from pmd.quarantine import Quarantine
 from pmd.ring_config import ring_config
+from pmd.steering import Steering
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -90,6 +91,7 @@ class Channel:
         self._served = contextlib.ExitStack()
         self._queues: dict[int, tuple[Ring, Queue]] = {}
         self._works: dict[int, Work] = {}
+        self.steering = Steering()
         self._guard: Guard | None = None
         self._stats: list[tuple[DirectionStats, DirectionStats]] = []
         self._quarantine = Quarantine()
@@ -251,9 +253,11 @@ class Channel:
             )
             if queue is not None:
                 self._queues[ring.index] = (ring, self._served.enter_context(queue))
-        for pair in sorted({index // 2 for index in self._queues}):
+        self.steering = Steering.of(state.rings, self._queues, len(self._ports))
+        for pair in sorted({index // 2 for index in self._queues} | set(self.steering.guests)):
             # docs/device.md 1: ring 2n is VM1's receiveq n, ring 2n+1 its transmitq n.
-            rx, tx = (self._queues.get(2 * pair + each, (None, None))[1] for each in (0, 1))
+            indices = (2 * self.steering.home(pair), 2 * pair + 1)
+            rx, tx = (self._queues.get(index, (None, None))[1] for index in indices)
             self._works[pair] = Work(
                 tx,
                 rx,
@@ -264,9 +268,8 @@ class Channel:
                 guard=self._guard,
                 wake_fd=device.change_fd,
             )
-        for pair, work in self._works.items():
-            if work.rx is not None and pair not in self._unsuited:
-                self._ports.receive(pair, work.rx)
+            if rx is not None and pair not in self._unsuited:
+                self._ports.receive(pair, rx, shared=self.steering.shared(pair))
         for _, queue in self._queues.values():
             queue.call()  # docs/device.md 5.3: a call may have gone to nobody in between
 

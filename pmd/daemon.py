@@ -208,9 +208,10 @@ class Daemon(Closing):
     def _place(self, channel: Channel) -> None:
         """Put the channel's works on their lcores, and let these run."""
         for pair, work in channel.works.items():
-            lcore = self._lcore_of.get((channel, pair))
+            home = channel, channel.steering.home(pair)
+            lcore = self._lcore_of.get(home)
             if lcore is None:
-                lcore = self._lcore_of[channel, pair] = next(self._turn)
+                lcore = self._lcore_of[home] = next(self._turn)
             lcore.pause()
             lcore.set_works([*lcore.works, work])
             lcore.resume()

@@ -108,10 +108,10 @@ class Ports:
         """Undo that; nothing is in flight any more."""
         self._vf.unshare()
 
-    def receive(self, pair: int, queue: Queue) -> None:
+    def receive(self, pair: int, queue: Queue, *, shared: bool) -> None:
         """Have the VF receive into VM1's buffers of this ring, if it can and they suit it.
 
-        After `share`.
+        After `share`. Not where several of its queues share the ring.
 
         Raises:
             VhostPciError: The VF does not start again; or they do not suit, and nothing is to be
@@ -120,7 +120,7 @@ class Ports:
         port = self._ports[pair]
         if self._copy is Copy.ALWAYS:
             return
-        if self._vf.writes_vm1 and queue.set_direct(port):
+        if self._vf.writes_vm1 and not shared and queue.set_direct(port):
             self._vf.stop_receiving(pair)
             self._vf.start_receiving(pair)
             port.set_direct(True)
@@ -129,6 +129,8 @@ class Ports:
             cause = f"VM1's buffers of {queue.name} do not suit VF {self.name}"
             if not self._vf.writes_vm1:
                 cause = f"VF {self.name} does not write to VM1's memory by itself"
+            elif shared:
+                cause = f"{queue.name} takes what comes for queue pairs that VM1 has switched off"
             raise VhostPciError("run without", "copying", cause, "use --copy auto")
 
     def let_go(self) -> None:

@@ -294,8 +294,8 @@ static bool judge(const struct rk_queue *queue, struct rk_frame *frame)
 }
 
 /* As place(), of a port whose frames have offloads; they are done in software where VM1 takes none. */
-static __attribute__((noinline)) uint32_t place_judged(struct turn *turn, struct rk_frame *frames,
-						       uint32_t count)
+static __attribute__((noinline)) uint32_t place_judged(struct turn *turn, const struct rk_port *port,
+						       struct rk_frame *frames, uint32_t count)
 {
 	struct rk_queue *queue = turn->queue;
 	struct expansion *expansion = queue->expansion;
@@ -309,6 +309,10 @@ static __attribute__((noinline)) uint32_t place_judged(struct turn *turn, struct
 		as_they_are &= judge(queue, &frames[i]);
 	if (as_they_are)
 		return place(turn, frames, count);
+	/* Several ports may share a ring: the frame that VM1 has a part of goes on before another's. */
+	if (expansion->begun && expansion->port != port)
+		return 0;
+	expansion->port = port;
 	expansion_make(expansion, frames, count, queue->flags);
 	done = place(turn, expansion->frames, expansion->count);
 	done = expansion_take(expansion, frames, done);
@@ -336,7 +340,7 @@ uint32_t LAYOUT(enqueue_turn)(struct rk_queue *queue, struct rk_port *port, uint
 	count = port->ops->rx(port, frames, count);
 	if (count == 0)
 		return 0;
-	done = turn.offloads ? place_judged(&turn, frames, count) : place(&turn, frames, count);
+	done = turn.offloads ? place_judged(&turn, port, frames, count) : place(&turn, frames, count);
 	queue->waiting = done < count;
 	if (done)
 		port->ops->rx_done(port, done);

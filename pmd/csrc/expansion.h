@@ -11,6 +11,7 @@
  * bursts: then the source comes again and the expansion goes on where it was.
  */
 struct expansion {
+	const struct rk_port *port; /* of a receive ring: where the sources come from */
 	uint32_t begun;   /* frames of the first source that were taken before */
 	uint32_t verdict; /* of those: RK_SENT, or the first other */
 	uint32_t sources; /* whose frames follow; of the last perhaps not all */

@@ -82,6 +82,7 @@ static bool allocate(struct rk_queue *queue)
 	if (!queue->expansion)
 		return false;
 	expansion_forget(queue->expansion);
+	queue->expansion->port = NULL;
 	return queue->segments && queue->table && queue->gathered && queue->pending &&
 	       queue->in_flight && queue->bounce;
 }

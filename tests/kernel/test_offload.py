@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import struct
 from dataclasses import replace
 from typing import TYPE_CHECKING
@@ -88,17 +89,20 @@ def send(
 
 
 def receive(
-    frames: list[Told], negotiated: Offloads, *, mergeable: bool = False, burst: int = 256
+    *ports_frames: list[Told], negotiated: Offloads, mergeable: bool = False, burst: int = 256
 ) -> tuple[list[Told], dict[str, int]]:
-    """The port has frames for VM1: what VM1 finds in its buffers, and the drops."""
+    """Each port has frames for VM1: what VM1 finds in the one ring's buffers, and the drops."""
     with (
         Rig(16, offloads=negotiated, mergeable=mergeable) as rig,
-        OffloadPort(ALL) as port,
+        contextlib.ExitStack() as stack,
     ):
         size = 1600 if mergeable else BIG_SIZE // 16
         stats = DirectionStats()
-        work = Work(None, rig.queue(stats), port)  # type: ignore[arg-type]
-        port.give(frames)
+        queue = rig.queue(stats)
+        ports = [stack.enter_context(OffloadPort(ALL)) for _ in ports_frames]
+        works = [Work(None, queue, port) for port in ports]  # type: ignore[arg-type]
+        for port, frames in zip(ports, ports_frames, strict=True):
+            port.give(frames)
         found: list[Told] = []
         taken = 0
         idle = 0
@@ -107,11 +111,11 @@ def receive(
                 for slot in range(16):
                     rig.desc(slot, BIG + size * slot, size, WRITE)
                 rig.make_available(*range(16))
-            idle = 0 if work.turn(burst) else idle + 1
+            idle = 0 if sum([work.turn(burst) for work in works]) else idle + 1
             used = rig.used((rig.used_index() - taken) % 65536)
             taken = rig.used_index()
             found += _frames(rig, used, size)
-        assert port.given == []
+        assert [port.given for port in ports] == [[]] * len(ports)
         return found, drops(stats)
 
 
@@ -225,9 +229,22 @@ def test_receive(frames: list[Told], negotiated: Offloads, mergeable: bool, burs
                 expected.append((frame, replace(offload, flags=known)))
         except OffloadError:
             bad += 1
-    found, dropped = receive(frames, negotiated, mergeable=mergeable, burst=burst)
+    found, dropped = receive(frames, negotiated=negotiated, mergeable=mergeable, burst=burst)
     assert found == expected
     assert dropped == ({"bad_offload": bad} if bad else {})
+
+
+def test_two_ports_of_one_ring() -> None:
+    """A frame that VM1 has in part goes on where it was, whatever another port has meanwhile."""
+    sources = [
+        [asking(packet(bytes([number]) * size, udp=udp), 1000) for size in (30_000, 2_000, 41_500)]
+        for number, udp in ((1, False), (2, True))
+    ]
+    found, dropped = receive(*sources, negotiated=NONE, burst=7)
+    assert dropped == {}
+    for frames, port in zip(sources, (6, 17), strict=True):
+        expected = [part for told in frames for part in done(told, ALL, NONE)]
+        assert [told for told in found if told[0][23] == port] == expected
 
 
 @pytest.mark.parametrize("ipv6", [False, True])

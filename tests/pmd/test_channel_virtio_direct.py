@@ -18,12 +18,13 @@ from pmd.kernel import Event
 from pmd.ports import Copy
 from tests.driver.virtio_net_model import OFFER
 from tests.driver.virtio_net_model import VirtioNetModel as Model
-from tests.pmd.fake_receiver import DATA, NOISE, Receiver
+from tests.pmd.fake_receiver import AVAIL, DATA, DESC, NOISE, SIZE, USED, Receiver
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 RX, TX = 0, 1
+STARTED = 1
 ORDINARY = 1536
 NEW = Feature.RING_RESET
 
@@ -31,10 +32,13 @@ NEW = Feature.RING_RESET
 class Rig:
     """A configured channel, the VM1 it serves and the VF's model."""
 
-    def __init__(self, *sizes: int, copy: Copy = Copy.AUTO, offer: int = NEW) -> None:
+    def __init__(
+        self, *sizes: int, copy: Copy = Copy.AUTO, offer: int = NEW, pairs: int = 1
+    ) -> None:
         self.vm1 = Receiver()
         self.vm1.post(*sizes)
         self.model = Model(OFFER | offer)
+        self.model.pairs = pairs
         opened = OpenFunction(self.model, ())
         vf = VirtioNetVf("virtio-net:01:00.0", self.model.name, None, lambda _: opened)
         self.channel = Channel(self.vm1, vf, 2, copy=copy)
@@ -105,6 +109,25 @@ def test_a_new_memory_table(rig: Rig) -> None:
         assert rig.channel.changed is False
     rig.turn()
     assert rig.vm1.received() == [frame(number) for number in range(3)]
+
+
+def test_a_pair_that_vm1_switches_off() -> None:
+    """Its frames come by the other's ring, which is then no queue's own to write."""
+    rig = Rig(*[ORDINARY] * 4, offer=NEW | Feature.MQ, pairs=2)
+    rings = rig.vm1.function.rings
+    off = (SIZE, STARTED, DESC, AVAIL, USED, 0, 0)
+    rig.vm1.function.rings = [*rings, off, rings[1]]
+    rig.vm1.function.publish(4)
+    rig.channel.configure()
+    for number, pair in enumerate((1, 0)):
+        for work in rig.channel.works.values():
+            work.turn(32)
+        assert rig.model.receive(frame(number), pair)
+        for work in rig.channel.works.values():
+            work.turn(32)
+    assert rig.vm1.received() == [frame(0), frame(1)]
+    assert rig.zero_copy == 0
+    rig.close()
 
 
 def test_a_queue_that_does_not_stop(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:

@@ -107,7 +107,10 @@ class Vm1(Closing):
     def enable(self, pair: int, value: int) -> None:
         """VIRTIO_NET_CTRL_MQ's way to the device, both rings."""
         for index in (2 * pair, 2 * pair + 1):
-            self._front_end._set_state(Request.SET_VRING_ENABLE, index, value)
+            self.enable_ring(index, value)
+
+    def enable_ring(self, index: int, value: int) -> None:
+        self._front_end._set_state(Request.SET_VRING_ENABLE, index, value)
 
     def close(self) -> None:
         self._front_end.close()
@@ -170,3 +173,35 @@ def test_a_pair_that_is_off_gives_its_frames_back_unsent(tmp_path: Path) -> None
         assert daemon.stop() == 0
         (channel,) = daemon.json()["channels"]
         assert channel["vm1_to_vf"]["drops"] == {"disabled": BURST}
+
+
+def test_frames_for_pairs_that_are_off_come_by_those_that_are_not(tmp_path: Path) -> None:
+    """virtio 1.3, 5.1.6.5.6: the VF still gives them their flows, here what they sent."""
+    with contextlib.ExitStack() as stack:
+        device = stack.enter_context(Device(tmp_path, "a", "--queue-pairs", str(PAIRS)))
+        arguments = ("run", "--json", "--lcores", "0-1", "--vf", "loop", "--device", device.name)
+        daemon = stack.enter_context(pmd(*arguments))
+        vm1 = stack.enter_context(Vm1(device.vhost_user))
+        for number in range(2, PAIRS):
+            vm1.enable_ring(2 * number, 0)  # receiving alone: what they send comes back
+        for pair in vm1.pairs:
+            pair.send(BURST)
+        got: tuple[list[int], list[int]] = ([], [])
+
+        def all_came() -> bool:
+            for numbers, pair in zip(got, vm1.pairs, strict=False):
+                numbers.extend(pair.take())
+            return sum(map(len, got)) >= PAIRS * BURST
+
+        wait_for(all_came, "the frames of all pairs")
+        for numbers in got:
+            assert sorted(numbers) == sorted([*range(BURST)] * (PAIRS // 2))
+        assert [pair.take() for pair in vm1.pairs[2:]] == [[]] * (PAIRS - 2)
+        for number in range(2, PAIRS):
+            vm1.enable_ring(2 * number, 1)
+        for pair in vm1.pairs[2:]:
+            pair.send(1)
+            wait_for(lambda pair=pair: pair.take() == [BURST], "a frame by its own ring")  # type: ignore[misc]
+        assert daemon.stop() == 0
+        (channel,) = daemon.json()["channels"]
+        assert channel["vm1_to_vf"]["drops"] == channel["vf_to_vm1"]["drops"] == {}
