@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ctypes import Structure, c_uint32, c_uint64
+from ctypes import Structure, c_int32, c_uint32, c_uint64
 from typing import TYPE_CHECKING
 
 from driver.virtio_net.features import Feature
@@ -35,7 +35,7 @@ class VirtioConfigStructure(Structure):
         ("features", c_uint32),
         ("buffer_bytes", c_uint32),
         ("frame_bytes_max", c_uint32),
-        ("reserved", c_uint32),
+        ("wake_fd", c_int32),
         ("link_up", c_uint64),
         ("report", c_uint64),
         ("windows", c_uint64),
@@ -77,6 +77,7 @@ def virtio_config(pair: VirtioPair) -> VirtioConfigStructure:
         features=sum(flag for feature, flag in _FLAGS.items() if pair.features & feature),
         buffer_bytes=pair.buffer_bytes,
         frame_bytes_max=pair.frame_bytes_max,
+        wake_fd=pair.wake_fd,
         link_up=pair.link_up,
         report=pair.report,
         windows=pair.windows,

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 _RESET_S = 2.0
 _PAUSE_S = 0.0005
-_NO_VECTOR = 0xFFFF  # 4.1.5.1.2: no interrupt
+NO_VECTOR = 0xFFFF  # 4.1.5.1.2: no interrupt
 _READ_TRIES = 16
 
 
@@ -93,10 +93,11 @@ class Device:
         self._common.write(reg.QUEUE_SELECT, index)
         return self._common.read(reg.QUEUE_SIZE)
 
-    def enable_queue(self, index: int, areas: Areas) -> int:
+    def enable_queue(self, index: int, areas: Areas, vector: int = NO_VECTOR) -> int:
         """Turn a queue on that is off since `reset` or `reset_queue`.
 
-        The notification register's offset in its BAR.
+        The notification register's offset in its BAR. vector: Of its interrupts, MSI-X; one that
+        the device has no resources for is no error: `vector_of`.
 
         Raises:
             VhostPciError: It does not come up, or its notification register lies outside.
@@ -106,7 +107,7 @@ class Device:
         write(reg.QUEUE_SIZE, areas.size)
         if read(reg.QUEUE_SIZE) != areas.size:
             raise VhostPciError("use", self.name, f"its queue {index} refuses {areas.size} entries")
-        write(reg.QUEUE_MSIX_VECTOR, _NO_VECTOR)
+        write(reg.QUEUE_MSIX_VECTOR, vector)
         write(reg.QUEUE_DESC, areas.descriptor_iova)
         write(reg.QUEUE_DRIVER, areas.driver_iova)
         write(reg.QUEUE_DEVICE, areas.device_iova)
@@ -119,6 +120,11 @@ class Device:
         if read(reg.QUEUE_ENABLE) != 1:
             raise VhostPciError("use", self.name, f"its queue {index} does not come up")
         return place.offset + offset
+
+    def vector_of(self, index: int) -> int:
+        """A queue's interrupt vector, `NO_VECTOR` if it has none (4.1.5.1.2.1)."""
+        self._common.write(reg.QUEUE_SELECT, index)
+        return self._common.read(reg.QUEUE_MSIX_VECTOR)
 
     def reset_queue(self, index: int) -> None:
         """Stop a queue; when it returns, the device touches neither it nor its buffers any more.
@@ -144,7 +150,7 @@ class Device:
         Raises:
             VhostPciError: It does not take its queues.
         """
-        self._common.write(reg.CONFIG_MSIX_VECTOR, _NO_VECTOR)
+        self._common.write(reg.CONFIG_MSIX_VECTOR, NO_VECTOR)
         self._add_status(Status.DRIVER_OK)
         if trouble := self.trouble():
             raise VhostPciError("use", self.name, trouble)

@@ -45,8 +45,8 @@ _ALL = Feature(sum(Feature))
 def accept(offered: int) -> Feature:
     """What to accept of a device's offer: all that is known here, and consistent.
 
-    An order of use that is no less than the ring's is worth having; interrupts and their thresholds
-    are not, since the queues are polled.
+    An order of use that is no less than the ring's is worth having; thresholds of interrupts are
+    not, since a queue is polled but while its lcore sleeps.
     """
     accepted = Feature(offered & _ALL)
     for feature, needs in _NEEDS.items():

@@ -84,7 +84,8 @@ class VirtioPair:
 
     rx_notify, tx_notify, link_up, report and windows are addresses in this process: of two
     registers, a uint32, a struct rk_virtio_report and a `driver.passthrough.WindowTable`.
-    frame_bytes_max is without FCS.
+    frame_bytes_max is without FCS. wake_fd is readable after an interrupt of the receive queue; -1:
+    it has none.
     """
 
     rx: Queue
@@ -97,6 +98,7 @@ class VirtioPair:
     link_up: int
     report: int
     windows: int
+    wake_fd: int
 
 
 @dataclass(frozen=True, slots=True)

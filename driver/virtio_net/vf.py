@@ -18,8 +18,9 @@ from driver.mac_address import address_error
 from driver.passthrough import PassthroughVf
 from driver.software_vf.vf import PortSpec
 from driver.virtio_net.control import Command, ControlQueue
-from driver.virtio_net.device import Device
+from driver.virtio_net.device import NO_VECTOR, Device
 from driver.virtio_net.features import Feature
+from driver.virtio_net.interrupts import Interrupts
 from driver.virtio_net.queue import FRAME_OVERHEAD, MTU_UNTOLD, VirtioPair, plan
 from driver.virtio_net.report import Watch
 from guest.dma import DmaMemory, IovaSpace
@@ -50,6 +51,7 @@ class VirtioNetVf(PassthroughVf):
 
     kind = "virtio-net"
     _device: Device | None = None
+    _interrupts: Interrupts | None = None
     _watches: Sequence[Watch] = ()
     _receivers: Sequence[Queue] = ()  # by pair
 
@@ -64,13 +66,19 @@ class VirtioNetVf(PassthroughVf):
             space = IovaSpace(opened.iova_ranges)
             memory = undo.enter_context(DmaMemory(function, space, planned.memory_bytes))
             undo.callback(self.unshare)
+            interrupts = undo.enter_context(Interrupts(function, queue_pairs))
             undo.callback(_stop, device)
             layout = planned.lay_out(memory)
             registers = undo.enter_context(_map_notify(function, device.structures.notify))
-            notify = {q.number: device.enable_queue(q.number, q.areas) for q in layout.all}
+            notify = {
+                queue.number: device.enable_queue(
+                    queue.number, queue.areas, interrupts.vector(queue.number)
+                )
+                for queue in layout.all
+            }
             device.start()
             self._command(function, device, layout, notify)
-            self._device = device
+            self._device, self._interrupts = device, interrupts
             self._receivers = layout.queues[::2]
             self.writes_vm1 = Feature.RING_RESET in device.features
             self._opened = function, space
@@ -113,6 +121,7 @@ class VirtioNetVf(PassthroughVf):
             link_up=ctypes.addressof(self._link_up),
             report=ctypes.addressof(self._watches[number].report),
             windows=self._windows.address,
+            wake_fd=-1 if self._interrupts is None else self._interrupts.fd(device, number),
         )
         return PortSpec(self.kind, virtio=pair)
 
@@ -182,10 +191,13 @@ class VirtioNetVf(PassthroughVf):
         if self._device is not None:
             queue = self._receivers[pair]
             queue.areas.clear()
-            self._device.enable_queue(queue.number, queue.areas)
+            vector = NO_VECTOR
+            if self._interrupts is not None:
+                vector = self._interrupts.vector(queue.number)
+            self._device.enable_queue(queue.number, queue.areas, vector)
 
     def _forget(self) -> None:
-        self._device = None
+        self._device = self._interrupts = None
         self._opened = None
 
 

@@ -221,19 +221,29 @@ static struct rk_queue *awaited(struct rk_queue *queue, bool transmits)
 	return sound(queue) && (transmits || queue->flags & RK_RING_ENABLED) ? queue : NULL;
 }
 
-/* Asks VM1 for kicks; true if a ring has something new already. */
-static bool arm(struct rk_loop *loop)
+/* Whether VM1 has room for a frame that the port has: else its kick is what matters. */
+static bool takes(struct rk_queue *rx)
 {
-	bool news = false;
+	return awaited(rx, false) && (rx->posted || !rx->empty);
+}
+
+/* Asks VM1 for kicks, and ports to tell of frames; RK_NEWS: there is something new already. RK_ERRAND likewise. */
+static uint32_t arm(struct rk_loop *loop)
+{
+	uint32_t found = RK_ARMED;
 
 	for (uint32_t i = 0; i < loop->count; i++) {
 		struct rk_queue *rings[] = {awaited(loop->works[i].tx, true),
 					    awaited(loop->works[i].rx, false)};
+		struct rk_port *port = loop->works[i].port;
 
 		for (uint32_t k = 0; k < 2; k++)
-			news |= rings[k] && queue_arm(rings[k]);
+			if (rings[k] && queue_arm(rings[k]))
+				found |= RK_NEWS;
+		if (port->ops->arm)
+			found |= port->ops->arm(port) & (takes(loop->works[i].rx) ? ~0u : ~RK_NEWS);
 	}
-	return news;
+	return found;
 }
 
 static void disarm(struct rk_loop *loop)
@@ -241,10 +251,13 @@ static void disarm(struct rk_loop *loop)
 	for (uint32_t i = 0; i < loop->count; i++) {
 		struct rk_queue *rings[] = {awaited(loop->works[i].tx, true),
 					    awaited(loop->works[i].rx, false)};
+		struct rk_port *port = loop->works[i].port;
 
 		for (uint32_t k = 0; k < 2; k++)
 			if (rings[k])
 				queue_disarm(rings[k]);
+		if (port->ops->disarm)
+			port->ops->disarm(port);
 	}
 }
 
@@ -294,13 +307,16 @@ static inline uint32_t round_once(struct rk_loop *loop, uint32_t round)
  */
 static void sleep_for(struct rk_loop *loop, uint64_t ns)
 {
-	const bool nap = loop->must_look || waits(loop);
-	const uint64_t limit = nap ? NAP_NS : loop->trusting ? TRUSTING_NS : SLEEP_NS;
 	const uint64_t start = cycles_now();
+	uint64_t limit = loop->trusting ? TRUSTING_NS : SLEEP_NS;
+	uint32_t found;
 
 	call_due(loop, UINT64_MAX);
 	__atomic_store_n(&loop->asleep, 1, __ATOMIC_SEQ_CST);
-	if (!arm(loop) && !__atomic_load_n(&loop->stop, __ATOMIC_SEQ_CST))
+	found = arm(loop);
+	if (found & RK_ERRAND || loop->must_look || waits(loop))
+		limit = NAP_NS;
+	if (!(found & RK_NEWS) && !__atomic_load_n(&loop->stop, __ATOMIC_SEQ_CST))
 		waiter_sleep(&loop->waiter, ns < limit && !loop->trusting ? ns : limit);
 	__atomic_store_n(&loop->asleep, 0, __ATOMIC_RELAXED);
 	disarm(loop);

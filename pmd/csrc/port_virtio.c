@@ -156,6 +156,16 @@ static void virtio_rx_done(struct rk_port *port, uint32_t k)
 
 /* ---- life ------------------------------------------------------------------------------------- */
 
+static uint32_t virtio_arm(struct rk_port *port)
+{
+	return virtqueue_arm(&((struct virtio_port *)port)->rx) ? RK_NEWS : RK_ARMED;
+}
+
+static void virtio_disarm(struct rk_port *port)
+{
+	virtqueue_disarm(&((struct virtio_port *)port)->rx);
+}
+
 static void virtio_close(struct rk_port *port)
 {
 	struct virtio_port *vf = (struct virtio_port *)port;
@@ -176,6 +186,8 @@ static const struct rk_port_ops virtio_ops = {
 	.reclaim = virtio_reclaim,
 	.close = virtio_close,
 	.direct = &virtio_direct_ops,
+	.arm = virtio_arm,
+	.disarm = virtio_disarm,
 };
 
 static bool size_valid(uint32_t size)
@@ -199,6 +211,7 @@ struct rk_port *port_virtio_open(const struct rk_port_config *config, char *erro
 	if (!vf)
 		return port_refuse(error, error_bytes, "out of memory");
 	vf->port.ops = &virtio_ops;
+	vf->port.wake_fd = pair->wake_fd < 0 ? RK_WAKE_POLL : pair->wake_fd;
 	vf->port.copy_below = RK_COPY_BELOW;
 	vf->port.reads = 1; /* short ones, and what is in no window */
 	vf->port.offloads = pair->features & (RK_RING_CSUM | RK_RING_TSO4 | RK_RING_TSO6 |

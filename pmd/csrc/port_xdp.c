@@ -6,6 +6,8 @@
 #include <linux/if_ether.h>
 #include <linux/if_xdp.h>
 #include <stdlib.h>
+#include <sys/epoll.h>
+#include <unistd.h>
 
 #define TURNS_PER_WAKE 64u    /* between two looks at what the kernel waits for */
 #define TURNS_PER_COUNT 4096u /* and two at what it lost */
@@ -188,6 +190,38 @@ void xdp_rx_done(struct rk_port *port, uint32_t k)
 	xdp->taken = true;
 }
 
+/* ---- sleeping --------------------------------------------------------------------------------- */
+
+/* A frame that comes makes its socket readable, which is an edge of epoll_fd whoever looked before. */
+static uint32_t xdp_arm(struct rk_port *port)
+{
+	struct xdp_port *xdp = (struct xdp_port *)port;
+	struct xdp_queue *sender = &xdp->queues[0];
+
+	if (xdp_broken(xdp))
+		return RK_ARMED;
+	for (uint32_t i = 0; i < xdp->count; i++)
+		xdp_publish_fill(&xdp->queues[i]);
+	if (sender->free_count == sender->tx_count)
+		return RK_ARMED;
+	xdp_wake_tx(sender);
+	xdp_reclaim(xdp, sender);
+	return sender->free_count == sender->tx_count ? RK_ARMED : RK_ERRAND;
+}
+
+/* One descriptor for all sockets; where one cannot be waited for, the port is polled. */
+static void open_wake(struct xdp_port *xdp)
+{
+	struct epoll_event event = {.events = EPOLLIN | EPOLLET};
+	bool all = true;
+
+	xdp->epoll_fd = epoll_create1(EPOLL_CLOEXEC);
+	for (uint32_t i = 0; i < xdp->count && all; i++)
+		all = xdp->epoll_fd >= 0 &&
+		      epoll_ctl(xdp->epoll_fd, EPOLL_CTL_ADD, xdp->queues[i].fd, &event) == 0;
+	xdp->port.wake_fd = all ? xdp->epoll_fd : RK_WAKE_POLL;
+}
+
 /* ---- open and close --------------------------------------------------------------------------- */
 
 static void xdp_close(struct rk_port *port)
@@ -201,6 +235,8 @@ static void xdp_close(struct rk_port *port)
 		free(xdp->queues[i].free);
 	}
 	free(xdp->queues);
+	if (xdp->epoll_fd >= 0)
+		close(xdp->epoll_fd);
 	free(xdp);
 }
 
@@ -210,6 +246,7 @@ static const struct rk_port_ops xdp_ops = {
 	.rx = xdp_rx,
 	.rx_done = xdp_rx_done,
 	.close = xdp_close,
+	.arm = xdp_arm,
 };
 
 static struct xdp_ring ring_at(const struct rk_xdp_ring *config, uint32_t count)
@@ -286,6 +323,7 @@ struct rk_port *port_xdp_open(const struct rk_port_config *config, char *error, 
 		free(xdp);
 		return port_refuse(error, error_bytes, "out of memory");
 	}
+	xdp->epoll_fd = -1;
 	xdp->port.ops = &xdp_ops;
 	xdp->port.reads = 1;
 	xdp->state = (struct rk_xdp_state *)(uintptr_t)given->state;
@@ -299,5 +337,6 @@ struct rk_port *port_xdp_open(const struct rk_port_config *config, char *error, 
 		xdp_close(&xdp->port);
 		return port_refuse(error, error_bytes, "out of memory");
 	}
+	open_wake(xdp);
 	return &xdp->port;
 }

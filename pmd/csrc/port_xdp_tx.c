@@ -31,7 +31,7 @@ bool xdp_wake_tx(struct xdp_queue *queue)
 	return true;
 }
 
-static void tx_reclaim(struct xdp_port *xdp, struct xdp_queue *queue)
+void xdp_reclaim(struct xdp_port *xdp, struct xdp_queue *queue)
 {
 	struct xdp_ring *completion = &queue->completion;
 	uint32_t n = xdp_ready(completion);
@@ -127,7 +127,7 @@ uint32_t xdp_tx(struct rk_port *port, struct rk_frame *frames, uint32_t n)
 	uint32_t bytes_max = __atomic_load_n(&xdp->state->frame_bytes_max, __ATOMIC_RELAXED);
 	uint32_t i;
 
-	tx_reclaim(xdp, queue);
+	xdp_reclaim(xdp, queue);
 	if (xdp_broken(xdp))
 		return port_drop(frames, n, RK_DROP_VF_ERROR);
 	if (bytes_max == 0 || (queue->down && !xdp_wake_tx(queue)))

@@ -54,7 +54,15 @@ struct rk_port_ops {
 	void (*close)(struct rk_port *port);
 	/* VF -> VM1 without a copy, instead of rx() and rx_done() while the port is in that mode. NULL: it has none. */
 	const struct rk_direct_ops *direct;
+	/* Before a sleep, of a port with a wake_fd: from now on it tells of frames; RK_ARMED ... NULL: it always does. */
+	uint32_t (*arm)(struct rk_port *port);
+	/* After it: it need not any more. NULL: it always does. */
+	void (*disarm)(struct rk_port *port);
 };
+
+#define RK_ARMED 0u
+#define RK_NEWS 1u  /* there is a frame already, and it may tell nothing of that */
+#define RK_ERRAND 2u /* the port has to do something soon of which nothing tells */
 
 /* Of filled(). */
 #define RK_UNSUITED UINT32_MAX
@@ -163,7 +171,7 @@ struct rk_virtio_config {
 	uint32_t features;        /* RK_RING_PACKED, IN_ORDER, MERGEABLE; CSUM ... USO: what the device does */
 	uint32_t buffer_bytes;
 	uint32_t frame_bytes_max; /* what the device sends, but for frames that it segments */
-	uint32_t reserved;
+	int32_t wake_fd;          /* readable after an interrupt of the receive queue; -1: it has none */
 	uint64_t link_up;         /* uint32_t, 0 while the link is down; may change at any time */
 	uint64_t report;          /* struct rk_virtio_report */
 	uint64_t windows;         /* RK_VF_WINDOWS of them; may change while no loop runs */

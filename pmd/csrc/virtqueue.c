@@ -10,7 +10,7 @@
 #define EVENT_FLAGS_OFFSET 2u  /* 2.8.14 */
 #define EVENT_DISABLE 1u
 
-static void refuse_interrupts(struct virtqueue *queue)
+void virtqueue_disarm(struct virtqueue *queue)
 {
 	if (queue->packed)
 		dma_write16(queue->driver + EVENT_FLAGS_OFFSET, EVENT_DISABLE);
@@ -37,7 +37,7 @@ int virtqueue_init(struct virtqueue *queue, const struct rk_virtio_queue *config
 	};
 	if (!queue->span)
 		return -1;
-	refuse_interrupts(queue);
+	virtqueue_disarm(queue);
 	return 0;
 }
 
@@ -48,7 +48,7 @@ void virtqueue_restart(struct virtqueue *queue)
 	queue->chains = 0;
 	queue->in_batch = false;
 	memset(queue->span, 0, (queue->mask + 1) * sizeof(*queue->span));
-	refuse_interrupts(queue);
+	virtqueue_disarm(queue);
 }
 
 void virtqueue_free(struct virtqueue *queue)
@@ -108,18 +108,28 @@ static bool split_report(struct virtqueue *queue)
 	return true;
 }
 
-static bool packed_report(struct virtqueue *queue)
+/* Where the device reports next. */
+static const uint8_t *packed_next(const struct virtqueue *queue)
 {
-	const uint8_t *from = queue->descriptors + 16u * (queue->used_at & queue->mask);
+	return queue->descriptors + 16u * (queue->used_at & queue->mask);
+}
+
+static bool packed_used(const struct virtqueue *queue, const uint8_t *next)
+{
 	const uint16_t wanted = queue->used_at & (queue->mask + 1)
 					? 0
 					: VIRTQUEUE_USED | VIRTQUEUE_AVAIL;
+
+	/* Of a ring without chains nothing was written for the device since it was last here. */
+	return (dma_read16(next + 14) & (VIRTQUEUE_USED | VIRTQUEUE_AVAIL)) == wanted && queue->chains;
+}
+
+static bool packed_report(struct virtqueue *queue)
+{
+	const uint8_t *from = packed_next(queue);
 	uint16_t id;
 
-	if ((dma_read16(from + 14) & (VIRTQUEUE_USED | VIRTQUEUE_AVAIL)) != wanted)
-		return false;
-	/* Of a ring without chains nothing was written for the device since it was last here. */
-	if (!queue->chains)
+	if (!packed_used(queue, from))
 		return false;
 	dma_consume();
 	id = dma_read16(from + 12);
@@ -158,4 +168,18 @@ bool virtqueue_take(struct virtqueue *queue, struct virtqueue_used *used)
 	queue->span[used->id] |= SPAN_DONE;
 	queue->chains--;
 	return true;
+}
+
+bool virtqueue_arm(struct virtqueue *queue)
+{
+	if (queue->packed)
+		dma_write16(queue->driver + EVENT_FLAGS_OFFSET, 0);
+	else
+		dma_write16(queue->driver, 0);
+	dma_fence(); /* 2.7.7.1, 2.8.10: the wish before the look; the device does the reverse */
+	if (queue->trouble)
+		return false;
+	if (queue->packed)
+		return packed_used(queue, packed_next(queue));
+	return dma_read16(queue->device + 2) != queue->used_seen;
 }

@@ -71,6 +71,11 @@ void virtqueue_publish(struct virtqueue *queue);
  * there is trouble. Its span stays, with SPAN_DONE. */
 bool virtqueue_take(struct virtqueue *queue, struct virtqueue_used *used);
 
+/* Has the device interrupt when it uses a chain; true if it has used one that was not taken. */
+bool virtqueue_arm(struct virtqueue *queue);
+/* No interrupts any more; one may still come. */
+void virtqueue_disarm(struct virtqueue *queue);
+
 /* Whether the device has a chain of that id. */
 static inline bool virtqueue_has(const struct virtqueue *queue, uint32_t id)
 {

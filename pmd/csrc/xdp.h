@@ -71,11 +71,14 @@ struct xdp_port {
 	bool taken;       /* some of those were taken */
 	uint32_t count;
 	struct xdp_queue *queues;
+	int epoll_fd; /* of all their sockets */
 };
 
 uint32_t xdp_tx(struct rk_port *port, struct rk_frame *frames, uint32_t n);
 uint32_t xdp_rx(struct rk_port *port, struct rk_frame *frames, uint32_t n);
 void xdp_rx_done(struct rk_port *port, uint32_t k);
+/* Takes back the chunks that were sent. */
+void xdp_reclaim(struct xdp_port *xdp, struct xdp_queue *queue);
 /* Has the kernel send what it has not; false where the interface is down. */
 bool xdp_wake_tx(struct xdp_queue *queue);
 /* Gives the kernel a chunk to receive into; xdp_publish_fill() lets it see all. */

@@ -11,12 +11,13 @@ import ctypes
 import mmap
 import os
 import struct
+import threading
 from typing import TYPE_CHECKING
 
 from driver.virtio_net.features import Feature
 from guest.closing import Closing
 from guest.errors import VhostPciError
-from guest.function import Area, Identity, Region, RegionInfo
+from guest.function import Area, Identity, Irq, Region, RegionInfo
 from guest.mapping import Mapping
 from tests.driver.virtio_ring_model import PackedModel, SplitModel
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 BAR_SIZE = 0x4000
 COMMON, NOTIFY, DEVICE, ISR = 0x0000, 0x3000, 0x2000, 0x1000
 MULTIPLIER = 4
-UNWRITTEN = 0xFFFF
+UNWRITTEN = NO_VECTOR = 0xFFFF
 WIDTHS = {0x00: 4, 0x04: 4, 0x08: 4, 0x0C: 4, 0x10: 2, 0x12: 2, 0x14: 1, 0x15: 1, 0x16: 2, 0x18: 2}
 WIDTHS |= dict.fromkeys((0x1A, 0x1C, 0x1E, 0x3A), 2) | dict.fromkeys(range(0x20, 0x38, 4), 4)
 ACKNOWLEDGE, DRIVER, DRIVER_OK, FEATURES_OK, NEEDS_RESET = 1, 2, 4, 8, 64
@@ -47,6 +48,8 @@ class VirtioFunctionModel(Closing):
         offer: Feature bits. size_max: Of queues, by number; `default_size` of others.
         mac, mtu, pairs: Its configuration. faults: Broken rules. gone: All ones.
         stops: Whether a queue that is reset stops (RING_RESET).
+        irq_max: MSI-X vectors that the function has. vectors: How many of them the device can use.
+        irqs: Eventfds, by vector. interrupts: How many were raised.
     """
 
     name = "0000:01:00.0"
@@ -63,6 +66,9 @@ class VirtioFunctionModel(Closing):
         self.refuses_features = False
         self.resets = True
         self.stops = True
+        self.irq_max = self.vectors = 4
+        self.irqs: tuple[int, ...] = ()
+        self.interrupts = 0
         self.faults: list[str] = []
         self.gone = False
         self.closed = False
@@ -146,6 +152,7 @@ class VirtioFunctionModel(Closing):
             0x14: self.status,
             0x15: self.generation % 256,
             0x18: self._queue.get((number, 0x18), self._size_max(number)),
+            0x1A: self._queue.get((number, 0x1A), NO_VECTOR),
             0x1C: int(number in self.rings),
             0x1E: number,
             0x3A: int(not self.stops),
@@ -178,7 +185,8 @@ class VirtioFunctionModel(Closing):
         elif offset == 0x3A:
             self._reset_queue(number)
         elif offset in (0x10, 0x1A):
-            if value != 0xFFFF:
+            self._queue[number, offset] = value if value < self.vectors else NO_VECTOR
+            if value != NO_VECTOR and (offset == 0x10 or value >= len(self.irqs)):
                 self.faults.append(f"interrupt vector {value}")
         else:
             if not 0x18 <= offset < 0x38:
@@ -254,10 +262,21 @@ class VirtioFunctionModel(Closing):
         raise VhostPciError("wait for", self.name, f"region {index} has no events at {offsets}")
 
     def irq_count(self, index: int) -> int:
-        return 4 if index == 2 else 0
+        return self.irq_max if index == Irq.MSIX else 0
 
     def set_irqs(self, index: int, eventfds: Sequence[int]) -> None:
-        raise VhostPciError("arm", self.name, f"interrupt {index}, {eventfds}")
+        if index != Irq.MSIX or len(eventfds) > self.irq_max:
+            raise VhostPciError("arm", self.name, f"interrupt {index}, {eventfds}")
+        self.irqs = tuple(eventfds)
+
+    def interrupt(self, number: int) -> None:
+        """Tell the driver of what a queue has used, if it wants to know."""
+        vector = self._queue.get((number, 0x1A), NO_VECTOR)
+        # 2.7.7.2's fence: CPython's lock operations between the two accesses are full ones.
+        threading.Lock().acquire()
+        if vector != NO_VECTOR and self.rings[number].wants_interrupts:
+            self.interrupts += 1
+            os.eventfd_write(self.irqs[vector], 1)
 
     def reset(self) -> None:
         self._forget()

@@ -137,4 +137,5 @@ class VirtioNetModel(VirtioFunctionModel):
             self.faults.append("the test's frame needs mergeable buffers")
         for chain, length in used:
             ring.push(chain.id, length)
+        self.interrupt(2 * pair)
         return True

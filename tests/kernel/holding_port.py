@@ -35,6 +35,9 @@ class PortOps(Structure):
         ("rx_done", DoneFunction),
         ("reclaim", ReclaimFunction),
         ("close", CloseFunction),
+        ("direct", c_void_p),
+        ("arm", c_void_p),
+        ("disarm", c_void_p),
     ]
 
 

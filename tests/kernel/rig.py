@@ -134,6 +134,7 @@ class Rig:
         self._vm1 = BusMemory(
             self.memory, {window: data.data for window, data in self.windows.items()}
         )
+        self.kick_fd = -1
         self.plain = True  # whether plain chains go the short way; verdicts are to be the same
         self._stack = ExitStack()
         self.call_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -223,6 +224,7 @@ class Rig:
             layout.header_bytes,
             self.call_fd,
             mtu=layout.mtu,
+            kick_fd=self.kick_fd,
         )
 
     def queue(self, stats: DirectionStats) -> Queue:

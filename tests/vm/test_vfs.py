@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(1200)]
 
 TRANSFER_BYTES = 8_000_000
+SLEEPS = ("--poll", "interrupt")  # each frame that comes has to wake it
 
 
 @pytest.fixture
@@ -38,7 +39,7 @@ def traffic(picture: Picture) -> None:
 
 
 def test_the_interface_by_af_xdp(plugged: Picture) -> None:
-    pmd = plugged.run_pmd("--json", "--vf", "xdp:eth0")
+    pmd = plugged.run_pmd("--json", *SLEEPS, "--vf", "xdp:eth0")
     traffic(plugged)
     (channel,) = plugged.stop_pmd()["channels"]
     assert "copy, driver mode, 1 queue" in pmd.text
@@ -48,6 +49,6 @@ def test_the_interface_by_af_xdp(plugged: Picture) -> None:
 
 def test_the_card_without_a_copy(plugged: Picture) -> None:
     """The last one: its driver does not have the card back."""
-    plugged.start_pmd("virtio-net", "--json", "--copy", "never")
+    plugged.start_pmd("virtio-net", "--json", *SLEEPS, "--copy", "never")
     traffic(plugged)
     require_no_copies(plugged.stop_pmd())
