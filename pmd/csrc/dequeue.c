@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* VM1 transmits: available chains become frames, the port takes them, the chains are returned. */
-#include "layout.h"
-
-#define ETHERNET_HEADER_BYTES 14u
+#include "plain_frames.h"
 
 /* Chains in ring order. Those whose verdict is RK_SENT have a frame, in the same order. */
 struct burst {
@@ -12,16 +10,6 @@ struct burst {
 	uint32_t verdicts[RK_BURST_MAX]; /* enum rk_drop */
 	struct rk_frame frames[RK_BURST_MAX];
 };
-
-static inline void set_frame(struct rk_frame *frame, struct iovec *segments, uint32_t count,
-			     uint32_t bytes)
-{
-	*frame = (struct rk_frame){
-		.segments = segments,
-		.segment_count = count,
-		.bytes = bytes,
-	};
-}
 
 /* Makes the frame of a chain that was found good. */
 static enum rk_drop make_frame(const struct rk_queue *queue, const struct chain *chain,
@@ -38,14 +26,6 @@ static enum rk_drop make_frame(const struct rk_queue *queue, const struct chain 
 	return RK_SENT;
 }
 
-/* Where plain chains are looked for: the region of the last buffer, as long as VM1 lets it be read. */
-static inline struct rk_region readable_hint(const struct rk_queue *queue)
-{
-	if (queue->hint && queue->hint->permission & RK_READ)
-		return *queue->hint;
-	return (struct rk_region){.length = 0};
-}
-
 /* The burst as it is made: of `count` chains at most. */
 struct parsing {
 	struct burst *burst;
@@ -54,38 +34,6 @@ struct parsing {
 	uint32_t count;
 	bool fetch; /* the port reads the frames by this core */
 };
-
-/*
- * Makes frames as long as the chains are plain, as most are: one readable descriptor with header and frame,
- * all of it in the region of the last buffer. Of another chain nothing is decided here: chain_walk()
- * looks at it anew. A function of its own, so that all it needs has a register.
- */
-static __attribute__((noinline)) uint32_t plain_frames(const struct rk_queue *queue,
-						       const struct head *heads,
-						       const struct packed_desc *descs,
-						       uint32_t count, struct rk_frame *frames,
-						       struct iovec *segments)
-{
-	const struct rk_region near = readable_hint(queue);
-	const uint32_t header = queue->header_bytes, size = queue->size;
-	const uint32_t least = header + ETHERNET_HEADER_BYTES;
-	const uint64_t begin = near.host + header;
-	struct shm *const table = queue->desc;
-	uint32_t i;
-
-	for (i = 0; i < count; i++) {
-		const struct packed_desc *desc = LAYOUT_PACKED ? &descs[i] : NULL;
-		struct plain plain;
-
-		if (!ring_plain(&near, heads[i].id, size, desc, 0, &plain, table) ||
-		    plain.length - least > RK_FRAME_MAX - ETHERNET_HEADER_BYTES)
-			break;
-		segments[i] = (struct iovec){(void *)(uintptr_t)(begin + plain.offset),
-					     plain.length - header};
-		set_frame(&frames[i], &segments[i], 1, plain.length - header);
-	}
-	return i;
-}
 
 static void parse_plain(struct rk_queue *queue, struct parsing *parsing)
 {

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* VM1 receives: frames of the port go into available chains; what cannot hold one is returned empty. */
-#include "layout.h"
+#include "plain.h"
 #include "mtu.h"
 
 /* One turn's view of the ring. */
@@ -32,34 +32,78 @@ static inline void make_header(uint8_t *header, const struct rk_offload *offload
 	memcpy(header + HEADER_BEFORE_BUFFERS, &buffers, sizeof(buffers));
 }
 
-/* ---- plain chains: one writable descriptor that holds the whole frame, in the region last used ---- */
+/* ---- plain chains: one writable descriptor that holds the whole frame, in one region --------------- */
 
 /*
  * Where plain chains want the frames; stops at the first that is not plain, of which nothing is decided then.
- * A function of its own, so that all it needs has a register.
+ * Compiled for chains in the region of the last buffer, and for those in any.
  */
-static __attribute__((noinline)) uint32_t plain_targets(const struct rk_queue *queue,
-							const struct rk_frame *frames,
-							const struct head *heads,
-							const struct packed_desc *descs,
-							uint32_t count, struct shm **targets)
+static inline uint32_t find_targets(struct rk_queue *queue, const struct rk_frame *frames,
+				    const struct head *heads, const struct packed_desc *descs,
+				    uint32_t count, struct shm **targets, const bool any)
 {
-	const struct rk_region near = *queue->hint;
+	const struct rk_region near = ring_near(queue, RK_WRITE);
 	const uint32_t size = queue->size, header = queue->header_bytes;
 	struct shm *const table = queue->desc;
+	uint64_t last = 0;
 	uint32_t i;
 
 	for (i = 0; i < count; i++) {
 		const struct packed_desc *desc = LAYOUT_PACKED ? &descs[i] : NULL;
 		struct plain plain;
+		uint64_t host;
 
-		if (!ring_plain(&near, heads[i].id, size, desc, DESC_WRITE, &plain, table) ||
-		    plain.length < (uint64_t)header + frames[i].bytes)
+		if (!ring_plain(heads[i].id, size, desc, DESC_WRITE, &plain, table) ||
+		    plain.length < (uint64_t)header + frames[i].bytes ||
+		    !(any ? plain_anywhere(queue, RK_WRITE, &plain, &host)
+			  : plain_near(&near, &plain, &host)))
 			break;
-		targets[i] = (struct shm *)(uintptr_t)(near.host + plain.offset);
+		targets[i] = (struct shm *)(uintptr_t)host;
 		shm_prefetch_frame_write(targets[i], header + frames[i].bytes);
+		last = plain.address;
 	}
+	if (any && i)
+		queue->hint = map_search(queue->map, last);
 	return i;
+}
+
+/* Functions of their own, so that all they need has a register. */
+static __attribute__((noinline)) uint32_t near_targets(struct rk_queue *queue,
+						       const struct rk_frame *frames,
+						       const struct head *heads,
+						       const struct packed_desc *descs,
+						       uint32_t count, struct shm **targets)
+{
+	return find_targets(queue, frames, heads, descs, count, targets, false);
+}
+
+static __attribute__((noinline)) uint32_t any_targets(struct rk_queue *queue,
+						      const struct rk_frame *frames,
+						      const struct head *heads,
+						      const struct packed_desc *descs,
+						      uint32_t count, struct shm **targets)
+{
+	return find_targets(queue, frames, heads, descs, count, targets, true);
+}
+
+static inline uint32_t plain_targets(struct rk_queue *queue, const struct rk_frame *frames,
+				     const struct head *heads, const struct packed_desc *descs,
+				     uint32_t count, struct shm **targets)
+{
+	const bool scattered = queue->scattered, first = !queue->hint;
+	uint32_t n = 0, any;
+
+	if (scattered)
+		queue->scattered--;
+	else
+		n = near_targets(queue, frames, heads, descs, count, targets);
+	if (n == count)
+		return n;
+	any = any_targets(queue, frames + n, heads + n, LAYOUT_PACKED ? descs + n : descs,
+			  count - n, targets + n);
+	if (any && !scattered && !first)
+		queue->scattered = SCATTERED_BURSTS;
+	return n + any;
 }
 
 static inline void write_plain(const struct rk_frame *frame, const uint8_t *header,
@@ -109,7 +153,7 @@ static uint32_t place_plain(struct turn *turn, const struct rk_frame *frames, ui
 	uint64_t bytes;
 	uint32_t n;
 
-	if (!queue->plain || !queue->hint || !(queue->hint->permission & RK_WRITE))
+	if (!queue->plain)
 		return 0;
 	/* Frames done in software may be more than were asked for. */
 	if (count > turn->place.left)
@@ -118,6 +162,8 @@ static uint32_t place_plain(struct turn *turn, const struct rk_frame *frames, ui
 		count = turn->burst;
 	if (queue->frame_bytes_max != UINT32_MAX)
 		count = mtu_run(queue, frames, count);
+	if (count == 0)
+		return 0;
 	if (LAYOUT_PACKED) {
 		count = packed_plain(queue, &turn->place, DESC_WRITE, count, descs, heads);
 	} else {

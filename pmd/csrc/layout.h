@@ -54,31 +54,6 @@ static inline enum look ring_look(struct rk_queue *queue, const struct place *pl
 	return LOOK_CHAIN;
 }
 
-/* The memory of a plain chain: in one region, from its begin on. */
-struct plain {
-	uint64_t offset;
-	uint32_t length;
-};
-
-/*
- * Whether a chain is one descriptor with exactly these flags, all of its memory in the region near. Each
- * word is read once. Of a packed ring desc is what was read, and has the flags it must (packed_plain()).
- */
-static inline bool ring_plain(const struct rk_region *near, uint32_t id, uint32_t size,
-			      const struct packed_desc *desc, uint16_t flags,
-			      struct plain *plain, struct shm *desc_table)
-{
-	struct shm *split_at = shm_at(desc_table, 16u * (id & (size - 1)));
-	const uint64_t address = LAYOUT_PACKED ? desc->address : shm_load64(split_at);
-	const uint64_t rest = LAYOUT_PACKED ? desc->rest : shm_load64(shm_at(split_at, 8));
-
-	plain->offset = address - near->bus;
-	plain->length = (uint32_t)rest;
-	if (!LAYOUT_PACKED && (id >= size || (uint16_t)(rest >> 32) != flags))
-		return false;
-	return plain->offset < near->length && plain->offset + plain->length <= near->length;
-}
-
 /* Returns a chain that VM1 transmitted. */
 static inline void ring_return_read(struct rk_queue *queue, const struct head *head)
 {

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
-/* Translation of VM1's bus addresses: a sorted table, searched by halves. */
+/* Translation of VM1's bus addresses: a sorted table, and by slots what is where in it. */
 #include "map.h"
 
 #include <errno.h>
@@ -23,6 +23,73 @@ static bool regions_valid(const struct rk_region *regions, uint32_t count)
 	return true;
 }
 
+/* A slot is a page at least; there are a few for each region: the ones in use are to stay in the cache. */
+#define SLOT_SHIFT_MIN 12u
+#define SLOTS_LEAST 1024u
+#define SLOTS_PER_REGION 4u
+#define SLOTS_MOST 65536u
+
+/* The bytes that a region has of a slot. */
+static uint64_t share(const struct rk_map *map, uint64_t slot, const struct rk_region *region)
+{
+	const uint64_t from = map->begin + (slot << map->shift);
+	const uint64_t to = from + map->slot_mask;
+	const uint64_t first = region->bus, last = region->bus + (region->length - 1);
+
+	return (last < to ? last : to) - (first > from ? first : from) + 1;
+}
+
+static void enter_slot(struct rk_map *map, uint64_t slot, uint32_t i)
+{
+	const struct rk_region *region = &map->regions[i];
+	const uint64_t bytes = share(map, slot, region);
+	const uint32_t rival = map->directory[slot];
+
+	if (rival == map->count || bytes > share(map, slot, &map->regions[rival]))
+		map->directory[slot] = i;
+	if (bytes == map->slot_bytes) {
+		const uint64_t from = map->begin + (slot << map->shift);
+		const uint64_t host = region->host + (from - region->bus);
+
+		map->readable[slot] = region->permission & RK_READ ? host : 0;
+		map->writable[slot] = region->permission & RK_WRITE ? host : 0;
+	}
+}
+
+/* Chooses slots; false if there is no memory for them. */
+static bool cut(struct rk_map *map)
+{
+	const struct rk_region *first = &map->regions[0], *last = first + map->count - 1;
+	const uint64_t end = last->bus + (last->length - 1);
+	uint64_t most = (uint64_t)map->count * SLOTS_PER_REGION;
+
+	most = most < SLOTS_LEAST ? SLOTS_LEAST : most > SLOTS_MOST ? SLOTS_MOST : most;
+	map->shift = SLOT_SHIFT_MIN;
+	while ((end >> map->shift) - (first->bus >> map->shift) >= most)
+		map->shift++;
+	map->slot_bytes = 1ull << map->shift;
+	map->slot_mask = map->slot_bytes - 1;
+	map->begin = first->bus & ~map->slot_mask;
+	map->slots = ((end - map->begin) >> map->shift) + 1;
+	map->directory = malloc(map->slots * sizeof(*map->directory));
+	map->readable = calloc(map->slots, sizeof(*map->readable));
+	map->writable = calloc(map->slots, sizeof(*map->writable));
+	return map->directory && map->readable && map->writable;
+}
+
+static void enter(struct rk_map *map)
+{
+	for (uint64_t slot = 0; slot < map->slots; slot++)
+		map->directory[slot] = map->count;
+	for (uint32_t i = 0; i < map->count; i++) {
+		const uint64_t first = map->regions[i].bus - map->begin;
+		const uint64_t last = first + (map->regions[i].length - 1);
+
+		for (uint64_t slot = first >> map->shift; slot <= last >> map->shift; slot++)
+			enter_slot(map, slot, i);
+	}
+}
+
 struct rk_map *rk_map_new(const struct rk_region *regions, uint32_t count)
 {
 	struct rk_map *map;
@@ -31,24 +98,42 @@ struct rk_map *rk_map_new(const struct rk_region *regions, uint32_t count)
 		errno = EINVAL;
 		return NULL;
 	}
-	map = malloc(sizeof(*map) + (size_t)count * sizeof(map->regions[0]));
+	map = calloc(1, sizeof(*map) + ((size_t)count + 1) * sizeof(map->regions[0]));
 	if (!map)
 		return NULL;
 	map->count = count;
-	if (count)
-		memcpy(map->regions, regions, (size_t)count * sizeof(map->regions[0]));
+	if (count == 0)
+		return map;
+	memcpy(map->regions, regions, (size_t)count * sizeof(map->regions[0]));
+	if (!cut(map)) {
+		rk_map_free(map);
+		return NULL;
+	}
+	enter(map);
 	return map;
 }
 
 void rk_map_free(struct rk_map *map)
 {
+	if (!map)
+		return;
+	free(map->directory);
+	free(map->readable);
+	free(map->writable);
 	free(map);
 }
 
 const struct rk_region *map_search(const struct rk_map *map, uint64_t bus)
 {
+	const uint64_t slot = (bus - map->begin) >> map->shift;
+	const struct rk_region *likely;
 	uint32_t low = 0, high = map->count;
 
+	if (slot >= map->slots)
+		return NULL;
+	likely = &map->regions[map->directory[slot]];
+	if (bus - likely->bus < likely->length)
+		return likely;
 	while (low < high) {
 		uint32_t middle = low + (high - low) / 2;
 		const struct rk_region *region = &map->regions[middle];
@@ -61,6 +146,15 @@ const struct rk_region *map_search(const struct rk_map *map, uint64_t bus)
 			low = middle + 1;
 	}
 	return NULL;
+}
+
+uint64_t map_whole(const struct rk_map *map, uint64_t bus, uint32_t length, uint32_t permission)
+{
+	const struct rk_region *hint = NULL;
+	uint64_t run = 0;
+	struct shm *host = map_run(map, bus, length, permission, &run, &hint);
+
+	return run == length ? (uint64_t)(uintptr_t)host : 0;
 }
 
 uint64_t rk_map_translate(const struct rk_map *map, uint64_t bus, uint64_t length,

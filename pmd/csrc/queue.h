@@ -107,6 +107,7 @@ struct rk_queue {
 	uint32_t frame_bytes_max;           /* of a frame without tags: mtu.h */
 	uint32_t fault;
 	bool plain;         /* plain chains go by the short way, in a burst */
+	uint8_t scattered;  /* so many more bursts are taken to lie in several regions */
 	uint32_t walked;    /* in this turn: see TURN_WALK_MAX */
 	uint16_t next;      /* the place of the first chain not yet taken */
 	uint16_t used_next; /* where the next used element goes */

@@ -34,7 +34,9 @@ STAGES = {
     "packed": [Scenario(kind, packed=True) for kind in ("null", "gen", "loop")],
     "batch": [Scenario("null", burst=burst) for burst in (1, 8, 32, 128, 256)],
     "queue size": [Scenario("null", queue_size=size) for size in (128, 1024, 4096)],
-    "memory table": [Scenario("null", regions=count) for count in (1, 8, 64, 4000)],
+    "memory table": [
+        Scenario(kind, regions=count) for kind in ("null", "gen") for count in (1, 2, 8, 4000)
+    ],
 }
 ALL = [
     pytest.param(group, each, id=f"{each.name}, queue {each.queue_size}, burst {each.burst}")

@@ -60,9 +60,9 @@ class Program:
     heads: list[int]
     jump: int  # added to the index that the heads would give
 
-    def rig(self) -> Rig:
+    def rig(self, *, far: bool = True) -> Rig:
         """A rig in this state."""
-        rig = Rig(self.size, **self.features)
+        rig = Rig(self.size, far=far, **self.features)
         rig.set_index(self.start)
         for index, desc in enumerate(self.descs):
             rig.desc(index, *desc)

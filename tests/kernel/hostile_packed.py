@@ -42,9 +42,9 @@ class PackedProgram:
     tables: list[Table]
     event: tuple[int, int]
 
-    def rig(self) -> PackedRig:
+    def rig(self, *, far: bool = True) -> PackedRig:
         """A rig in this state; the descriptors are shown."""
-        rig = PackedRig(self.size, self.start, **self.features)
+        rig = PackedRig(self.size, self.start, far=far, **self.features)
         for table in self.tables:
             rig.table(table.bus, *table.entries)
         for desc in self.descs:

@@ -36,12 +36,14 @@ class PackedRig(Rig):
         features: As `Layout`.
     """
 
-    def __init__(self, size: int = 8, start: int = WRAP, **features: object) -> None:
+    def __init__(
+        self, size: int = 8, start: int = WRAP, *, far: bool = True, **features: object
+    ) -> None:
         self._start = start
         self.commit = shared(4096).view(np.uint32)[:2]
         self.commit[:] = start
         self._oracle_commit = bytearray()
-        super().__init__(size, **features)
+        super().__init__(size, far=far, **features)
         self.driver = PackedDriver(
             self.poke, self.peek, DESC, size, start=start, in_order=self.layout.in_order
         )

@@ -116,16 +116,20 @@ def shared(length: int) -> npt.NDArray[np.uint8]:
 
 
 class Rig:
-    """VM1's memory and one ring's layout; a context manager that frees what `start` made."""
+    """VM1's memory and one ring's layout; a context manager that frees what `start` made.
 
-    def __init__(self, size: int = 8, **features: object) -> None:
+    far: whether the last page there is belongs to VM1. So wide a table has all the rest in one of
+    the kernel's slots; without, a slot is a page.
+    """
+
+    def __init__(self, size: int = 8, *, far: bool = True, **features: object) -> None:
         noise = np.random.default_rng(size)
         self.layout = Layout(DESC, AVAIL, USED, size, **features)  # type: ignore[arg-type]
         self.windows = {window: shared(length) for window, length in WINDOWS.items()}
         for data in self.windows.values():
             data[:] = noise.integers(0, 256, len(data), dtype=np.uint8)
         self.memory = MemoryMap(
-            TABLE,
+            TABLE if far else TABLE[:-1],
             {
                 window: RegionInfo(window, length, True, window == 2, (Area(0, length),))
                 for window, length in WINDOWS.items()

@@ -31,17 +31,21 @@ _FRAMES = st.lists(
 
 
 @_SETTINGS
-@given(program=rings(write=False), burst=_BURSTS, plain=st.booleans())
-def test_transmit(program: Program, burst: int, plain: bool) -> None:
-    with program.rig() as rig:
+@given(program=rings(write=False), burst=_BURSTS, plain=st.booleans(), far=st.booleans())
+def test_transmit(program: Program, burst: int, plain: bool, far: bool) -> None:
+    with program.rig(far=far) as rig:
         rig.plain = plain
         transmit(rig, burst, program.publish)
 
 
 @_SETTINGS
-@given(program=rings(write=True), frames=_FRAMES, burst=_BURSTS, plain=st.booleans())
-def test_receive(program: Program, frames: Sequence[bytes], burst: int, plain: bool) -> None:
-    with program.rig() as rig:
+@given(
+    program=rings(write=True), frames=_FRAMES, burst=_BURSTS, plain=st.booleans(), far=st.booleans()
+)
+def test_receive(
+    program: Program, frames: Sequence[bytes], burst: int, plain: bool, far: bool
+) -> None:
+    with program.rig(far=far) as rig:
         rig.plain = plain
         receive(rig, frames, burst, program.publish)
 

@@ -33,17 +33,25 @@ _FRAMES = st.lists(
 
 
 @_SETTINGS
-@given(program=packed_rings(write=False), burst=_BURSTS, plain=st.booleans())
-def test_transmit(program: PackedProgram, burst: int, plain: bool) -> None:
-    with program.rig() as rig:
+@given(program=packed_rings(write=False), burst=_BURSTS, plain=st.booleans(), far=st.booleans())
+def test_transmit(program: PackedProgram, burst: int, plain: bool, far: bool) -> None:
+    with program.rig(far=far) as rig:
         rig.plain = plain
         transmit(rig, burst)
 
 
 @_SETTINGS
-@given(program=packed_rings(write=True), frames=_FRAMES, burst=_BURSTS, plain=st.booleans())
-def test_receive(program: PackedProgram, frames: Sequence[bytes], burst: int, plain: bool) -> None:
-    with program.rig() as rig:
+@given(
+    program=packed_rings(write=True),
+    frames=_FRAMES,
+    burst=_BURSTS,
+    plain=st.booleans(),
+    far=st.booleans(),
+)
+def test_receive(
+    program: PackedProgram, frames: Sequence[bytes], burst: int, plain: bool, far: bool
+) -> None:
+    with program.rig(far=far) as rig:
         rig.plain = plain
         receive(rig, frames, burst)
 

@@ -119,7 +119,7 @@ class Bench:
         *,
         transmits: bool,
         burst: int = 32,
-        **layout: object,
+        **layout: bool,
     ) -> Iterator[Bench]:
         with contextlib.ExitStack() as stack:
             rig = stack.enter_context(Rig(SIZE, **layout))

@@ -12,6 +12,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
 #include "stage_port.h"
 
@@ -79,6 +80,7 @@ struct stage {
 	uint32_t frame_bytes, slot_bytes, size, burst, regions;
 	bool packed;
 	uint64_t region_bytes; /* of those with buffers */
+	uint64_t spare_lines;  /* where the first one of these can begin */
 	struct rk_map *map;
 	struct rk_port *port;
 	struct rk_work work;
@@ -98,13 +100,22 @@ STAGE_API uint64_t stage_cycles(const struct stage *stage);
 
 /* ---- VM1 ---------------------------------------------------------------------------------------- */
 
-/* Region 0 has the rings; slots go round the others, which leave holes as large as themselves. */
+/* Region 0 has the rings; those with slots leave holes as large as themselves. */
+static uint8_t *region_at(const struct stage *stage, uint64_t region, uint64_t *bus)
+{
+	*bus = BUS_BASE + HUGE_PAGE + 2 * region * stage->region_bytes;
+	return stage->memory + HUGE_PAGE + region * stage->region_bytes;
+}
+
+/* Slots go round the regions. They begin at another line of each: one line of all pages is one set of the cache. */
 static uint8_t *slot_at(const struct stage *stage, uint32_t slot, uint64_t *bus)
 {
 	uint64_t region = slot % stage->regions, offset = slot / stage->regions * stage->slot_bytes;
+	uint8_t *base = region_at(stage, region, bus);
 
-	*bus = BUS_BASE + HUGE_PAGE + 2 * region * stage->region_bytes + offset;
-	return stage->memory + HUGE_PAGE + region * stage->region_bytes + offset;
+	offset += region * 5 % stage->spare_lines * 64;
+	*bus += offset;
+	return base + offset;
 }
 
 /* Writes a buffer's frame anew, or reads what is in it; its bus address, header included. */
@@ -232,7 +243,7 @@ static int map_open(struct stage *stage)
 		return -1;
 	for (uint32_t i = 0; i < count; i++) {
 		uint64_t bus, length = i ? stage->region_bytes : HUGE_PAGE;
-		uint8_t *host = i ? slot_at(stage, i - 1, &bus) : stage->memory;
+		uint8_t *host = i ? region_at(stage, i - 1, &bus) : stage->memory;
 
 		if (!i)
 			bus = BUS_BASE;
@@ -251,16 +262,20 @@ static uint64_t round_up(uint64_t value, uint64_t multiple)
 static int memory_open(struct stage *stage)
 {
 	uint32_t slots = 2 * stage->size;
+	uint64_t slot_bytes;
 
 	/* An odd number of lines: buffers are shared out over the cache's sets. */
 	stage->slot_bytes = ((HEADROOM + stage->frame_bytes + 127) / 64 | 1) * 64;
-	stage->region_bytes = round_up(
-		(uint64_t)((slots + stage->regions - 1) / stage->regions) * stage->slot_bytes, PAGE);
+	slot_bytes = (uint64_t)((slots + stage->regions - 1) / stage->regions) * stage->slot_bytes;
+	stage->region_bytes = round_up(slot_bytes, PAGE);
+	stage->spare_lines = (stage->region_bytes - slot_bytes) / 64 + 1;
 	stage->memory_bytes =
 		round_up(HUGE_PAGE + stage->regions * stage->region_bytes, HUGE_PAGE);
 	stage->memory = aligned_alloc(HUGE_PAGE, stage->memory_bytes);
 	if (!stage->memory)
 		return -1;
+	/* As VM1's memory is to be; where it cannot, the small pages tell only of a memory table all over it. */
+	madvise(stage->memory, stage->memory_bytes, MADV_HUGEPAGE);
 	memset(stage->memory, 0, stage->memory_bytes);
 	return map_open(stage);
 }

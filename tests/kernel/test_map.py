@@ -1,0 +1,47 @@
+"""Translation by slots: whatever the slots come to, it is what the table says."""
+
+from __future__ import annotations
+
+import itertools
+
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from driver.memory_map import HostRegion
+from pmd.kernel import Map
+
+# A few bytes and gigabytes, side by side and far apart, at both ends of what there is.
+_BEGINS = st.one_of(
+    st.integers(0, 1 << 16),
+    st.integers(0, 1 << 32).map(lambda page: page & ~0xFFF),
+    st.integers((1 << 64) - (1 << 33), (1 << 64) - 1),
+)
+_LENGTHS = st.one_of(st.integers(1, 1 << 14), st.integers(1, 1 << 20).map(lambda n: n << 12))
+
+
+@st.composite
+def _tables(draw: st.DrawFn) -> list[HostRegion]:
+    rows: list[HostRegion] = []
+    begins = sorted(draw(st.lists(_BEGINS, min_size=1, max_size=40, unique=True)))
+    for begin, after in zip(begins, [*begins[1:], 1 << 64], strict=True):
+        length = min(draw(_LENGTHS), after - begin)
+        rows.append(HostRegion(begin, length, (len(rows) + 1) << 48, draw(st.integers(1, 3))))
+    return rows
+
+
+@settings(deadline=None)
+@given(rows=_tables(), aside=st.integers(0, 1 << 14), length=st.integers(1, 1 << 14))
+def test_translation_is_what_the_table_says(
+    rows: list[HostRegion], aside: int, length: int
+) -> None:
+    with Map(rows) as map_:
+        for bus, size, _, _ in rows:
+            near = {bus, bus - 1, bus + 1, bus + aside, bus + size - 1, bus + size, bus + size // 2}
+            near = {at for at in near if 0 <= at < 1 << 64}
+            for at, permission in itertools.product(near, (1, 2, 3)):
+                holds = [row for row in rows if row[0] <= at < row[0] + row[1]]
+                expected = None
+                if holds and holds[0][3] & permission == permission:
+                    begin, room, host = holds[0][:3]
+                    expected = (host + at - begin, min(length, begin + room - at))
+                assert map_.translate(at, length, permission) == expected
