@@ -224,6 +224,8 @@ class Daemon(Closing):
         for channel in slots.assign():
             if channel not in self._channels:
                 self._channels.append(channel)
+                if channel.look_period_s is not None:
+                    self._look_at[channel] = 0.0
             try:
                 channel.attach()
             except VhostPciError as error:

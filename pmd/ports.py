@@ -2,6 +2,8 @@
 
 They stay open while VM1 comes and goes. Where VM1 later starts more pairs, or the VF has to be set
 up anew (its PF was reset, say), all are closed and opened again; frames that a port held are lost.
+A VF that cannot be opened again (its PF is down) is *away*: its place is taken by ports that drop
+all frames as of a link that is down, and it is tried again and again.
 """
 
 from __future__ import annotations
@@ -9,8 +11,10 @@ from __future__ import annotations
 import enum
 import logging
 import os
+import time
 from typing import TYPE_CHECKING
 
+from driver.software_vf import PortSpec
 from guest.errors import UsageError, VhostPciError
 from pmd.kernel import Port
 from pmd.stats import AtVf
@@ -23,6 +27,7 @@ if TYPE_CHECKING:
     from pmd.kernel import Queue
 
 _log = logging.getLogger("pmd")
+_RETRY_S = 2.0  # a PF that does not answer takes half of it
 
 
 class Copy(enum.StrEnum):
@@ -52,6 +57,9 @@ class Ports:
         self._before: list[AtVf] = []
         self._refused = 0
         self._spoilt = False
+        self._pairs = 0  # that the VF was opened for last
+        self._away = False
+        self._retry_at = 0.0
         self._direct: set[int] = set()
 
     @property
@@ -85,6 +93,9 @@ class Ports:
 
     def look(self) -> bool:
         """Whether the VF must be opened anew, as the next `ensure` does. Also while loops run."""
+        if self._away and not self._spoilt:
+            self._spoilt = self._is_back()
+            return self._spoilt
         trouble = self._vf.look() if self._ports and not self._spoilt else ""
         if trouble:
             _log.warning("VF %s: %s; opening it anew", self.name, trouble)
@@ -97,7 +108,7 @@ class Ports:
         Raises:
             VhostPciError: It does not reach all of it, and nothing is to be copied.
         """
-        if self._copy is Copy.ALWAYS:
+        if self._copy is Copy.ALWAYS or self._away:
             return
         if not self._vf.share(mappings) and self._copy is Copy.NEVER:
             self._vf.unshare()
@@ -118,7 +129,7 @@ class Ports:
                 copied.
         """
         port = self._ports[pair]
-        if self._copy is Copy.ALWAYS:
+        if self._copy is Copy.ALWAYS or self._away:
             return
         if self._vf.writes_vm1 and not shared and queue.set_direct(port):
             self._vf.stop_receiving(pair)
@@ -166,7 +177,8 @@ class Ports:
     def ensure(self, pairs: int) -> None:
         """Have ports for pairs queue pairs, or, where the VF refuses, for as many as before.
 
-        A VF that has fewer queue pairs gets ports for those.
+        A VF that has fewer queue pairs gets ports for those. One that is looked after (`look`) and
+        was open before may be away.
 
         Raises:
             VhostPciError: Not even those can be opened. None is open then.
@@ -181,11 +193,42 @@ class Ports:
         try:
             self._open(pairs)
         except VhostPciError as error:
-            if former in (0, pairs):
-                raise
-            _log.warning("%s; going on with %d queue pairs", error, former)
-            self._refused = pairs
-            self._open(former)
+            if 0 < former < pairs:
+                _log.warning("%s; going on with %d queue pairs", error, former)
+                self._refused = pairs
+                self._reopen(former)
+            else:
+                self._do_without(error)
+
+    def _reopen(self, pairs: int) -> None:
+        try:
+            self._open(pairs)
+        except VhostPciError as error:
+            self._do_without(error)
+
+    def _do_without(self, error: VhostPciError) -> None:
+        """Let the VF be away, if it can be; else raise."""
+        if not self._pairs or self.look_period_s is None:
+            raise error
+        _log.error("%s; trying again, and dropping frames meanwhile", error)
+        self._ports += [Port(PortSpec("down"), f"VF {self.name}") for _ in range(self._pairs)]
+        self._away = True
+        self._retry_at = time.monotonic() + _RETRY_S
+
+    def _is_back(self) -> bool:
+        """Whether the VF can be opened again; found out by doing so."""
+        if time.monotonic() < self._retry_at:
+            return False
+        try:
+            specs = self._vf.open(self._pairs)
+        except VhostPciError:
+            return False
+        else:
+            _close_descriptors(specs)
+            return True
+        finally:
+            self._vf.close()
+            self._retry_at = time.monotonic() + _RETRY_S
 
     def _open(self, pairs: int) -> None:
         specs = self._vf.open(pairs)
@@ -195,11 +238,10 @@ class Ports:
                 if self._copy is Copy.NEVER:
                     self._ports[-1].set_copy_below(0)
             except VhostPciError:
-                for unowned in specs[index:]:
-                    if unowned.fd >= 0:
-                        os.close(unowned.fd)
+                _close_descriptors(specs[index:])
                 self._close_ports()
                 raise
+        self._pairs = pairs
         self._before += [AtVf()] * (pairs - len(self._before))
 
     def _close_ports(self) -> None:
@@ -216,11 +258,19 @@ class Ports:
         self._ports.clear()
         self._direct.clear()
         self._spoilt = False
+        self._away = False
         self._vf.close()
 
     def close(self) -> None:
         """Close ports and VF. Twice is fine."""
         self._close_ports()
+
+
+def _close_descriptors(specs: Sequence[PortSpec]) -> None:
+    """Of specs that no port was opened with."""
+    for spec in specs:
+        if spec.fd >= 0:
+            os.close(spec.fd)
 
 
 def _counts(port: Port) -> AtVf:

@@ -17,7 +17,7 @@ static const struct {
 	{"null", port_null_open},     {"loop", port_loop_open},	  {"gen", port_gen_open},
 	{"tap", port_tap_open},	      {"packet", port_packet_open}, {"dgram", port_dgram_open},
 	{"pcap", port_pcap_open},     {"igbvf", port_igbvf_open},   {"virtio-net", port_virtio_open},
-	{"xdp", port_xdp_open},	      {"copy", port_copy_open},
+	{"xdp", port_xdp_open},	      {"copy", port_copy_open},	  {"down", port_down_open},
 };
 
 struct rk_port *rk_port_open(const struct rk_port_config *config, char *error, size_t error_bytes)

@@ -209,7 +209,7 @@ struct rk_xdp_config {
 };
 
 struct rk_port_config {
-	const char *kind;   /* "null", "copy", "loop", "gen", "tap", "packet", "dgram", "pcap", "igbvf", "virtio-net", "xdp" */
+	const char *kind;   /* "null", "down", "copy", "loop", "gen", "tap", "packet", "dgram", "pcap", "igbvf", "virtio-net", "xdp" */
 	int32_t fd;         /* tap, packet, dgram: the open device or socket, which the port now owns */
 	uint32_t frame_bytes; /* gen: size of the synthetic frames without FCS */
 	const char *input;  /* pcap: file to replay once, or NULL */

@@ -10,6 +10,7 @@ from driver.igbvf import mailbox
 from driver.igbvf.vf import IgbVf
 from driver.passthrough import OpenFunction
 from pmd import channel as channel_module
+from pmd import ports as ports_module
 from pmd.channel import Channel
 from tests.driver.igb_model import IgbModel
 from tests.pmd.fake_source import FakeSource
@@ -113,6 +114,37 @@ def test_a_pf_reset_costs_what_was_in_flight(rig: Rig) -> None:
     rig.turn()
     assert rig.source.used() == [0, 1]
     assert rig.counters() == (1, 1, 0)
+
+
+@pytest.mark.parametrize("finishes", [True, False])
+def test_a_pf_that_stays_down(rig: Rig, monkeypatch: pytest.MonkeyPatch, *, finishes: bool) -> None:
+    """VM1 has its buffers back all the while, and is served again once the PF is up."""
+    monkeypatch.setattr(ports_module, "_RETRY_S", 0)
+    rig.source.send(0)
+    rig.turn()
+    if finishes:
+        rig.model.run()
+        rig.model.ping(clear_to_send=False)
+        assert rig.channel.vf_spoilt()
+    else:
+        rig.source.start(4)
+    rig.model.pf_up = False
+    rig.channel.configure()
+    for number in (1, 2):
+        rig.source.send(number)
+        rig.turn()
+        assert rig.source.used() == list(range(number + 1))
+        assert not rig.channel.vf_spoilt()
+    assert rig.counters() == ((1, 0, 2) if finishes else (0, 1, 2))
+    rig.model.pf_up = True
+    assert rig.channel.vf_spoilt()
+    rig.channel.configure()
+    rig.source.send(3)
+    rig.turn()
+    rig.model.run()
+    rig.turn()
+    assert rig.source.used() == [0, 1, 2, 3]
+    assert rig.model.wire[-1][0] == 3
 
 
 def test_a_link_that_is_down(rig: Rig) -> None:

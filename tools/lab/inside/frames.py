@@ -50,6 +50,11 @@ class Wire:
         self.socket.setsockopt(_SOL_PACKET, _PACKET_ADD_MEMBERSHIP, request)
         self.address = bytes(self.socket.getsockname()[4])
 
+    def send(self, frame: bytes) -> None:
+        """However long the card takes none."""
+        self.socket.settimeout(None)
+        self.socket.send(frame)
+
     def receive(self, timeout_s: float | None) -> bytes | None:
         """The next frame; None: none came for so long."""
         self.socket.settimeout(timeout_s)
@@ -87,7 +92,7 @@ def reflect(wire: Wire) -> None:
     while True:
         frame = wire.receive(None)
         if frame is not None:
-            wire.socket.send(frame[6:12] + frame[:6] + frame[12:])
+            wire.send(frame[6:12] + frame[:6] + frame[12:])
 
 
 def make(wire: Wire, to: bytes, size: int, number: int, vlan: int) -> bytes:
@@ -110,7 +115,7 @@ def sweep(wire: Wire, to: bytes, first: int, last: int, vlan: int) -> int:
     for at in range(0, len(sizes), _WINDOW):
         frames = [make(wire, to, size, size, vlan) for size in sizes[at : at + _WINDOW]]
         for frame in frames:
-            wire.socket.send(frame)
+            wire.send(frame)
         for frame in frames:
             found = wire.receive(_ANSWER_S)
             if found != reflected(frame):
@@ -130,7 +135,7 @@ def stream(wire: Wire, to: bytes) -> None:
         for number in range(sent, sent + _WINDOW):
             frame = make(wire, to, _SIZES[number * 37 % len(_SIZES)], number, 0)
             window[reflected(frame)] = number
-            wire.socket.send(frame)
+            wire.send(frame)
         sent += _WINDOW
         while window and (found := wire.receive(_LOST_S)) is not None:
             back += window.pop(found, None) is not None
