@@ -94,8 +94,7 @@ def _memory_bytes(options: BenchOptions) -> int:
     """What VM1s and peers of one case take at most, and a page each for rounding up."""
     sides = 1 + len(options.peers)
     vm1 = max(
-        (case.channels + case.idle)
-        * (2 * case.queue_size * max(_SLOT_BYTES, 2 * case.frame_bytes) + (4 << 20))
+        case.functions * (2 * case.queue_size * max(_SLOT_BYTES, 2 * case.frame_bytes) + (4 << 20))
         for case in options.cases
     )
     return sides * vm1 + len(options.peers) * (MEMORY_MIB << 20)

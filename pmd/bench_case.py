@@ -22,6 +22,7 @@ class Mode(enum.StrEnum):
     NULL = "null"
     COPY = "copy"
     LOOP = "loop"
+    PATCH = "patch"
     GEN = "gen"
 
 
@@ -44,12 +45,14 @@ _DIRECTIONS = {
     Mode.NULL: (Direction.TX,),
     Mode.COPY: (Direction.TX,),
     Mode.LOOP: (Direction.BOTH,),
+    Mode.PATCH: (Direction.RX,),
     Mode.GEN: (Direction.RX, Direction.BOTH),
 }
 _WORDS = {
     (Mode.NULL, Direction.TX): "VM1 -> VF",
     (Mode.COPY, Direction.TX): "VM1 -> VF, copied",
     (Mode.LOOP, Direction.BOTH): "VM1 -> loop -> VM1",
+    (Mode.PATCH, Direction.RX): "VM1 -> VM1'",
     (Mode.GEN, Direction.RX): "VF -> VM1",
     (Mode.GEN, Direction.BOTH): "both ways, each",
 }
@@ -60,12 +63,13 @@ class Case:
     """One line of the table.
 
     Attributes:
-        direction: null and copy only take frames, and loop gives back what it takes; gen has
-            frames, and may take some as well.
+        direction: null and copy only take frames, and loop gives back what it takes; patch takes
+            them at one function and gives them to another, where they are counted; gen has frames,
+            and may take some as well.
         frame_bytes: Without FCS.
         queue_size: Descriptors of each ring.
         burst: Chains a turn takes from a ring at most.
-        channels: Functions, each with a VM1 and a VF of its own.
+        channels: Functions, each with a VM1 and a VF of its own; of patch, so many pairs of them.
         idle: So many more whose VM1 neither sends nor is sent anything.
         touch: What VM1 does for each frame. 1: writes (reads) descriptor, header and 64 bytes anew;
             2: the whole frame; 0: nothing but its indices, which shows the back-end alone.
@@ -89,9 +93,29 @@ class Case:
         return "-".join([*parts, *[f"i{self.idle}"] * (self.idle > 0), f"t{self.touch}"])
 
     @property
-    def vf(self) -> str:
-        """Our VF's spec."""
+    def ends(self) -> int:
+        """Functions that a channel takes."""
+        return 2 if self.mode == Mode.PATCH else 1
+
+    @property
+    def functions(self) -> int:
+        """Of all its channels, then those that are idle."""
+        return self.channels * self.ends + self.idle
+
+    def vf(self, function: int) -> str:
+        """Our VF's spec for a function; an idle one's sends nothing."""
+        if function >= self.channels * self.ends:
+            return str(Mode.NULL)
+        if self.mode == Mode.PATCH:
+            return f"{self.mode}:{function // self.ends}"
         return f"gen:{self.frame_bytes}" if self.mode == Mode.GEN else str(self.mode)
+
+    def functions_of(self, vm1: int) -> range:
+        """The functions a VM1 drives: it transmits at the first, and receives at the last."""
+        if vm1 < self.channels:
+            return range(vm1 * self.ends, (vm1 + 1) * self.ends)
+        first = self.channels * (self.ends - 1) + vm1
+        return range(first, first + 1)
 
     @property
     def way(self) -> str:

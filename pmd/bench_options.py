@@ -40,9 +40,9 @@ class BenchFlags:
         peer: Measured by turns with pmd: testpmd (DPDK's, with its vhost driver), or the path of
             one. May be repeated.
         full: The whole table of docs/performance.md instead of a quick one.
-        mode: Our VF: null, copy, loop, gen.
-        direction: VM1's rings: tx, rx, both. By default tx for null and copy, rx for gen, both for
-            loop.
+        mode: Our VF: null, copy, loop, patch, gen.
+        direction: VM1's rings: tx, rx, both. By default tx for null and copy, rx for patch (its
+            second function's) and gen, both for loop.
         size: Frame bytes without FCS.
         queue_size: Descriptors of each ring.
         ring: split, packed.
@@ -119,7 +119,7 @@ class BenchFlags:
         )
         if not found:
             cause = f"{self.mode or Mode.NULL} has no frames that way"
-            remedy = "null and copy are tx, loop is both, gen is rx or both"
+            remedy = "null and copy are tx, loop is both, patch is rx, gen is rx or both"
             raise UsageError("measure", f"--direction {self.direction}", cause, remedy)
         for case in found:
             if case.queue_size & (case.queue_size - 1) and case.ring == Ring.SPLIT:

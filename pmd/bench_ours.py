@@ -7,6 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from pmd.bench_case import Mode
 from pmd.bench_side import Side
 from pmd.child import Child
 
@@ -27,20 +28,20 @@ class Ours(Side):
 
     def _start_back_end(self) -> list[Child]:
         case = self._case
-        for index in range(self._functions):
+        for index in range(case.functions):
             sockets = (
                 *("--vhost-user", str(self.socket(index))),
                 *("--vfio-user", str(self._function(index))),
             )
             command = (sys.executable, "-m", "tools.device.cli", *sockets)
             self._keep(Child(f"device {index}", command, first=True))
-        for index in range(self._functions):
+        for index in range(case.functions):
             self._wait_for_socket(self.socket(index))
             self._wait_for_socket(self._function(index))
         channels = [
             word
-            for index in range(self._functions)
-            for word in ("--device", f"vfio-user:{self._function(index)}", "--vf", self._vf(index))
+            for index in range(case.functions)
+            for word in ("--device", f"vfio-user:{self._function(index)}", "--vf", case.vf(index))
         ]
         lcores = ",".join(map(str, self._places.lcores))
         run = (
@@ -55,11 +56,10 @@ class Ours(Side):
     def _cycles(self, output: str) -> float | None:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             channels = json.loads(output)["channels"]
-            moved = [
-                (channel[way]["packets"], channel[way]["cycles_per_packet"])
-                for channel in channels
-                for way in ("vm1_to_vf", "vf_to_vm1")
-            ]
-            packets = sum(count for count, _ in moved)
-            return sum(count * cycles for count, cycles in moved) / packets if packets else None
+            ways = [channel[way] for channel in channels for way in ("vm1_to_vf", "vf_to_vm1")]
+            cycles = sum(way["packets"] * way["cycles_per_packet"] for way in ways)
+            # What goes from VM1 to VM1 is counted both ways, and is one packet.
+            once = self._case.mode in (Mode.LOOP, Mode.PATCH)
+            packets = sum(way["packets"] for way in (ways[1::2] if once else ways))
+            return cycles / packets if packets else None
         return None

@@ -99,14 +99,14 @@ class Side(abc.ABC):
         """
         places, name = self._places, self.name
         self.start_back_end()
-        for index in range(self._functions):
+        for index in range(self._case.channels + self._case.idle):
             cpu = places.vm1_cpus[index % len(places.vm1_cpus)]
             lcore = places.lcores[index % len(places.lcores)]
             place = Vm1Place(cpu, lcore if places.tagged else None, places.huge_pages)
             control = self._directory / f"{index}.control"
-            socket = self.socket(index)
+            sockets = [self.socket(each) for each in self._case.functions_of(index)]
             idle = index >= self._case.channels
-            vm1 = BenchVm1(name, self._case, socket, control, place, idle=idle)
+            vm1 = BenchVm1(name, self._case, sockets, control, place, idle=idle)
             self._vm1s.append(vm1)
             self._keep(vm1.child)
         for vm1 in self._vm1s:
@@ -152,14 +152,6 @@ class Side(abc.ABC):
             self._children.pop().close()
         self._vm1s.clear()
 
-    @property
-    def _functions(self) -> int:
-        return self._case.channels + self._case.idle
-
-    def _vf(self, index: int) -> str:
-        """Our VF's spec for a function; an idle one's sends nothing."""
-        return self._case.vf if index < self._case.channels else "null"
-
     def _keep(self, child: Child) -> Child:
         self._children.append(child)
         return child
@@ -168,7 +160,7 @@ class Side(abc.ABC):
         return "".join(child.output + child.log for child in self._forwarding)
 
     def socket(self, index: int) -> Path:
-        """The vhost-user socket of a channel."""
+        """The vhost-user socket of a function."""
         return self._directory / f"{index}.vhost-user"
 
     def _wait_for_socket(self, path: Path) -> None:

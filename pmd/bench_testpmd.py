@@ -1,7 +1,8 @@
 """The peer of a benchmark: DPDK's testpmd with its vhost driver, doing what our side does.
 
-What null (or copy), loop and gen are to us are to it: a net_null port that takes frames and has
-none; the vhost port's own transmit side; a net_null port that has frames without end.
+What null (or copy), loop, patch and gen are to us are to it: a net_null port that takes frames and
+has none; the vhost port's own transmit side; another vhost port; a net_null port that has frames
+without end.
 """
 
 from __future__ import annotations
@@ -64,7 +65,7 @@ class Testpmd(Side):
         ]
         environment = {"RUNTIME_DIRECTORY": str(self._directory)}
         child = self._keep(Child(self.name, command, first=True, environment=environment))
-        for index in range(self._functions):
+        for index in range(self._case.functions):
             self._wait_for_socket(self.socket(index))
         return [child]
 
@@ -74,12 +75,13 @@ class Testpmd(Side):
 
     def _ports(self) -> Iterator[str]:
         case = self._case
-        for index in range(self._functions):
+        for index in range(case.functions):
             yield f"net_vhost{index},iface={self.socket(index)},queues=1"
-            if case.mode == Mode.LOOP:
+            active = index < case.channels * case.ends
+            if case.mode == Mode.LOOP or (active and case.mode == Mode.PATCH):
                 continue
             # Without no-rx a null port's frames would flood the direction that is not measured.
-            silent = case.direction == Direction.TX or index >= case.channels
+            silent = case.direction == Direction.TX or not active
             frames = "no-rx=1" if silent else f"size={case.frame_bytes}"
             yield f"net_null{index},{frames}"
 

@@ -13,6 +13,7 @@ from pmd.bench_case import Direction, Ring
 from pmd.child import Child
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from pmd.bench_case import Case
@@ -44,7 +45,8 @@ class BenchVm1:
 
     Args:
         name: Of the back-end it drives, for messages.
-        back_end: The vhost-user socket it connects to.
+        back_ends: The vhost-user sockets it connects to: one, or one to transmit at and one to
+            receive at.
         control: A path for its control socket.
         idle: Whether it is one that waits.
     """
@@ -53,7 +55,7 @@ class BenchVm1:
         self,
         name: str,
         case: Case,
-        back_end: Path,
+        back_ends: Sequence[Path],
         control: Path,
         place: Vm1Place,
         *,
@@ -64,11 +66,12 @@ class BenchVm1:
         self.idle = idle
         command = [
             *(sys.executable, "-m", "tools.vm1.cli", "idle" if idle else "replay", "--json"),
-            *("--vhost-user", str(back_end), "--control", str(control)),
+            *("--vhost-user", str(back_ends[0]), "--control", str(control)),
             *("--cpu", str(place.cpu), "--direction", str(case.direction)),
             *("--size", str(case.frame_bytes), "--queue-size", str(case.queue_size)),
             *("--touch", str(case.touch)),
         ]
+        command += [word for each in back_ends[1:] for word in ("--second", str(each))]
         command += ["--huge-pages"] if place.huge_pages else []
         tagged = place.peer_cpu is not None and not idle
         command += ["--peer-cpu", str(place.peer_cpu)] if tagged else []

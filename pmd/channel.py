@@ -30,7 +30,7 @@ from pmd.kernel import (
     Work,
     fault_names,
 )
-from pmd.ports import Copy, Ports
+from pmd.ports import Ports
 from pmd.quarantine import Quarantine
 from pmd.ring_config import ring_config
 from pmd.steering import Steering
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from driver.software_vf import Vf
     from driver.vhost_pci import DeviceState
     from guest.function import Doorbell
-    from pmd.opening import Opening
+    from pmd.serving import Serving
     from pmd.source import Source
 
 
@@ -64,26 +64,15 @@ class Channel:
     `changed` and `idle` at any time.
 
     Args:
-        source: Where the function comes from; the channel owns it, and shows it.
+        source: Where the function comes from; the channel owns it.
         vf: Where frames go; the channel owns it.
-        bar: The window's BAR.
-        sleeps: Its loops sleep, so VM1's kicks are wanted.
-        copy: Which frames are copied.
+        serving: How.
     """
 
-    def __init__(
-        self,
-        source: Source,
-        vf: Vf,
-        bar: int,
-        *,
-        sleeps: bool = False,
-        copy: Copy = Copy.AUTO,
-    ) -> None:
-        self.source = source
-        self._sleeps = sleeps
-        self._ports = Ports(vf, copy)
-        self._bar = bar
+    def __init__(self, source: Source, vf: Vf, serving: Serving) -> None:
+        self._source = source
+        self._serving = serving
+        self._ports = Ports(vf, serving.copy)
         self._attached = contextlib.ExitStack()
         self._device: VhostPci | None = None
         self._fd = -1
@@ -106,12 +95,17 @@ class Channel:
     @property
     def name(self) -> str:
         """The device's, as the user gave it."""
-        return self.source.name
+        return self._source.name
 
     @property
     def comes_back(self) -> bool:
         """Whether attaching again is worth trying after the function is gone."""
-        return self.source.comes_back
+        return self._source.comes_back
+
+    @property
+    def one_lcore(self) -> str | None:
+        """What the channels have alike that one lcore is to run; None: any may run this one."""
+        return self._ports.one_lcore
 
     @property
     def works(self) -> dict[int, Work]:
@@ -160,20 +154,21 @@ class Channel:
         """Readable when the function went away. Only while attached."""
         return self._fd
 
-    def attach(self, opened: Opening | None = None) -> None:
-        """Make this process the active driver of the function, opened now or before; no more yet.
+    def attach(self) -> None:
+        """Open the function and make this process its active driver. Not yet configured.
 
         Raises:
             VhostPciError: It cannot be opened, or is no vhost-pci function of ours. Not attached.
         """
         self._ports.prepare()
         with contextlib.ExitStack() as stack:
-            function = self.source.open() if opened is None else opened.take()
+            function = self._source.open()
             stack.callback(function.close)
-            device = stack.enter_context(VhostPci(function, self._bar))
+            device = stack.enter_context(VhostPci(function, self._serving.bar))
             device.activate()
             self._attached = stack.pop_all()
-        self._device, self._fd = device, function.fileno()
+        self._device = device
+        self._fd = function.fileno()
         self._generation = None
         self._quarantine.clear()
 
@@ -216,7 +211,7 @@ class Channel:
         device.acknowledge(state.generation)
         self._configurations += 1
         if Status.CONNECTED in state.status:
-            self.source.settled()
+            self._source.settled()
         self._log_state(len(rings))
 
     def _log_state(self, started: int) -> None:
@@ -275,7 +270,7 @@ class Channel:
 
     def _kicks(self, device: VhostPci, rings: Sequence[Ring]) -> dict[int, int]:
         """What tells of VM1's kicks, by ring; a loop looks by itself where nothing does."""
-        if not self._sleeps:
+        if not self._serving.sleeps:
             return {}
         try:
             return device.kick_fds(r.index for r in rings if RingFlag.KICKABLE in r.flags)
@@ -382,7 +377,7 @@ class Channel:
         """Detach, and close the VF and the source. Twice is fine."""
         self.detach()
         self._ports.close()
-        self.source.close()
+        self._source.close()
 
     def snapshot(self) -> stats.Channel:
         """Its counters, now."""

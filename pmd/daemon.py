@@ -2,7 +2,7 @@
 
 The main thread owns all of it and sleeps in a selector; only lcores poll. A change of one channel
 pauses only the lcores that run it. Queue pairs go to lcores round-robin as they first appear, and
-stay with theirs.
+stay with theirs; those of both ends of a patch go together.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from guest.errors import VhostPciError
 from pmd import stats
 from pmd.kernel import Poll
 from pmd.lcore import Lcore
-from pmd.opening import Opening
 from pmd.slots import Slots
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pmd.channel import Channel
+    from pmd.kernel import Work
     from pmd.report import View
     from pmd.signals import Signals
 
@@ -72,16 +72,14 @@ class Daemon(Closing):
         self._slots = slots
         self._verify_at = 0.0
         self._retry_at: dict[Channel, float] = {}
-        self._openings: dict[Channel, Opening] = {}
         # Hardware VFs are looked at; the others have nothing to tell.
         self._look_at = {c: 0.0 for c in channels if c.look_period_s is not None}
         self._eventful: set[Lcore] = set()
         self._lcores: list[Lcore] = []
-        self._lcore_of: dict[tuple[Channel, int], Lcore] = {}
+        self._lcore_of: dict[tuple[Channel, int] | str, Lcore] = {}
         with contextlib.ExitStack() as stack:
             self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             stack.callback(os.close, self._event)
-            stack.callback(self._end_openings)
             self._selector = stack.enter_context(selectors.DefaultSelector())
             for cpu in cpus:
                 self._lcores.append(Lcore(cpu, burst, self._wake, poll))
@@ -108,7 +106,7 @@ class Daemon(Closing):
             if channel.attached:
                 channel.configure()
                 self._selector.register(channel, selectors.EVENT_READ, channel)
-                self._place(channel)
+        self._place(*self._channels)
         first = before = self.snapshot()
         end = first.time_s + duration_s if duration_s is not None else float("inf")
         show_at = first.time_s + period_s
@@ -208,15 +206,19 @@ class Daemon(Closing):
                 lcore.set_works([work for work in lcore.works if work not in works])
                 lcore.resume()
 
-    def _place(self, channel: Channel) -> None:
-        """Put the channel's works on their lcores, and let these run."""
-        for pair, work in channel.works.items():
-            home = channel, channel.steering.home(pair)
-            lcore = self._lcore_of.get(home)
-            if lcore is None:
-                lcore = self._lcore_of[home] = next(self._turn)
+    def _place(self, *channels: Channel) -> None:
+        """Put the channels' works on their lcores, all of an lcore's at once, and let these run."""
+        works: dict[Lcore, list[Work]] = {}
+        for channel in channels:
+            for pair, work in channel.works.items():
+                key = channel.one_lcore or (channel, channel.steering.home(pair))
+                lcore = self._lcore_of.get(key)
+                if lcore is None:
+                    lcore = self._lcore_of[key] = next(self._turn)
+                works.setdefault(lcore, []).append(work)
+        for lcore, more in works.items():
             lcore.pause()
-            lcore.set_works([*lcore.works, work])
+            lcore.set_works([*lcore.works, *more])
             lcore.resume()
 
     def _follow(self, slots: Slots) -> None:
@@ -256,35 +258,20 @@ class Daemon(Closing):
     def _retry(self) -> None:
         """Attach again what is due, for as long as it takes and without a word about failures.
 
-        A server that does not answer keeps nobody waiting but its own channel.
+        One channel at a time: a device that does not answer takes as long as it may, and between
+        two of them the other channels' devices are to have their acknowledgements.
         """
-        for channel, opening in tuple(self._openings.items()):
-            if opening.ended:
-                del self._openings[channel]
-                with opening:
-                    self._reattach(channel, opening)
-        for channel, due in tuple(self._retry_at.items()):
-            if time.monotonic() >= due:
-                del self._retry_at[channel]
-                self._openings[channel] = Opening(channel.source, self._wake_up)
-
-    def _reattach(self, channel: Channel, opening: Opening) -> None:
+        channel, due = min(self._retry_at.items(), key=lambda each: each[1], default=(None, 0.0))
+        if channel is None or time.monotonic() < due:
+            return
         try:
-            channel.attach(opening)
+            channel.attach()
         except VhostPciError as error:
             _log.debug("%s", error)
             self._retry_at[channel] = time.monotonic() + _RETRY_S
-        else:
-            self._join(channel)
-
-    def _wake_up(self) -> None:
-        """On any thread."""
-        os.eventfd_write(self._event, 1)
-
-    def _end_openings(self) -> None:
-        for opening in self._openings.values():
-            opening.close()
-        self._openings.clear()
+            return
+        del self._retry_at[channel]
+        self._join(channel)
 
     def _join(self, channel: Channel) -> None:
         """Serve a channel that has just been attached."""

@@ -213,7 +213,7 @@ class Work:
     Args:
         tx: VM1's transmit queue, or None.
         rx: VM1's receive queue, or None.
-        port: The other end.
+        port: The other end: a `Port`, or a struct rk_port of somebody else's.
         generation_address: Of the state area's u32, 0 for none (`VhostPci.generation_address`);
             must stay mapped while a loop has the work.
         expected: The generation tx and rx were made for.
@@ -227,7 +227,7 @@ class Work:
         self,
         tx: Queue | None,
         rx: Queue | None,
-        port: Port,
+        port: Handle,
         *,
         generation_address: int = 0,
         expected: int = 0,
@@ -296,6 +296,7 @@ class Loop(Handle):
     def __init__(self, burst: int, poll: Poll | None = None) -> None:
         self.stats = LoopStats()
         self._works: tuple[Work, ...] = ()
+        self._array: ctypes.Array[WorkStructure] | None = None
         self._running = False
         handle = library().rk_loop_new(burst, ctypes.byref(self.stats))
         if not handle:
@@ -324,6 +325,7 @@ class Loop(Handle):
             array[index].events = 0
             work.structure = array[index]  # a view: what the kernel writes is what `events` reads
         library().rk_loop_set(self.handle, array, len(works))
+        self._array = array  # the kernel borrows it until the call above returns for another
         for part in (part for work in works for part in work.parts):
             part.hold()
         self._release()

@@ -31,7 +31,7 @@ from pmd.xdp_abi import XdpConfigStructure, XdpQueueStructure, XdpRingStructure
 if TYPE_CHECKING:
     from driver.igbvf.queue import QueuePair
 
-ABI = 8  # RK_ABI
+ABI = 9  # RK_ABI
 BURST_MAX = 256  # RK_BURST_MAX
 FRAME_MAX = 65562  # RK_FRAME_MAX
 DROP_SLOTS = 16

@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("pmd")
 _RETRY_S = 2.0  # a PF that does not answer takes half of it
-_EVERY_FRAME = (1 << 32) - 1
 
 
 class Copy(enum.StrEnum):
@@ -67,6 +66,11 @@ class Ports:
     def look_period_s(self) -> float | None:
         """How often `look` is to be asked; None: never."""
         return self._vf.look_period_s
+
+    @property
+    def one_lcore(self) -> str | None:
+        """What the channels have alike that one lcore is to run; None: any may run this one."""
+        return self._vf.one_lcore
 
     @property
     def name(self) -> str:
@@ -238,8 +242,6 @@ class Ports:
                 self._ports.append(Port(spec, f"VF {self._vf.spec}"))
                 if self._copy is Copy.NEVER:
                     self._ports[-1].set_copy_below(0)
-                elif self._copy is Copy.ALWAYS:
-                    self._ports[-1].set_copy_below(_EVERY_FRAME)
             except VhostPciError:
                 _close_descriptors(specs[index:])
                 self._close_ports()

@@ -7,6 +7,7 @@ import logging
 from typing import TYPE_CHECKING
 
 from driver.software_vf import KINDS, parse_vf
+from driver.software_vf.patch import PREFIX
 from driver.state_area import DEVICE_ID, VENDOR_ID
 from guest.cpus import default_lcores, parse_lcores
 from guest.errors import UsageError
@@ -15,6 +16,7 @@ from pmd.channel import Channel
 from pmd.daemon import Daemon
 from pmd.kernel import Poll
 from pmd.ports import Copy
+from pmd.serving import Serving
 from pmd.signals import Signals
 from pmd.slots import NUMBER, Slots, VfTemplate
 from pmd.source import AUTO, PciSource, SimSource, sources
@@ -49,16 +51,16 @@ def run(options: Options, view: View) -> tuple[stats.Snapshot, stats.Snapshot]:
         cpus = parse_lcores(options.lcores) if options.lcores else default_lcores(1)
         found = sources(options.devices, cpus, WindowMap(options.window_map))
         specs = _resolve(_specs(options.vfs, found))
-        sleeps = _IDLE_NS[options.poll] is not None
-        copy = Copy(options.copy)
-        slots = _slots(stack, found, options.bar, sleeps=sleeps, copy=copy)
+        idle_ns = _IDLE_NS[options.poll]
+        serving = Serving(options.bar, idle_ns is not None, Copy(options.copy))
+        slots = _slots(stack, found, serving)
         channels: list[Channel] = []
         for source, spec in zip(found, specs, strict=True):
             if slots is not None and isinstance(source, PciSource):
                 channels.append(slots.add(source, VfTemplate(spec)))
                 continue
             vf = parse_vf(spec)
-            channels.append(Channel(source, vf, options.bar, sleeps=sleeps, copy=copy))
+            channels.append(Channel(source, vf, serving))
             stack.callback(channels[-1].close)
         for channel in channels:
             if slots is None or channel not in slots:
@@ -67,21 +69,19 @@ def run(options: Options, view: View) -> tuple[stats.Snapshot, stats.Snapshot]:
             channel.attach()
             if channel not in channels:  # one more than auto's first
                 channels.append(channel)
-        poll = Poll(_IDLE_NS[options.poll], options.coalesce_us * 1000)
+        poll = Poll(idle_ns, options.coalesce_us * 1000)
         daemon = stack.enter_context(
             Daemon(channels, cpus, options.burst, signals, slots=slots, poll=poll)
         )
         return daemon.run(view, options.stats_period_s, options.duration_s)
 
 
-def _slots(
-    stack: contextlib.ExitStack, found: Sequence[Source], bar: int, *, sleeps: bool, copy: Copy
-) -> Slots | None:
+def _slots(stack: contextlib.ExitStack, found: Sequence[Source], serving: Serving) -> Slots | None:
     """The slots of this run, closed by the stack; None where no PCI function is wanted."""
     if not any(isinstance(source, PciSource) for source in found):
         return None
     hotplug = stack.enter_context(Hotplug(VENDOR_ID, DEVICE_ID))
-    return stack.enter_context(Slots(hotplug, bar, sleeps=sleeps, copy=copy))
+    return stack.enter_context(Slots(hotplug, serving))
 
 
 def _specs(specs: Sequence[str], found: Sequence[Source]) -> list[str]:
@@ -96,7 +96,22 @@ def _specs(specs: Sequence[str], found: Sequence[Source]) -> list[str]:
         if NUMBER in spec and source.name != AUTO:
             cause = f"{NUMBER} counts the functions of {AUTO}, and {source.name} is one"
             raise UsageError("use", f"--vf {spec}", cause, f"leave {NUMBER} away")
+    _check_patches(specs, found)
     return list(specs)
+
+
+def _check_patches(specs: Sequence[str], found: Sequence[Source]) -> None:
+    """Refuse a patch that has not two ends, each at a device of its own."""
+    for spec in specs:
+        if not spec.startswith(PREFIX):
+            continue
+        names = [source.name for each, source in zip(specs, found, strict=True) if each == spec]
+        if AUTO in names:
+            cause = f"it joins two devices, and {AUTO} is as many as there are"
+            raise UsageError("use", f"--vf {spec}", cause, "name each of the two with --device")
+        if len(names) != 2:
+            cause = f"a patch has two ends, and this one {len(names)} ({', '.join(names)})"
+            raise UsageError("use", f"--vf {spec}", cause, "give it to two devices")
 
 
 def _resolve(specs: list[str]) -> list[str]:

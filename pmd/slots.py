@@ -14,13 +14,13 @@ from typing import TYPE_CHECKING
 from driver.software_vf import parse_vf
 from guest.closing import Closing
 from pmd.channel import Channel
-from pmd.ports import Copy
 from pmd.source import AUTO, PciSource
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from guest.hotplug import Hotplug
+    from pmd.serving import Serving
 
 _log = logging.getLogger("pmd")
 
@@ -58,17 +58,12 @@ class Slots(Closing):
 
     Args:
         hotplug: Watching vhost-pci functions; stays the caller's.
-        bar: The window's BAR.
-        sleeps, copy: As of `Channel`.
+        serving: How the channels serve.
     """
 
-    def __init__(
-        self, hotplug: Hotplug, bar: int, *, sleeps: bool = False, copy: Copy = Copy.AUTO
-    ) -> None:
+    def __init__(self, hotplug: Hotplug, serving: Serving) -> None:
         self._hotplug = hotplug
-        self._bar = bar
-        self._sleeps = sleeps
-        self._copy = copy
+        self._serving = serving
         self._slots: list[_Slot] = []
         self._template: VfTemplate | None = None
         self._waiting: dict[str, None] = {}
@@ -86,7 +81,7 @@ class Slots(Closing):
         """
         number = sum(slot.source.follows for slot in self._slots)
         vf = parse_vf(template.numbered(number))
-        channel = Channel(source, vf, self._bar, sleeps=self._sleeps, copy=self._copy)
+        channel = Channel(source, vf, self._serving)
         self._slots.append(_Slot(source, channel))
         if source.follows:
             self._template = template

@@ -21,6 +21,7 @@ KINDS: dict[str, str] = {
     "null": "null: takes every frame and has none",
     "copy": "copy: takes every frame by a copy of it, as a VF without DMA does, and has none",
     "loop": "loop: what VM1 sends comes back to it",
+    "patch": "patch:NAME: VM1 to VM1: for two devices, each at one end of the patch of that name",
     "gen": f"gen[:BYTES]: an endless stream of frames of BYTES ({FRAME_BYTES_MIN}); takes all",
     "tap": "tap:NAME: a kernel TAP device, made if it does not exist",
     "packet": "packet:NAME: an existing network interface, by a packet socket",
@@ -70,6 +71,17 @@ def _parse_gen(spec: str, parameters: str) -> Vf:
     if not FRAME_BYTES_MIN <= frame_bytes <= FRAME_BYTES_MAX:
         raise _misuse(spec, f"frames have {FRAME_BYTES_MIN} to {FRAME_BYTES_MAX} bytes")
     return PlainVf(spec, "gen", frame_bytes)
+
+
+def _parse_patch(spec: str, parameters: str) -> Vf:
+    if not parameters:
+        raise _misuse(spec, "the patch's name is missing")
+    if "\0" in parameters:
+        raise _misuse(spec, "a name cannot hold a zero byte")
+    # As the others: here, since other kinds do without it.
+    from driver.software_vf.patch import PatchVf  # noqa: PLC0415
+
+    return PatchVf(spec)
 
 
 def _interface(spec: str, name: str) -> str:
@@ -187,6 +199,7 @@ _PARSERS: dict[str, Callable[[str, str], Vf]] = {
     "null": _parse_plain,
     "copy": _parse_plain,
     "loop": _parse_plain,
+    "patch": _parse_patch,
     "gen": _parse_gen,
     "tap": _parse_tap,
     "packet": _parse_packet,

@@ -59,6 +59,7 @@ class Vf(ABC):
         queue_pairs_max: How many it can have; None: any number.
         look_period_s: How often `look` is to be asked; None: never.
         opens_slowly: Opening takes seconds; it is better done before VM1 waits for it.
+        one_lcore: What the VFs have alike whose channels one lcore is to run; None: any may.
         reads_vm1, writes_vm1: It can send from VM1's memory, and receive into it, by its own DMA.
     """
 
@@ -66,6 +67,7 @@ class Vf(ABC):
     queue_pairs_max: int | None = None
     look_period_s: float | None = None
     opens_slowly: bool = False
+    one_lcore: str | None = None
     reads_vm1: bool = False
     writes_vm1: bool = False
 

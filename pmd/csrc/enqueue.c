@@ -2,6 +2,7 @@
 /* VM1 receives: frames of the port go into available chains; what cannot hold one is returned empty. */
 #include "plain.h"
 #include "mtu.h"
+#include "writer.h"
 
 /* One turn's view of the ring. */
 struct turn {
@@ -185,29 +186,6 @@ static uint32_t place_plain(struct turn *turn, const struct rk_frame *frames, ui
 
 /* ---- any chain -------------------------------------------------------------------------------- */
 
-/* Writes bytes into segments, front to back. */
-struct writer {
-	struct iovec *segment;
-	size_t offset;
-};
-
-static inline void write_out(struct writer *to, const uint8_t *from, size_t bytes)
-{
-	while (bytes) {
-		size_t room = to->segment->iov_len - to->offset;
-		size_t part = bytes < room ? bytes : room;
-
-		shm_copy_out(shm_at(to->segment->iov_base, to->offset), from, part);
-		from += part;
-		bytes -= part;
-		to->offset += part;
-		if (to->offset == to->segment->iov_len) {
-			to->segment++;
-			to->offset = 0;
-		}
-	}
-}
-
 static inline void write_frame(struct rk_queue *queue, const struct rk_frame *frame,
 			       uint16_t buffers)
 {
@@ -365,6 +343,28 @@ static __attribute__((noinline)) uint32_t place_judged(struct turn *turn, const 
 	for (uint32_t i = 0; i < done; i++)
 		if (frames[i].verdict != RK_SENT)
 			queue->stats->drops[frames[i].verdict]++;
+	return done;
+}
+
+/* The frames may lie in another VM1's memory: their bytes are copied, once, and nothing is decided by them. */
+uint32_t LAYOUT(enqueue_frames)(struct rk_queue *queue, const struct rk_frame *frames,
+				uint32_t count)
+{
+	struct turn turn = {.queue = queue, .burst = UINT32_MAX};
+	uint32_t asked = 0, done;
+
+	turn.place = ring_place(queue);
+	if (turn.place.left == 0)
+		return 0;
+	for (uint32_t i = 0; i < count; i++)
+		asked |= frames[i].offload.flags | frames[i].offload.gso_type;
+	turn.offloads = asked;
+	queue->walked = 0;
+	done = place(&turn, frames, count);
+	if (turn.done) {
+		queue_publish(queue);
+		queue->stats->bursts++;
+	}
 	return done;
 }
 

@@ -20,6 +20,7 @@ static const char *const drop_names[RK_DROP_COUNT] = {
 	[RK_DROP_VF_ERROR] = "vf_error",
 	[RK_DROP_BAD_OFFLOAD] = "bad_offload",
 	[RK_DROP_OVER_MTU] = "over_mtu",
+	[RK_DROP_VF_FULL] = "vf_full",
 };
 
 static const char *const fault_names[RK_FAULT_COUNT] = {

@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The poll loop of one lcore. */
+#include "patch.h"
 #include "turn.h"
 #include "wait.h"
 
@@ -92,6 +93,8 @@ void rk_loop_set(struct rk_loop *loop, struct rk_work *works, uint32_t count)
 {
 	/* Without a descriptor to wait with, it wakes for those of before too, and looks by itself. */
 	loop->must_look = waiter_clear(&loop->waiter) != 0;
+	patch_part(loop->works, loop->count);
+	patch_join(works, count);
 	loop->works = works;
 	loop->count = count;
 	for (uint32_t i = 0; i < count; i++) {
@@ -125,7 +128,11 @@ static inline uint32_t work_turn(struct rk_work *work, uint32_t burst)
 		if (work->tx->fault != RK_FAULT_NONE)
 			work->events |= RK_EVENT_FAULT;
 	}
-	if (work->rx && work->rx->fault == RK_FAULT_NONE) {
+	if (work->rx && !work->port->ops->rx) {
+		/* Another work's turn writes it, or its own transmit turn. */
+		if (work->rx->fault != RK_FAULT_NONE)
+			work->events |= RK_EVENT_FAULT;
+	} else if (work->rx && work->rx->fault == RK_FAULT_NONE) {
 		done += enqueue_turn(work->rx, work->port, burst);
 		if (work->rx->fault != RK_FAULT_NONE)
 			work->events |= RK_EVENT_FAULT;
@@ -162,6 +169,7 @@ static inline uint32_t poll_work(struct rk_work *work, uint32_t burst)
 
 uint32_t rk_work_turn(struct rk_work *work, uint32_t burst)
 {
+	patch_join_loop(work);
 	return poll_work(work, burst > RK_BURST_MAX ? RK_BURST_MAX : burst);
 }
 
@@ -215,16 +223,21 @@ static void call_due(struct rk_loop *loop, uint64_t now)
 	}
 }
 
-/* The ring, if its kicks are waited for: receive buffers of a ring that is not enabled are left alone. */
-static struct rk_queue *awaited(struct rk_queue *queue, bool transmits)
+/* The receive ring, if its kicks are waited for: its buffers are left alone while it is not enabled, or has no
+ * frames but those that another ring's kick tells of. */
+static struct rk_queue *awaited(const struct rk_work *work)
 {
-	return sound(queue) && (transmits || queue->flags & RK_RING_ENABLED) ? queue : NULL;
+	const bool waits = work->port->ops->rx && sound(work->rx);
+
+	return waits && work->rx->flags & RK_RING_ENABLED ? work->rx : NULL;
 }
 
 /* Whether VM1 has room for a frame that the port has: else its kick is what matters. */
-static bool takes(struct rk_queue *rx)
+static bool takes(const struct rk_work *work)
 {
-	return awaited(rx, false) && (rx->posted || !rx->empty);
+	const struct rk_queue *rx = awaited(work);
+
+	return rx && (rx->posted || !rx->empty);
 }
 
 /* Asks VM1 for kicks, and ports to tell of frames; RK_NEWS: there is something new already. RK_ERRAND likewise. */
@@ -233,15 +246,14 @@ static uint32_t arm(struct rk_loop *loop)
 	uint32_t found = RK_ARMED;
 
 	for (uint32_t i = 0; i < loop->count; i++) {
-		struct rk_queue *rings[] = {awaited(loop->works[i].tx, true),
-					    awaited(loop->works[i].rx, false)};
+		struct rk_queue *rings[] = {sound(loop->works[i].tx), awaited(&loop->works[i])};
 		struct rk_port *port = loop->works[i].port;
 
 		for (uint32_t k = 0; k < 2; k++)
 			if (rings[k] && queue_arm(rings[k]))
 				found |= RK_NEWS;
 		if (port->ops->arm)
-			found |= port->ops->arm(port) & (takes(loop->works[i].rx) ? ~0u : ~RK_NEWS);
+			found |= port->ops->arm(port) & (takes(&loop->works[i]) ? ~0u : ~RK_NEWS);
 	}
 	return found;
 }
@@ -249,8 +261,7 @@ static uint32_t arm(struct rk_loop *loop)
 static void disarm(struct rk_loop *loop)
 {
 	for (uint32_t i = 0; i < loop->count; i++) {
-		struct rk_queue *rings[] = {awaited(loop->works[i].tx, true),
-					    awaited(loop->works[i].rx, false)};
+		struct rk_queue *rings[] = {sound(loop->works[i].tx), awaited(&loop->works[i])};
 		struct rk_port *port = loop->works[i].port;
 
 		for (uint32_t k = 0; k < 2; k++)

@@ -15,6 +15,7 @@ static const struct {
 	port_opener *open;
 } port_kinds[] = {
 	{"null", port_null_open},     {"loop", port_loop_open},	  {"gen", port_gen_open},
+	{"patch", port_patch_open},
 	{"tap", port_tap_open},	      {"packet", port_packet_open}, {"dgram", port_dgram_open},
 	{"pcap", port_pcap_open},     {"igbvf", port_igbvf_open},   {"virtio-net", port_virtio_open},
 	{"xdp", port_xdp_open},	      {"copy", port_copy_open},	  {"down", port_down_open},
@@ -67,12 +68,13 @@ uint32_t rk_port_tx(struct rk_port *port, struct rk_frame *frames, uint32_t n)
 
 uint32_t rk_port_rx(struct rk_port *port, struct rk_frame *frames, uint32_t n)
 {
-	return port->ops->rx(port, frames, n);
+	return port->ops->rx ? port->ops->rx(port, frames, n) : 0;
 }
 
 void rk_port_rx_done(struct rk_port *port, uint32_t k)
 {
-	port->ops->rx_done(port, k);
+	if (port->ops->rx_done)
+		port->ops->rx_done(port, k);
 }
 
 void *port_refuse(char *error, size_t error_bytes, const char *format, ...)

@@ -14,8 +14,9 @@
 typedef struct rk_port *port_opener(const struct rk_port_config *config, char *error,
 				    size_t error_bytes);
 
-port_opener port_null_open, port_copy_open, port_loop_open, port_gen_open, port_tap_open, port_packet_open,
-	port_dgram_open, port_pcap_open, port_igbvf_open, port_virtio_open, port_xdp_open, port_down_open;
+port_opener port_null_open, port_copy_open, port_loop_open, port_patch_open, port_gen_open, port_tap_open,
+	port_packet_open, port_dgram_open, port_pcap_open, port_igbvf_open, port_virtio_open, port_xdp_open,
+	port_down_open;
 
 /* Writes the cause. Returns NULL, for an opener to return. */
 __attribute__((format(printf, 3, 4))) void *port_refuse(char *error, size_t error_bytes,

@@ -17,7 +17,7 @@
 #define RK_API __attribute__((visibility("default")))
 
 /* Changes with any structure or signature here; pmd/kernel.py refuses another. */
-#define RK_ABI 8u
+#define RK_ABI 9u
 
 #define RK_BURST_MAX 256u
 /* A frame's longest payload: a 16-bit IP length and room for the Ethernet header and tags. */
@@ -41,6 +41,7 @@ enum rk_drop {
 	RK_DROP_VF_ERROR,      /* the VF refused the frame */
 	RK_DROP_BAD_OFFLOAD,   /* its virtio-net header asks for what was not negotiated or cannot be: 5.1.6 */
 	RK_DROP_OVER_MTU,      /* longer than VM1's MTU allows, and not to be cut: 5.1.4.1 */
+	RK_DROP_VF_FULL,       /* the VM1 at a patch's other end has no buffer for it */
 	RK_DROP_COUNT
 };
 
@@ -175,7 +176,7 @@ struct rk_loop;
 
 RK_API struct rk_loop *rk_loop_new(uint32_t burst, struct rk_loop_stats *stats);
 RK_API void rk_loop_free(struct rk_loop *loop);
-/* Borrows the array until the next call. */
+/* Borrows the array until the next call has returned. Patch ports are joined to their other end, if it is among the works. */
 RK_API void rk_loop_set(struct rk_loop *loop, struct rk_work *works, uint32_t count);
 /* Polls until an event; returns the events (never 0). */
 RK_API uint32_t rk_loop_run(struct rk_loop *loop, uint64_t budget_ns);
@@ -194,7 +195,8 @@ struct rk_poll {
 RK_API void rk_loop_poll(struct rk_loop *loop, const struct rk_poll *poll);
 /* From any thread: the running, or else the next, rk_loop_run() returns at its next burst boundary. */
 RK_API void rk_loop_stop(struct rk_loop *loop);
-/* One turn of one work, for tests and stage benchmarks; returns the chains completed. */
+/* One turn of one work, for tests and stage benchmarks; returns the chains completed. A patch port is to be
+ * joined: its work is one of a loop's. */
 RK_API uint32_t rk_work_turn(struct rk_work *work, uint32_t burst);
 /* Returns to VM1 what the VF is done with, takes nothing new; the chains for transmit still in flight. Not
  * while a loop runs it. */

@@ -46,7 +46,7 @@ struct rk_port_ops {
 	 * and is not to be touched after return, unless the frame's verdict is RK_HELD. */
 	uint32_t (*tx)(struct rk_port *port, struct rk_frame *frames, uint32_t n);
 	/* VF -> VM1. Shows up to n frames, oldest first, in the port's own memory; they are shown again
-	 * until rx_done() takes the first k of them off. */
+	 * until rx_done() takes the first k of them off. Both NULL: it has no frames; tx() may put some into rings. */
 	uint32_t (*rx)(struct rk_port *port, struct rk_frame *frames, uint32_t n);
 	void (*rx_done)(struct rk_port *port, uint32_t k);
 	/* How many more of the oldest held frames are done. NULL: the port holds none. */
@@ -104,15 +104,12 @@ struct rk_port {
 	uint32_t offloads;
 	uint32_t reads; /* not 0: tx() reads the frames' bytes by this core, so they are fetched ahead */
 	int32_t wake_fd; /* readable when rx() may have frames; RK_WAKE_* */
-	uint32_t copy_below; /* a port that holds frames copies those of fewer bytes; UINT32_MAX: all */
+	uint32_t copy_below; /* frames of fewer bytes are copied by a port that holds others: rk_port_set_copy_below() */
 	uint64_t rx_direct; /* frames the VF wrote to VM1's memory, not copied by us */
 };
 
-/*
- * Holding takes fewer cycles than copying at every size (docs/performance.md, "Copy or hold"): only what is shorter
- * than any Ethernet frame, and so padded, is copied.
- */
-#define RK_COPY_BELOW 64u
+/* Shorter frames are cheaper to copy than to hold, and VM1 has its buffers back at once. */
+#define RK_COPY_BELOW 256u
 
 #define RK_WAKE_POLL 0    /* nothing tells: rx() is to be asked */
 #define RK_WAKE_NONE (-1) /* rx() has frames only after tx() */
@@ -212,11 +209,13 @@ struct rk_xdp_config {
 };
 
 struct rk_port_config {
-	const char *kind;   /* "null", "down", "copy", "loop", "gen", "tap", "packet", "dgram", "pcap", "igbvf", "virtio-net", "xdp" */
+	const char *kind;   /* "null", "down", "copy", "loop", "patch", "gen", "tap", "packet", "dgram", "pcap", "igbvf",
+			     * "virtio-net", "xdp" */
 	int32_t fd;         /* tap, packet, dgram: the open device or socket, which the port now owns */
 	uint32_t frame_bytes; /* gen: size of the synthetic frames without FCS */
-	const char *input;  /* pcap: file to replay once, or NULL */
-	const char *output; /* pcap: file to write, or NULL; dgram: the peer's path, or NULL where connected */
+	const char *input;  /* pcap: file to replay once, or NULL; patch: its name, which both ends have */
+	const char *output; /* pcap: file to write, or NULL; dgram: the peer's path, or NULL where connected;
+			     * patch: the end's name, which the other end has not */
 	uint32_t receives;  /* 0: this queue pair only sends (a further pair on a socket without queues) */
 	uint32_t offloads;  /* tap, packet: the RK_RING_OFFLOADS that the kernel takes from us */
 	const struct rk_igbvf_config *igbvf; /* igbvf: its queue pair; else NULL */

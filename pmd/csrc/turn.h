@@ -12,6 +12,8 @@
 	void layout##_dequeue_abandon(struct rk_queue *queue);                                    \
 	uint32_t layout##_enqueue_turn(struct rk_queue *queue, struct rk_port *port,              \
 				       uint32_t burst);                                           \
+	uint32_t layout##_enqueue_frames(struct rk_queue *queue, const struct rk_frame *frames,   \
+					 uint32_t count);                                         \
 	uint32_t layout##_direct_turn(struct rk_queue *queue, struct rk_port *port,               \
 				      uint32_t burst);                                            \
 	void layout##_direct_drain(struct rk_queue *queue, struct rk_port *port);                 \
@@ -34,6 +36,17 @@ static inline uint32_t enqueue_turn(struct rk_queue *queue, struct rk_port *port
 					   : split_direct_turn(queue, port, burst);
 	return queue_packed(queue) ? packed_enqueue_turn(queue, port, burst)
 				   : split_enqueue_turn(queue, port, burst);
+}
+
+/*
+ * Puts count frames, with offloads that the ring's flags take, into the ring at once; how many are done with. The
+ * rest found no buffer, or none within TURN_WALK_MAX.
+ */
+static inline uint32_t enqueue_frames(struct rk_queue *queue, const struct rk_frame *frames,
+				      uint32_t count)
+{
+	return queue_packed(queue) ? packed_enqueue_frames(queue, frames, count)
+				   : split_enqueue_frames(queue, frames, count);
 }
 
 /* Returns what the VF has filled, and gives it nothing. */

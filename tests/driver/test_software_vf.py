@@ -29,7 +29,7 @@ TUNGETIFF = 0x800454D2  # linux/if_tun.h
 @pytest.mark.parametrize(
     ("spec", "cause"),
     [
-        ("", "there is no such kind; use null, copy, loop, gen, tap, packet, dgram, pcap"),
+        ("", "there is no such kind; use null, copy, loop, patch, gen, tap, packet, dgram, pcap"),
         ("ring", "there is no such kind"),
         ("Null", "there is no such kind"),
         ("null:", "nothing follows the colon"),
@@ -92,8 +92,8 @@ def test_what_cannot_be_meant(spec: str, cause: str) -> None:
 
 
 def test_every_kind_has_its_help_and_an_example() -> None:
-    examples = ["null", "copy", "loop", "gen", "tap:t0", "packet:v0", "dgram:/a,/b", "pcap:a,"]
-    examples += ["xdp:v0"]
+    examples = ["null", "copy", "loop", "patch:lan", "gen", "tap:t0", "packet:v0", "dgram:/a,/b"]
+    examples += ["pcap:a,", "xdp:v0"]
     examples += [f"{kind}:01:10.0,52:54:00:12:34:56" for kind in ("igbvf", "virtio-net")]
     assert [parse_vf(example).kind for example in examples] == list(KINDS)
     for options in ("mtu=9000", "52:54:00:12:34:56,mtu=68,vlans=1", "vlans=7+4094"):

@@ -50,7 +50,6 @@ class VirtioFunctionModel(Closing):
         stops: Whether a queue that is reset stops (RING_RESET).
         irq_max: MSI-X vectors that the function has. vectors: How many of them the device can use.
         irqs: Eventfds, by vector. interrupts: How many were raised.
-        request: Eventfd by which the kernel wants it back.
     """
 
     name = "0000:01:00.0"
@@ -78,7 +77,6 @@ class VirtioFunctionModel(Closing):
         self.dma: dict[int, tuple[int, int]] = {}
         self.read_only: set[int] = set()
         self.config = self._make_config()
-        self.request = os.eventfd(0, os.EFD_CLOEXEC)
         self._file = os.memfd_create("notify", os.MFD_CLOEXEC)
         os.ftruncate(self._file, mmap.PAGESIZE)
         self._notify = mmap.mmap(self._file, mmap.PAGESIZE)
@@ -116,7 +114,7 @@ class VirtioFunctionModel(Closing):
     # ---- guest.function.Function: registers
 
     def fileno(self) -> int:
-        return self.request
+        return self._file
 
     def identity(self) -> Identity:
         return self.identity_now
@@ -308,4 +306,3 @@ class VirtioFunctionModel(Closing):
         """The machine is gone."""
         self._notify.close()
         os.close(self._file)
-        os.close(self.request)

@@ -6,7 +6,6 @@ are not neighbours, and touch the end of the address space; noise outside the gr
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 import struct
@@ -20,13 +19,12 @@ import numpy as np
 from driver.bus_memory import BusMemory
 from driver.device_ring import DescFlag, DeviceRing, Layout
 from driver.memory_map import MappedArea, MemoryMap
-from driver.offload import NO_OFFLOADS, Offloads
+from driver.offload import PLAIN, Offloads
 from driver.split_ring import SplitRing
 from guest.function import Area, RegionInfo
 from pmd.kernel import (
     DirectionStats,
     Map,
-    Port,
     Queue,
     RingConfig,
     RingFlags,
@@ -34,8 +32,7 @@ from pmd.kernel import (
     drop_names,
     fault_names,
 )
-from pmd.kernel_abi import Frame, Segment
-from pmd.kernel_library import library
+from tests.kernel.offload_port import OffloadPort
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -43,6 +40,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+ALL_OFFLOADS = Offloads.CSUM | Offloads.TSO4 | Offloads.TSO6 | Offloads.ECN | Offloads.USO
 NEXT, WRITE, INDIRECT = DescFlag.NEXT, DescFlag.WRITE, DescFlag.INDIRECT
 
 RINGS = 0x10000  # ring parts only
@@ -71,43 +69,17 @@ WINDOWS = {2: 0x70000, 4: 0x4000}
 DESC, AVAIL, USED = RINGS, RINGS + 0x2000, RINGS + 0x4000  # enough for a size of 512
 
 
-@dataclass(frozen=True)
-class LoopSpec:
-    """What VM1 sends comes back: the port that shows tests every frame."""
-
-    kind: str = "loop"
-    fd: int = -1
-    frame_bytes: int = 0
-    input: str | None = None
-    output: str | None = None
-    receives: bool = True
-    offloads: Offloads = NO_OFFLOADS
-    igbvf: None = None
-    virtio: None = None
-    xdp: None = None
-
-
-def frames_of(port: Port, limit: int = 256) -> list[bytes]:
-    """Up to limit frames the port has, taken off it."""
-    frames = (Frame * limit)()
-    count = library().rk_port_rx(port.handle, frames, limit)
-    found = []
-    for frame in frames[:count]:
-        segments = frame.segments[: frame.segment_count]
-        found.append(b"".join(ctypes.string_at(each.base, each.length) for each in segments))
-        assert len(found[-1]) == frame.bytes
-    library().rk_port_rx_done(port.handle, count)
+def frames_of(port: OffloadPort) -> list[bytes]:
+    """The frames VM1 sent, and those it was not given, taken off the port."""
+    found = [data for data, _ in port.sent + port.given]
+    port.sent.clear()
+    port.given.clear()
     return found
 
 
-def give(port: Port, frames: Iterable[bytes]) -> None:
-    """Put frames into a loop port, which must have room."""
-    for data in frames:
-        buffer = ctypes.create_string_buffer(data, max(len(data), 1))
-        segment = Segment(ctypes.addressof(buffer), len(data))
-        frame = Frame(ctypes.pointer(segment), 1, len(data))
-        assert library().rk_port_tx(port.handle, ctypes.byref(frame), 1) == 1
-        assert frame.verdict == 0
+def give(port: OffloadPort, frames: Iterable[bytes]) -> None:
+    """Have the port give VM1 these."""
+    port.give((data, PLAIN) for data in frames)
 
 
 def shared(length: int) -> npt.NDArray[np.uint8]:
@@ -205,8 +177,9 @@ class Rig:
         }
         return self._stack.enter_context(Map(self.memory.regions(areas)))
 
-    def port(self) -> Port:
-        return self._stack.enter_context(Port(LoopSpec()))
+    def port(self) -> OffloadPort:
+        """Keeps what it is sent, for `frames_of`, and gives VM1 what `give` gave it."""
+        return self._stack.enter_context(OffloadPort(ALL_OFFLOADS))
 
     def config(self) -> RingConfig:
         layout = self.layout
@@ -279,7 +252,7 @@ class Outcome:
     calls: int
 
 
-def _agree(
+def agree(
     rig: Rig, ring: DeviceRing, copies: dict[int, bytearray], queue: Queue, frames: list[bytes]
 ) -> Outcome:
     """The kernel's counters, fault, calls and memory are the oracle's."""
@@ -305,7 +278,7 @@ def _calls(rig: Rig) -> int:
         return 0
 
 
-def _begin(
+def begin(
     rig: Rig, then: Callable[[Rig], None] | None
 ) -> tuple[DeviceRing, dict[int, bytearray], Queue]:
     """Kernel and oracle begin the ring; then VM1 goes on writing, the same for both."""
@@ -323,7 +296,7 @@ def transmit(rig: Rig, burst: int = 256, then: Callable[[Rig], None] | None = No
 
     then: What VM1 writes to descriptors and available ring after both have begun.
     """
-    ring, copies, queue = _begin(rig, then)
+    ring, copies, queue = begin(rig, then)
     port = rig.port()
     work = Work(queue, None, port)
     frames: list[bytes] = []
@@ -335,7 +308,7 @@ def transmit(rig: Rig, burst: int = 256, then: Callable[[Rig], None] | None = No
         index = ring.completed
         expected += ring.transmit(burst)
     assert frames == expected
-    return _agree(rig, ring, copies, queue, frames)
+    return agree(rig, ring, copies, queue, frames)
 
 
 def receive(
@@ -345,7 +318,7 @@ def receive(
 
     then: As for `transmit`.
     """
-    ring, copies, queue = _begin(rig, then)
+    ring, copies, queue = begin(rig, then)
     port = rig.port()
     give(port, frames)
     work = Work(None, queue, port)
@@ -357,4 +330,4 @@ def receive(
         before = (ring.completed, len(left))
         left = left[ring.receive(left, burst) :]
     assert frames_of(port) == left
-    return _agree(rig, ring, copies, queue, left)
+    return agree(rig, ring, copies, queue, left)

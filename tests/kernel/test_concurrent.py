@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 
 from driver.memory_map import BusAddress
+from driver.software_vf import PortSpec
 from pmd.kernel import DirectionStats, Event, Loop, Port, Queue, QueueError, Work
 from tests.kernel.rig import (
     AVAIL,
@@ -34,7 +35,6 @@ from tests.kernel.rig import (
     TOP,
     USED,
     WRITE,
-    LoopSpec,
     Rig,
     frames_of,
 )
@@ -43,6 +43,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     import numpy.typing as npt
+
+    from pmd.handle import Handle
 
 SECONDS = 2.0
 SIZE = 8
@@ -113,7 +115,7 @@ def _rewriting(rig: Rig, direction: int) -> Iterator[None]:
 
 def _poll(
     rig: Rig,
-    port: Port,
+    port: Handle,
     direction: int,
     stats: DirectionStats,
     between: Callable[[], None],
@@ -166,7 +168,7 @@ def test_receive(mergeable: bool) -> None:
         secret = _seal(rig)
         read_only = rig.windows[4].copy()
         stats = DirectionStats()
-        with Port(LoopSpec("gen", frame_bytes=1514)) as port:
+        with Port(PortSpec("gen", frame_bytes=1514)) as port:
             _poll(rig, port, WRITE, stats, lambda: None)
         assert stats.packets > 0
         assert sum(stats.drops) > 100
@@ -176,7 +178,7 @@ def test_receive(mergeable: bool) -> None:
 
 def test_s39_an_honest_ring_beside_it_loses_nothing() -> None:
     """I2, I5: each frame of the witness comes out once, in order, whatever its neighbour does."""
-    with Rig(SIZE, indirect=True) as rig, Rig(16) as honest, Port(LoopSpec("null")) as sink:
+    with Rig(SIZE, indirect=True) as rig, Rig(16) as honest, Port(PortSpec("null")) as sink:
         _seal(rig)
         port = honest.port()
         queue = honest.queue(DirectionStats())

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from driver.memory_map import HostRegion
+from driver.software_vf import PortSpec
 from guest.mapping import Mapping
 from pmd.kernel import (
     DirectionStats,
@@ -28,7 +29,6 @@ from pmd.kernel import (
     Work,
     fault_names,
 )
-from tests.kernel.rig import LoopSpec
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -65,7 +65,7 @@ def test_a_shrunken_file_quarantines_the_channel(memory: int, left: int) -> None
         Guard() as guard,
         Map(_regions(mapping)) as map_,
         _queue(map_) as queue,
-        Port(LoopSpec()) as port,
+        Port(PortSpec("copy")) as port,
         Loop(32) as loop,
     ):
         guard.add(mapping.address, mapping.size)

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from pmd.kernel import DirectionStats, Queue, Work, drop_names, fault_names
 from tests.kernel.holding_port import HoldingPort
 from tests.kernel.hostile import Program, rings
-from tests.kernel.rig import DATA, USED, Rig, _agree, _begin
+from tests.kernel.rig import DATA, USED, Rig, agree, begin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -29,7 +29,7 @@ class Sender:
         self.port = HoldingPort(holds, room)
         self.stats = DirectionStats()
         self.queue: Queue = rig.queue(self.stats)
-        self.work = Work(self.queue, None, self.port)  # type: ignore[arg-type]
+        self.work = Work(self.queue, None, self.port)
 
     def send(self, number: int) -> bytes:
         """Head number % 8: its buffer is filled anew and made available."""
@@ -222,9 +222,9 @@ def test_held_or_not_the_oracle_agrees(program: Program, burst: int, room: int, 
     """Whatever is held, and however late it is done: frames, verdicts, used ring and calls."""
     choose = random.Random(seed)
     with program.rig() as rig:
-        ring, copies, queue = _begin(rig, program.publish)
+        ring, copies, queue = begin(rig, program.publish)
         port = HoldingPort(lambda _: choose.random() < 0.6, room)
-        work = Work(queue, None, port)  # type: ignore[arg-type]
+        work = Work(queue, None, port)
         idle = 0
         while idle < 3:
             idle = 0 if work.turn(burst) or port.held else idle + 1
@@ -235,4 +235,4 @@ def test_held_or_not_the_oracle_agrees(program: Program, burst: int, room: int, 
             index = ring.completed
             expected += ring.transmit(burst)
         assert port.sent == expected
-        _agree(rig, ring, copies, queue, expected)
+        agree(rig, ring, copies, queue, expected)

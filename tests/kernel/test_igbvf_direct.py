@@ -16,6 +16,7 @@ from pmd import channel as channel_module
 from pmd.channel import Channel
 from pmd.kernel import Event, drop_names
 from pmd.ports import Copy
+from pmd.serving import Serving
 from tests.driver.igb_model import RX, TAIL, IgbModel
 from tests.pmd.fake_receiver import AVAIL, DATA, DESC, NOISE, Receiver
 
@@ -37,7 +38,7 @@ class Rig:
         self.model = IgbModel()
         self.model.pf_refuses = set() if promises else {SET_SIZE}
         vf = IgbVf("igbvf:01:10.0", self.model.name, None, lambda _: OpenFunction(self.model, ()))
-        self.channel = Channel(self.vm1, vf, 2, copy=copy)
+        self.channel = Channel(self.vm1, vf, Serving(copy=copy))
         self.channel.attach()
         self.channel.configure()
 
@@ -336,7 +337,7 @@ def test_copy_never_refuses_a_vf_that_does_not_reach_vm1(caplog: pytest.LogCaptu
     limited.dma_limit = 4 << 20  # its own memory, and no window more
     vf = IgbVf("igbvf:01:10.0", limited.name, None, lambda _: OpenFunction(limited, ()))
     vm1 = Receiver()
-    channel = Channel(vm1, vf, 2, copy=Copy.NEVER)
+    channel = Channel(vm1, vf, Serving(copy=Copy.NEVER))
     channel.attach()
     limited.dma_limit = sum(size for _, size in limited.dma.values())
     channel.configure()

@@ -77,7 +77,7 @@ def received(
     with Rig(64, offloads=offloads, mtu=mtu) as rig, OffloadPort(Offloads(0x1F00)) as port:
         post(rig, *((8, 8192) if offloads else (64, 2048)))
         stats = DirectionStats()
-        work = Work(None, rig.queue(stats), port)  # type: ignore[arg-type]
+        work = Work(None, rig.queue(stats), port)
         port.give(told)
         while port.given:
             work.turn(256)

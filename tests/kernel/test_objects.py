@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pytest
 
+from driver.software_vf import PortSpec
 from guest.errors import VhostPciError
 from pmd.kernel import (
     BURST_MAX,
@@ -27,7 +28,7 @@ from pmd.kernel import (
 )
 from pmd.kernel_abi import ABI, DROP_SLOTS, SIGNATURES, SIZES
 from pmd.kernel_library import load
-from tests.kernel.rig import DATA, LoopSpec, Rig, frames_of
+from tests.kernel.rig import DATA, Rig, frames_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -86,7 +87,7 @@ def test_what_is_used_cannot_be_closed() -> None:
     with Rig(8) as rig:
         map_ = rig.kernel_map()
         queue = Queue(rig.config(), map_, DirectionStats())
-        port = Port(LoopSpec())
+        port = Port(PortSpec("loop"))
         loop = Loop(32)
         loop.set([Work(queue, None, port)])
         for used in (map_, queue, port):
@@ -125,7 +126,7 @@ def test_a_failed_queue_leaves_no_user_behind() -> None:
 @pytest.mark.parametrize("kind", ["", "nonsense"])
 def test_a_port_that_cannot_open_says_why(kind: str) -> None:
     with pytest.raises(VhostPciError, match="cannot open VF 3") as caught:
-        Port(LoopSpec(kind), "VF 3")
+        Port(PortSpec(kind), "VF 3")
     assert caught.value.cause
 
 
@@ -242,7 +243,7 @@ def test_a_running_loop_can_be_neither_set_nor_closed() -> None:
 
 
 def test_both_directions_of_a_pair_through_one_port() -> None:
-    with Rig(8) as sender, Rig(16) as receiver, Loop(32) as loop, Port(LoopSpec()) as port:
+    with Rig(8) as sender, Rig(16) as receiver, Loop(32) as loop, Port(PortSpec("loop")) as port:
         sender.chain(0, [(DATA, 112)])
         receiver.chain(5, [(DATA, 500)], 2)
         frame = sender.peek(DATA + 12, 100)

@@ -77,7 +77,7 @@ def send(
             rig.chain(index, [(at + a, b - a) for a, b in zip(begins, ends, strict=True)])
             at, index = at + len(data), index + len(ends)
         stats = DirectionStats()
-        work = Work(rig.queue(stats), None, port)  # type: ignore[arg-type]
+        work = Work(rig.queue(stats), None, port)
         turns = 0
         while rig.used_index() != rig.index:
             work.turn(burst)
@@ -100,7 +100,7 @@ def receive(
         stats = DirectionStats()
         queue = rig.queue(stats)
         ports = [stack.enter_context(OffloadPort(ALL)) for _ in ports_frames]
-        works = [Work(None, queue, port) for port in ports]  # type: ignore[arg-type]
+        works = [Work(None, queue, port) for port in ports]
         for port, frames in zip(ports, ports_frames, strict=True):
             port.give(frames)
         found: list[Told] = []
@@ -352,7 +352,7 @@ def test_a_chain_that_changes_while_it_is_cut() -> None:
         for head in range(4):
             rig.chain(head, [(BIG, 12 + len(GOOD_FRAME))])
         stats = DirectionStats()
-        work = Work(rig.queue(stats), None, port)  # type: ignore[arg-type]
+        work = Work(rig.queue(stats), None, port)
         assert work.turn(8) == 0
         rig.poke(BIG, replace(GOOD, segment_bytes=2999).pack())
         assert work.turn(8) == 1  # the second of two

@@ -14,7 +14,7 @@ from tests.kernel.holding_port import HoldingPort
 from tests.kernel.hostile_packed import PackedProgram, packed_rings
 from tests.kernel.packed_driver import AVAIL, NEXT, USED, WRAP
 from tests.kernel.packed_rig import DISABLE, PackedRig
-from tests.kernel.rig import DATA, DESC, _agree, _begin
+from tests.kernel.rig import DATA, DESC, agree, begin
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -31,7 +31,7 @@ class Sender:
         self.port = HoldingPort(holds, room)
         self.stats = DirectionStats()
         self.queue: Queue = rig.queue(self.stats)
-        self.work = Work(self.queue, None, self.port)  # type: ignore[arg-type]
+        self.work = Work(self.queue, None, self.port)
 
     def send(self, number: int, buffers: int = 1) -> bytes:
         payload = bytes([number % 256]) * 64
@@ -167,11 +167,11 @@ def test_held_or_not_the_oracle_agrees(
     assume(len(program.descs) < program.size or not program.descs[-1].flags & NEXT)
     choose = random.Random(seed)
     with program.rig() as rig:
-        ring, copies, queue = _begin(rig, None)
+        ring, copies, queue = begin(rig, None)
         rig.set_event(DISABLE)  # how often VM1 is called depends on how turns are cut
         rig.copy_into(copies, rig.layout.avail, 4)
         port = HoldingPort(lambda _: choose.random() < 0.6, room)
-        work = Work(queue, None, port)  # type: ignore[arg-type]
+        work = Work(queue, None, port)
         idle = 0
         while idle < 3:
             idle = 0 if work.turn(burst) or port.held else idle + 1
@@ -182,4 +182,4 @@ def test_held_or_not_the_oracle_agrees(
             completed = ring.completed
             expected += ring.transmit(burst)
         assert port.sent == expected
-        _agree(rig, ring, copies, queue, expected)
+        agree(rig, ring, copies, queue, expected)

@@ -19,9 +19,10 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from driver.software_vf import PortSpec
 from pmd.kernel import DirectionStats, Event, Loop, Poll, Port, Queue, Work
 from tests.kernel.holding_port import HoldingPort
-from tests.kernel.rig import AVAIL, BIG, USED, LoopSpec, Rig
+from tests.kernel.rig import AVAIL, BIG, USED, Rig
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -115,7 +116,7 @@ class Bench:
         cls,
         poll: Poll | None,
         kick_fd: int,
-        port: LoopSpec,
+        port: PortSpec,
         *,
         transmits: bool,
         burst: int = 32,
@@ -132,7 +133,7 @@ class Bench:
             yield cls(rig, loop, queue)
 
 
-NULL = LoopSpec("null")
+NULL = PortSpec("null")
 
 
 @pytest.mark.parametrize("event_idx", [False, True])
@@ -174,7 +175,7 @@ def test_what_comes_before_kicks_are_asked_for_is_seen(event_idx: bool, kick_fd:
         rig.poke(rx_avail + 2, struct.pack("<H", 1))
         port = HoldingPort(lambda _: False)
         loop = stack.enter_context(Loop(32, Poll(0)))
-        loop.set([Work(tx, rx, port)])  # type: ignore[arg-type]
+        loop.set([Work(tx, rx, port)])
         stack.callback(loop.set, [])
         sender = Sender(rig, kick_fd)
 
@@ -227,7 +228,7 @@ def test_stop_ends_a_sleep(kick_fd: int) -> None:
 
 def test_frames_of_a_port_end_a_sleep(kick_fd: int) -> None:
     outside, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
-    port = LoopSpec("dgram", inside.detach())
+    port = PortSpec("dgram", inside.detach())
     with outside, Bench.made(Poll(0), kick_fd, port, transmits=False) as bench:
         for head in range(SIZE):
             bench.rig.desc(head, BIG + 0x1000 * head, 2048, 2)

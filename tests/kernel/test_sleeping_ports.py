@@ -188,7 +188,7 @@ def test_no_frame_of_an_interface_is_slept_over(kick_fd: int) -> None:
     (spec,) = vf.open(1)
     with (
         contextlib.closing(vf),
-        Bench.made(Poll(0), kick_fd, spec, transmits=False) as bench,  # type: ignore[arg-type]
+        Bench.made(Poll(0), kick_fd, spec, transmits=False) as bench,
         answerer("v1") as wire,
     ):
         for head in range(SIZE):
@@ -212,7 +212,7 @@ def test_an_interface_without_frames_leaves_the_loop_alone(
     (spec,) = vf.open(1)
     with (
         contextlib.closing(vf),
-        Bench.made(Poll(0), kick_fd, spec, transmits=True) as bench,  # type: ignore[arg-type]
+        Bench.made(Poll(0), kick_fd, spec, transmits=True) as bench,
         answerer("v1") as wire,
     ):
         until(lambda: vf.look() == "", "the link")

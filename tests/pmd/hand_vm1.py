@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 RECEIVE, TRANSMIT = 0, 1
 _INDEX = 2  # of avail.idx and used.idx in their areas (virtio 1.3, 2.7.6, 2.7.8)
 _ENTRIES = 4
+_WRITE = 2
 _MAP_FIXED = 0x10
 
 
@@ -92,6 +93,15 @@ class HandVm1(Closing):
         ring = self._ring(TRANSMIT)
         slot = self.used(TRANSMIT) % ring.shape.size
         ctypes.c_uint16.from_address(ring.avail.host + _ENTRIES + 2 * slot).value = head
+
+    def stock(self) -> None:
+        """Post one receive buffer, the first of its ring."""
+        ring = self._ring(RECEIVE)
+        slot = ring.slots[0]
+        descriptor = struct.pack("<QIHH", slot.bus, 2048, _WRITE, 0)
+        ctypes.memmove(ring.desc.host, descriptor, len(descriptor))
+        ctypes.c_uint16.from_address(ring.avail.host + _ENTRIES).value = 0
+        self.set_available(RECEIVE, 1)
 
     def transmit(self) -> None:
         """Send one frame of 60 zero bytes, and wait until the device has taken it."""

@@ -33,7 +33,7 @@ def huge_pages() -> Iterator[None]:
 @pytest.mark.parametrize(
     ("arguments", "start"),
     [
-        (("--mode", "frob"), "cannot use --mode frob: it is none; there are null, copy, loop, g"),
+        (("--mode", "frob"), "cannot use --mode frob: it is none; there are null, copy, loop, p"),
         (("--direction", "up"), "cannot use --direction up: it is none; there are tx, rx, both"),
         (("--ring", "round"), "cannot use --ring round: it is none; there are split, packed"),
         (("--size", "64,,128"), "cannot use --size 64,,128: '' is not 60 to 9216"),

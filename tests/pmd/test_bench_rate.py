@@ -176,7 +176,7 @@ def test_tables_of_cases() -> None:
         bursts=[1, 32],
         channels=[1],
     )
-    assert len(combined) == 4 * 2 * 2
+    assert len(combined) == len(Mode) * 2 * 2
     assert all(case in everything for case in quick([Ring.SPLIT]))
 
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from driver.software_vf import parse_vf
 from pmd.channel import Channel
+from pmd.serving import Serving
 from tests.pmd.fake_source import FakeSource
 
 if TYPE_CHECKING:
@@ -40,7 +41,7 @@ def _no_descriptors() -> Iterator[None]:
 def test_a_channel_waits_for_descriptors(caplog: pytest.LogCaptureFixture) -> None:
     source = FakeSource()
     source.function.sleeps = True
-    channel = Channel(source, parse_vf("null"), 2, sleeps=True)
+    channel = Channel(source, parse_vf("null"), Serving(sleeps=True))
     channel.attach()
     with _no_descriptors():
         channel.configure()

@@ -12,6 +12,7 @@ from driver.passthrough import OpenFunction
 from pmd import channel as channel_module
 from pmd import ports as ports_module
 from pmd.channel import Channel
+from pmd.serving import Serving
 from tests.driver.igb_model import IgbModel
 from tests.pmd.fake_source import FakeSource
 
@@ -26,7 +27,7 @@ class Rig:
         self.source = FakeSource()
         self.model = IgbModel()
         vf = IgbVf("igbvf:01:10.0", self.model.name, None, lambda _: OpenFunction(self.model, ()))
-        self.channel = Channel(self.source, vf, 2)
+        self.channel = Channel(self.source, vf, Serving())
         self.channel.attach()
         self.channel.configure()
 

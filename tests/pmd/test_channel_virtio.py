@@ -11,6 +11,7 @@ from driver.virtio_net.features import Feature
 from driver.virtio_net.vf import VirtioNetVf
 from pmd import channel as channel_module
 from pmd.channel import Channel
+from pmd.serving import Serving
 from tests.driver.virtio_net_model import OFFER
 from tests.driver.virtio_net_model import VirtioNetModel as Model
 from tests.pmd.fake_source import FakeSource
@@ -27,7 +28,7 @@ class Rig:
         self.model = Model(offer)
         opened = OpenFunction(self.model, ())
         vf = VirtioNetVf("virtio-net:01:00.0", self.model.name, None, lambda _: opened)
-        self.channel = Channel(self.source, vf, 2)
+        self.channel = Channel(self.source, vf, Serving())
         self.channel.attach()
         self.channel.configure()
 

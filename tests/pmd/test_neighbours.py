@@ -22,7 +22,7 @@ def test_a_channel_that_waits_for_its_device_keeps_no_other_waiting(tmp_path: Pa
         Device(tmp_path, "b") as b,
         pmd(
             *("run", "--json", "--lcores", "0"),
-            *("--device", a.name, "--vf", "loop", "--device", b.name, "--vf", "loop"),
+            *("--device", a.name, "--vf", "null", "--device", b.name, "--vf", "loop"),
         ) as daemon,
         Vm1("verify", b, "--count", "0", "--timeout", "60") as neighbour,
         HandVm1(a.vhost_user) as vm1,

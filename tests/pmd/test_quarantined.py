@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 
-def serve(*devices: Device) -> list[str]:
-    words = [word for d in devices for word in ("--device", d.name, "--vf", "loop")]
+def serve(*devices: Device, vf: str = "null") -> list[str]:
+    words = [word for d in devices for word in ("--device", d.name, "--vf", vf)]
     return ["run", "--json", *words]
 
 
@@ -72,10 +72,11 @@ def test_memory_that_goes_away_takes_only_its_channel(tmp_path: Path) -> None:
     with (
         Device(tmp_path, "a") as a,
         Device(tmp_path, "b") as b,
-        pmd(*serve(a, b)) as daemon,
+        pmd(*serve(a, b, vf="loop")) as daemon,
         Vm1("verify", b, "--count", "0", "--timeout", "60") as healthy,
     ):
         with HandVm1(a.vhost_user, sealable=False) as vm1:
+            vm1.stock()
             vm1.transmit()
             healthy.wait_for_traffic()
             vm1.truncate()

@@ -14,6 +14,7 @@ from guest.hotplug import Hotplug
 from guest.vfio_user import VfioUserFunction
 from pmd.daemon import Daemon
 from pmd.report import Silent
+from pmd.serving import Serving
 from pmd.slots import Slots, VfTemplate
 from pmd.source import PciSource
 from pmd.window_map import WindowMap
@@ -76,7 +77,7 @@ class Run:
             lambda: (FakeUdevd(), Hotplug(0x1AF4, 0x10F0, source="udev"))
         )
         stack.callback(self.udevd.close)
-        self.slots = stack.enter_context(Slots(stack.enter_context(hotplug), 2))
+        self.slots = stack.enter_context(Slots(stack.enter_context(hotplug), Serving()))
         sockets = {address: device.vfio_user for address, device in devices.items()}
         channels = [self.slots.add(SocketSlotSource(sockets), VfTemplate(vf))]
         for channel in self.slots.begin():

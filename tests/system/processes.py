@@ -18,7 +18,7 @@ from guest.closing import Closing
 from tests.system.network import inside
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Callable, Mapping, Sequence
     from pathlib import Path
 
 START_TIMEOUT_S = 60.0
@@ -207,6 +207,14 @@ class Pmd(Program):
         states: list[str] = [""]
         while set(states) != {"forwarding"}:
             states = [line.rpartition(", ")[2] for line in self._lines_of_a_period()]
+
+    def wait_until(self, tells: Callable[[str], bool]) -> None:
+        """Returns once it has printed, from now on, a line that tells so."""
+        self.forget_lines()
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while not tells(self.line()):
+            if time.monotonic() > deadline:
+                raise TimeoutError(self._explain("did not come to it"))
 
     def wait_until_quiet(self, quiet_periods: int = 5) -> None:
         """Returns once so many periods of 100 ms went by, from now on, in which no frame moved."""

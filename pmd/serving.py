@@ -1,0 +1,22 @@
+"""How channels serve their functions: the same for all of a run."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pmd.ports import Copy
+
+
+@dataclass(frozen=True, slots=True)
+class Serving:
+    """What a user chose.
+
+    Attributes:
+        bar: The window's BAR.
+        sleeps: Loops sleep, so VM1's kicks are wanted.
+        copy: Which frames are copied.
+    """
+
+    bar: int = 2
+    sleeps: bool = False
+    copy: Copy = Copy.AUTO
