@@ -84,6 +84,28 @@ static uint32_t post(struct rk_queue *queue, struct rk_port *port, uint32_t burs
 	return n;
 }
 
+#define MAC_BYTES 12u /* both addresses: a tag follows them */
+#define TAG_BYTES 4u
+#define TAGGED_MAX 2048u
+
+/* Puts the tag that the VF took out back behind the addresses; false if there is no room. */
+static bool put_tag(const struct posted *posted, struct rk_filled *filled)
+{
+	const uint32_t rest = filled->bytes - MAC_BYTES;
+	const uint8_t tag[TAG_BYTES] = {(uint8_t)(filled->tag >> 24), (uint8_t)(filled->tag >> 16),
+					(uint8_t)(filled->tag >> 8), (uint8_t)filled->tag};
+	uint8_t moved[TAGGED_MAX];
+
+	if (filled->bytes < MAC_BYTES || rest > sizeof(moved) ||
+	    filled->bytes + TAG_BYTES > posted->room)
+		return false;
+	shm_copy_in(moved, shm_at(posted->frame_at, MAC_BYTES), rest);
+	shm_copy_out(shm_at(posted->frame_at, MAC_BYTES), tag, sizeof(tag));
+	shm_copy_out(shm_at(posted->frame_at, MAC_BYTES + TAG_BYTES), moved, rest);
+	filled->bytes += TAG_BYTES;
+	return true;
+}
+
 /* A frame that the VF wrote into the oldest chains. */
 struct found {
 	uint32_t span; /* of chains */
@@ -173,12 +195,15 @@ static uint32_t take_filled(struct rk_queue *queue, struct rk_port *port, uint32
 		return 0;
 	}
 	for (uint32_t i = 0; i < n; i += found.span) {
+		const struct posted *posted = &queue->posted[queue->flight & queue->flight_mask];
+		const bool tagged = filled[i].tag && put_tag(posted, &filled[i]);
+
 		found = find_frame(queue, &filled[i], n - i);
 		return_frame(queue, &filled[i], &found);
 		if (found.verdict == RK_SENT) {
 			stats->packets++;
 			stats->bytes += found.bytes;
-			port->rx_direct++;
+			port->rx_direct += !tagged;
 		} else {
 			stats->drops[found.verdict]++;
 		}

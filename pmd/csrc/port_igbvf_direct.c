@@ -3,7 +3,7 @@
  * The igbvf port receives into VM1's memory: a descriptor for each of its buffers, which has room for the most
  * that the VF writes there. That is what its PF lets it receive (VMOLR.RLPML), where that is known, and
  * else what it writes to one descriptor, SRRCTL's size: then a longer frame takes several, and is none for VM1.
- * Nor is one whose VLAN tag the VF took out, which cannot be put back in place.
+ * A VLAN tag that the VF took out is put back in place.
  */
 #define _GNU_SOURCE
 #include "igbvf.h"
@@ -62,7 +62,7 @@ static uint32_t frame_bytes(struct igbvf_port *vf, uint32_t status, uint32_t byt
 		__atomic_store_n(vf->overrun, 1, __ATOMIC_RELAXED);
 		return RK_UNSUITED;
 	}
-	if (status & RX_TAG)
+	if (status & RX_TAG && bytes + IGBVF_TAG_BYTES > vf->direct_bytes)
 		return RK_UNSUITED;
 	if (part || status & RX_ERROR || bytes < ETHERNET_HEADER_BYTES) {
 		vf->port.rx_missed += !vf->in_long;
@@ -80,12 +80,15 @@ static uint32_t direct_filled(struct rk_port *port, struct rk_filled *filled, ui
 	for (i = 0; i < n && rx->first != rx->next; i++) {
 		const struct igbvf_descriptor *from = &rx->descriptors[rx->first & rx->mask];
 		const uint32_t status = dma_read32(&from->word2);
+		uint32_t length;
 
 		if (!(status & RX_DONE))
 			break;
 		dma_consume();
+		length = dma_read32(&from->word3);
 		filled[i] = (struct rk_filled){
-			.bytes = frame_bytes(vf, status, dma_read32(&from->word3) & 0xffff)};
+			.bytes = frame_bytes(vf, status, length & 0xffff),
+			.tag = status & RX_TAG ? 0x81000000u | length >> 16 : 0};
 		rx->first++;
 	}
 	return i;

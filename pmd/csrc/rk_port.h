@@ -77,6 +77,7 @@ struct rk_posting {
 struct rk_filled {
 	uint32_t bytes;       /* of the frame; 0: none. RK_UNSUITED: there is one, but VM1 cannot have it where it is */
 	uint32_t more;        /* not 0: the frame goes on in the next one */
+	uint32_t tag;         /* not 0: 802.1Q's four bytes, that the VF took out; the buffer has room for them */
 	const uint8_t *front; /* where a frame goes on: the first of these bytes, that are to lie where the first buffer
 			       * of a frame has VM1's header, as many as that has. Else NULL */
 };

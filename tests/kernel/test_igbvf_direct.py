@@ -249,16 +249,30 @@ def test_a_vf_that_reports_nonsense(rig: Rig, status: int, length: int) -> None:
     assert rig.vm1.received() == [b"", frame(2)]
 
 
-def test_a_tag_taken_out_ends_it(rig: Rig) -> None:
+def test_a_tag_taken_out_is_put_back_in_place(rig: Rig) -> None:
+    """Which is a copy; the frames around it are none."""
     rig.turn()
-    assert rig.model.receive(frame(1), tag=5)
+    longest = bytes(at % 251 for at in range(LONGEST - 4))
+    assert rig.model.receive(frame(1))
+    assert rig.model.receive(longest, tag=0x6005)
+    assert rig.model.receive(frame(2, 14), tag=5)
+    assert not rig.turn()
+    assert rig.vm1.received() == [
+        frame(1),
+        longest[:12] + b"\x81\x00\x60\x05" + longest[12:],
+        frame(2, 12) + b"\x81\x00\x00\x05" + frame(2, 2),
+    ]
+    assert rig.vm1.peek(DATA + PAGE_SIZE + 12 + LONGEST, 8) == NOISE[:8]
+    assert rig.zero_copy == 1
+
+
+def test_a_tag_without_room_is_not_put_back(rig: Rig) -> None:
+    """The VF says that it took out what its PF would not have let in."""
+    rig.turn()
+    rig.model.heeds_limit = False
+    assert rig.model.receive(frame(1, ROOM - 3), tag=5)
     assert rig.turn() == Event.UNSUITED
-    rig.channel.configure()
-    rig.turn()
-    assert rig.model.receive(frame(2), tag=5)
-    rig.turn()
-    tagged = frame(2)[:12] + b"\x81\x00\x00\x05" + frame(2)[12:]
-    assert rig.vm1.received() == [b"", tagged]
+    assert rig.vm1.received() == [b""]
 
 
 def test_a_tag_left_in_is_a_part_of_the_frame(rig: Rig) -> None:
