@@ -30,6 +30,8 @@ _WINDOW = 64  # frames under way, less than any ring
 _ANSWER_S = 30.0
 _LOST_S = 0.5  # stream: what has not come back by then never will
 _SAY_S = 0.5
+_SO_RCVBUFFORCE = 33  # asm-generic/socket.h
+_RECEIVE_BYTES = 4 << 20
 _SOL_PACKET, _PACKET_AUXDATA, _PACKET_ADD_MEMBERSHIP, _PROMISCUOUS = 263, 8, 1, 1
 _AUXDATA = struct.Struct("<IIIHHHH")  # linux/if_packet.h struct tpacket_auxdata
 _HAS_TAG = 1 << 4
@@ -43,6 +45,8 @@ class Wire:
         # frames to those who want one protocol.
         self.socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(_ALL))
         self.socket.bind((interface, _ALL))
+        # What we send is shown to us as well: a window, twice, at a page or two a frame.
+        self.socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _RECEIVE_BYTES)
         self.socket.setsockopt(_SOL_PACKET, _PACKET_AUXDATA, 1)
         # So that no filter of the card's keeps a tag away.
         index = socket.if_nametoindex(interface)
