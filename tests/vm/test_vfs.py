@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tools.lab.check import require_no_copies
+from tools.lab.picture import OUTSIDE_ADDRESS, STEP_TIMEOUT_S, VF_KINDS
 
 if TYPE_CHECKING:
     from tests.vm.conftest import Stage
@@ -33,6 +34,11 @@ def _bring_up(picture: Picture) -> None:
 
 
 def traffic(picture: Picture) -> None:
+    # A driver that was just given its program, or a link that just came up, may lose some.
+    look = f"until ping -c 1 -W 2 {OUTSIDE_ADDRESS} >/dev/null; do"
+    picture.vm1.agent.shell(
+        f"n=0; {look} n=$((n+1)); [ $n -lt 60 ]; done", timeout_s=STEP_TIMEOUT_S
+    )
     picture.ping(3)
     picture.transfer(picture.vm1, picture.outside, TRANSFER_BYTES)
     picture.transfer(picture.outside, picture.vm1, TRANSFER_BYTES)
@@ -48,7 +54,29 @@ def test_the_interface_by_af_xdp(plugged: Picture) -> None:
 
 
 def test_the_card_without_a_copy(plugged: Picture) -> None:
-    """The last one: its driver does not have the card back."""
+    """From here on its driver does not have the card."""
     plugged.start_pmd("virtio-net", "--json", *SLEEPS, "--copy", "never")
     traffic(plugged)
     require_no_copies(plugged.stop_pmd())
+
+
+def test_the_card_goes_under_load_and_comes_back(plugged: Picture) -> None:
+    """The last one: the card is another one then."""
+    vm2, way = plugged.vm2, VF_KINDS["virtio-net"]
+    pmd = plugged.start_pmd("virtio-net", "--json")
+    load = plugged.vm1.agent.start("ping", "-i", "0.01", "-s", "1000", OUTSIDE_ADDRESS)
+    load.wait_for("bytes from", STEP_TIMEOUT_S)
+    vm2.unplug("wire0")
+    pmd.wait_for("the kernel wants it back", STEP_TIMEOUT_S)
+    pmd.wait_for("dropping frames meanwhile", STEP_TIMEOUT_S)
+    assert pmd.status is None
+    card = {"netdev": "wire0", "mac": "52:54:00:77:00:02"}
+    vm2.plug("wire0", way.card, named={**way.properties, **card})
+    vm2.agent.shell(
+        "until [ -e /sys/class/net/eth0 ]; do sleep 0.1; done", timeout_s=STEP_TIMEOUT_S
+    )
+    vm2.agent.shell(way.prepare, timeout_s=STEP_TIMEOUT_S)
+    plugged.wait_until_served()
+    plugged.ping(3)
+    load.signal()
+    assert plugged.stop_pmd()["channels"][0]["vm1_to_vf"]["drops"].keys() <= {"vf_down", "vf_error"}
