@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import logging
+import select
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -159,6 +160,14 @@ class PassthroughVf(Vf):
     def unshare(self) -> None:
         """See `Vf.unshare`."""
         self._windows.unmap()
+
+    def _wanted_back(self) -> str:
+        """Why it must be let go of for good: it is being unplugged, or unbound; or ""."""
+        if self._opened is None:
+            return ""
+        function, _ = self._opened
+        readable, _, _ = select.select([function.fileno()], [], [], 0)
+        return "the kernel wants it back" if readable else ""
 
     def _see_link(self, *, up: bool, first: bool = False) -> None:
         if first or up != bool(self._link_up.value):

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from guest.pci_config import COMMAND, COMMAND_MEMORY, HEADER_SIZE, capabilities
+from guest.pci_config import COMMAND, COMMAND_MEMORY, CONFIG_SIZE, HEADER_SIZE, capabilities
 
 if TYPE_CHECKING:
     from guest.discovery import PciFunction
@@ -54,7 +54,9 @@ def read_pci(pci: PciFunction) -> PciFacts | None:
     """The facts; None where the function has gone meanwhile."""
     path = Path(pci.sys_path)
     try:
-        config = (path / "config").read_bytes()
+        with (path / "config").open("rb", buffering=0) as file:
+            # Where the function is emulated each word is a trap, and of 4 KiB nobody looks at more.
+            config = file.read(CONFIG_SIZE)
         resources = [
             tuple(int(word, 16) for word in line.split())
             for line in (path / "resource").read_text(encoding="ascii").splitlines()[:6]

@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from driver.software_vf import Vf
     from driver.vhost_pci import DeviceState
     from guest.function import Doorbell
+    from pmd.opening import Opening
     from pmd.serving import Serving
     from pmd.source import Source
 
@@ -64,13 +65,13 @@ class Channel:
     `changed` and `idle` at any time.
 
     Args:
-        source: Where the function comes from; the channel owns it.
+        source: Where the function comes from; the channel owns it, and shows it.
         vf: Where frames go; the channel owns it.
         serving: How.
     """
 
     def __init__(self, source: Source, vf: Vf, serving: Serving) -> None:
-        self._source = source
+        self.source = source
         self._serving = serving
         self._ports = Ports(vf, serving.copy)
         self._attached = contextlib.ExitStack()
@@ -95,12 +96,12 @@ class Channel:
     @property
     def name(self) -> str:
         """The device's, as the user gave it."""
-        return self._source.name
+        return self.source.name
 
     @property
     def comes_back(self) -> bool:
         """Whether attaching again is worth trying after the function is gone."""
-        return self._source.comes_back
+        return self.source.comes_back
 
     @property
     def one_lcore(self) -> str | None:
@@ -154,21 +155,20 @@ class Channel:
         """Readable when the function went away. Only while attached."""
         return self._fd
 
-    def attach(self) -> None:
-        """Open the function and make this process its active driver. Not yet configured.
+    def attach(self, opened: Opening | None = None) -> None:
+        """Make this process the active driver of the function, opened now or before; no more yet.
 
         Raises:
             VhostPciError: It cannot be opened, or is no vhost-pci function of ours. Not attached.
         """
         self._ports.prepare()
         with contextlib.ExitStack() as stack:
-            function = self._source.open()
+            function = self.source.open() if opened is None else opened.take()
             stack.callback(function.close)
             device = stack.enter_context(VhostPci(function, self._serving.bar))
             device.activate()
             self._attached = stack.pop_all()
-        self._device = device
-        self._fd = function.fileno()
+        self._device, self._fd = device, function.fileno()
         self._generation = None
         self._quarantine.clear()
 
@@ -211,7 +211,7 @@ class Channel:
         device.acknowledge(state.generation)
         self._configurations += 1
         if Status.CONNECTED in state.status:
-            self._source.settled()
+            self.source.settled()
         self._log_state(len(rings))
 
     def _log_state(self, started: int) -> None:
@@ -377,7 +377,7 @@ class Channel:
         """Detach, and close the VF and the source. Twice is fine."""
         self.detach()
         self._ports.close()
-        self._source.close()
+        self.source.close()
 
     def snapshot(self) -> stats.Channel:
         """Its counters, now."""

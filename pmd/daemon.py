@@ -20,6 +20,7 @@ from guest.errors import VhostPciError
 from pmd import stats
 from pmd.kernel import Poll
 from pmd.lcore import Lcore
+from pmd.opening import Opening
 from pmd.slots import Slots
 
 if TYPE_CHECKING:
@@ -72,6 +73,7 @@ class Daemon(Closing):
         self._slots = slots
         self._verify_at = 0.0
         self._retry_at: dict[Channel, float] = {}
+        self._openings: dict[Channel, Opening] = {}
         # Hardware VFs are looked at; the others have nothing to tell.
         self._look_at = {c: 0.0 for c in channels if c.look_period_s is not None}
         self._eventful: set[Lcore] = set()
@@ -80,6 +82,7 @@ class Daemon(Closing):
         with contextlib.ExitStack() as stack:
             self._event = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
             stack.callback(os.close, self._event)
+            stack.callback(self._end_openings)
             self._selector = stack.enter_context(selectors.DefaultSelector())
             for cpu in cpus:
                 self._lcores.append(Lcore(cpu, burst, self._wake, poll))
@@ -258,20 +261,35 @@ class Daemon(Closing):
     def _retry(self) -> None:
         """Attach again what is due, for as long as it takes and without a word about failures.
 
-        One channel at a time: a device that does not answer takes as long as it may, and between
-        two of them the other channels' devices are to have their acknowledgements.
+        A server that does not answer keeps nobody waiting but its own channel.
         """
-        channel, due = min(self._retry_at.items(), key=lambda each: each[1], default=(None, 0.0))
-        if channel is None or time.monotonic() < due:
-            return
+        for channel, opening in tuple(self._openings.items()):
+            if opening.ended:
+                del self._openings[channel]
+                with opening:
+                    self._reattach(channel, opening)
+        for channel, due in tuple(self._retry_at.items()):
+            if time.monotonic() >= due:
+                del self._retry_at[channel]
+                self._openings[channel] = Opening(channel.source, self._wake_up)
+
+    def _reattach(self, channel: Channel, opening: Opening) -> None:
         try:
-            channel.attach()
+            channel.attach(opening)
         except VhostPciError as error:
             _log.debug("%s", error)
             self._retry_at[channel] = time.monotonic() + _RETRY_S
-            return
-        del self._retry_at[channel]
-        self._join(channel)
+        else:
+            self._join(channel)
+
+    def _wake_up(self) -> None:
+        """On any thread."""
+        os.eventfd_write(self._event, 1)
+
+    def _end_openings(self) -> None:
+        for opening in self._openings.values():
+            opening.close()
+        self._openings.clear()
 
     def _join(self, channel: Channel) -> None:
         """Serve a channel that has just been attached."""

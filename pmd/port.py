@@ -127,7 +127,7 @@ class Port(Handle):
     def set_copy_below(self, size: int) -> None:
         """Copy frames of fewer bytes, and have the VF read others where they are, if it can.
 
-        Before a loop runs it; at first 256.
+        Before a loop runs it; at first 64.
         """
         library().rk_port_set_copy_below(self.handle, size)
 

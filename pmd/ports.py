@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("pmd")
 _RETRY_S = 2.0  # a PF that does not answer takes half of it
+_EVERY_FRAME = (1 << 32) - 1
 
 
 class Copy(enum.StrEnum):
@@ -242,6 +243,8 @@ class Ports:
                 self._ports.append(Port(spec, f"VF {self._vf.spec}"))
                 if self._copy is Copy.NEVER:
                     self._ports[-1].set_copy_below(0)
+                elif self._copy is Copy.ALWAYS:
+                    self._ports[-1].set_copy_below(_EVERY_FRAME)
             except VhostPciError:
                 _close_descriptors(specs[index:])
                 self._close_ports()

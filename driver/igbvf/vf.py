@@ -149,7 +149,7 @@ class IgbVf(PassthroughVf):
             self._at_fault = True
             return "it wrote more to a buffer of VM1's than its PF lets it receive: it is at fault"
         try:
-            trouble = device.trouble(0)
+            trouble = self._wanted_back() or device.trouble(0)
             if not trouble:
                 self._see_link(up=device.link_up())
                 device.counters()

@@ -173,7 +173,7 @@ class VirtioNetVf(PassthroughVf):
         if device is None:
             return ""
         try:
-            if trouble := device.trouble():
+            if trouble := self._wanted_back() or device.trouble():
                 return trouble
             self._see_link(up=device.link_up())
         except VhostPciError as error:

@@ -258,7 +258,8 @@ static uint32_t dequeue_held_turn(struct rk_queue *queue, struct rk_port *port, 
 		uint32_t taken, at_once;
 
 		queue->walked = 0;
-		parse(queue, &place, place.left < limit ? place.left : limit, port->reads, &burst);
+		parse(queue, &place, place.left < limit ? place.left : limit,
+		      port->reads && port->copy_below == UINT32_MAX, &burst);
 		taken = give(queue, port, &burst);
 		took = take(queue, &burst, taken);
 		queue->waiting = took < burst.chains;

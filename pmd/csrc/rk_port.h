@@ -105,12 +105,15 @@ struct rk_port {
 	uint32_t offloads;
 	uint32_t reads; /* not 0: tx() reads the frames' bytes by this core, so they are fetched ahead */
 	int32_t wake_fd; /* readable when rx() may have frames; RK_WAKE_* */
-	uint32_t copy_below; /* frames of fewer bytes are copied by a port that holds others: rk_port_set_copy_below() */
+	uint32_t copy_below; /* a port that holds frames copies those of fewer bytes; UINT32_MAX: all */
 	uint64_t rx_direct; /* frames the VF wrote to VM1's memory, not copied by us */
 };
 
-/* Shorter frames are cheaper to copy than to hold, and VM1 has its buffers back at once. */
-#define RK_COPY_BELOW 256u
+/*
+ * Holding takes fewer cycles than copying at every size (docs/performance.md, "Copy or hold"): only what is shorter
+ * than any Ethernet frame, and so padded, is copied.
+ */
+#define RK_COPY_BELOW 64u
 
 #define RK_WAKE_POLL 0    /* nothing tells: rx() is to be asked */
 #define RK_WAKE_NONE (-1) /* rx() has frames only after tx() */

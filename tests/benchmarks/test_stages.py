@@ -33,6 +33,11 @@ STAGES = {
     "both ways": [Scenario("loop", size) for size in (64, 1518)],
     "packed": [Scenario(kind, packed=True) for kind in ("null", "gen", "loop")],
     "batch": [Scenario("null", burst=burst) for burst in (1, 8, 32, 128, 256)],
+    "copy or hold": [
+        Scenario(kind, size)
+        for kind in ("vf-copied", "vf-held")
+        for size in (64, 128, 256, 512, 1024, 1518)
+    ],
     "queue size": [Scenario("null", queue_size=size) for size in (128, 1024, 4096)],
     "memory table": [
         Scenario(kind, regions=count) for kind in ("null", "gen") for count in (1, 2, 8, 4000)

@@ -73,6 +73,7 @@ class IgbModel(Closing):
         self.dma_limit = 1 << 40
         self._clear_to_send = False
         self._gathered = b""
+        self.request = os.eventfd(0, os.EFD_CLOEXEC)
         self._file = os.memfd_create("bar0", os.MFD_CLOEXEC)
         os.ftruncate(self._file, BAR_SIZE)
         self._bar = mmap.mmap(self._file, BAR_SIZE)
@@ -108,7 +109,7 @@ class IgbModel(Closing):
     # ---- guest.function.Function
 
     def fileno(self) -> int:
-        return self._file
+        return self.request
 
     def identity(self) -> Identity:
         return self.identity_now
@@ -345,3 +346,4 @@ class IgbModel(Closing):
         """The machine is gone."""
         self._bar.close()
         os.close(self._file)
+        os.close(self.request)

@@ -50,6 +50,7 @@ class VirtioFunctionModel(Closing):
         stops: Whether a queue that is reset stops (RING_RESET).
         irq_max: MSI-X vectors that the function has. vectors: How many of them the device can use.
         irqs: Eventfds, by vector. interrupts: How many were raised.
+        request: Eventfd by which the kernel wants it back.
     """
 
     name = "0000:01:00.0"
@@ -77,6 +78,7 @@ class VirtioFunctionModel(Closing):
         self.dma: dict[int, tuple[int, int]] = {}
         self.read_only: set[int] = set()
         self.config = self._make_config()
+        self.request = os.eventfd(0, os.EFD_CLOEXEC)
         self._file = os.memfd_create("notify", os.MFD_CLOEXEC)
         os.ftruncate(self._file, mmap.PAGESIZE)
         self._notify = mmap.mmap(self._file, mmap.PAGESIZE)
@@ -114,7 +116,7 @@ class VirtioFunctionModel(Closing):
     # ---- guest.function.Function: registers
 
     def fileno(self) -> int:
-        return self._file
+        return self.request
 
     def identity(self) -> Identity:
         return self.identity_now
@@ -306,3 +308,4 @@ class VirtioFunctionModel(Closing):
         """The machine is gone."""
         self._notify.close()
         os.close(self._file)
+        os.close(self.request)

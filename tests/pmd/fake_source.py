@@ -6,17 +6,42 @@ import os
 import struct
 from typing import TYPE_CHECKING
 
-from driver.state_area import PAGE_SIZE, Status
-from guest.function import Area
+from driver.state_area import PAGE_SIZE, Register, Status
+from guest.function import Area, Region
 from tests.driver.fake_function import FakeFunction
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from guest.function import Function
 
 DESC, AVAIL, USED, DATA = 0, PAGE_SIZE, 2 * PAGE_SIZE, 4 * PAGE_SIZE
 WINDOW = 16 * PAGE_SIZE
 STARTED_AND_ENABLED = 3
 SIZE = 8
+
+
+class Told(FakeFunction):
+    """A function whose host does something at each generation that is acknowledged."""
+
+    def __init__(self, told: Callable[[int], None]) -> None:
+        super().__init__()
+        self.gone_fd = os.eventfd(0, os.EFD_CLOEXEC)
+        self._told = told
+
+    def fileno(self) -> int:
+        return self.gone_fd
+
+    def write(self, index: int, offset: int, data: bytes) -> None:
+        super().write(index, offset, data)
+        if (index, offset) == (Region.BAR0, Register.ACK):
+            self._told(int.from_bytes(data, "little"))
+
+    def close(self) -> None:
+        if self.gone_fd >= 0:
+            os.close(self.gone_fd)
+        self.gone_fd = -1
+        super().close()
 
 
 class FakeSource:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import struct
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,9 @@ from driver.state_area import PAGE_SIZE
 from driver.virtio_net import device as device_module
 from driver.virtio_net.features import Feature
 from driver.virtio_net.vf import VirtioNetVf
+from guest.errors import VhostPciError
 from pmd import channel as channel_module
+from pmd import ports as ports_module
 from pmd.channel import Channel
 from pmd.kernel import Event
 from pmd.ports import Copy
@@ -40,11 +43,16 @@ class Rig:
         self.vm1.post(*sizes)
         self.model = Model(OFFER | offer)
         self.model.pairs = pairs
-        opened = OpenFunction(self.model, ())
-        vf = VirtioNetVf("virtio-net:01:00.0", self.model.name, None, lambda _: opened)
+        self.unplugged = False
+        vf = VirtioNetVf("virtio-net:01:00.0", self.model.name, None, self._open)
         self.channel = Channel(self.vm1, vf, Serving(copy=copy))
         self.channel.attach()
         self.channel.configure()
+
+    def _open(self, address: str) -> OpenFunction:
+        if self.unplugged:
+            raise VhostPciError("open", address, "there is no such function")
+        return OpenFunction(self.model, ())
 
     def turn(self) -> Event:
         self.channel.works[0].turn(32)
@@ -157,6 +165,29 @@ def test_a_device_that_wants_a_reset(rig: Rig) -> None:
     assert rig.channel.vf_spoilt()
     rig.channel.configure()
     assert not rig.channel.vf_spoilt()
+    rig.turn()
+    assert rig.model.receive(frame(2))
+    rig.turn()
+    assert rig.vm1.received() == [frame(1), frame(2)]
+
+
+def test_a_device_that_the_kernel_wants_back(rig: Rig, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is let go of at once, with nothing of VM1's in its hands; and served once it is here."""
+    monkeypatch.setattr(ports_module, "_RETRY_S", 0.0)
+    rig.turn()
+    assert rig.model.receive(frame(1))
+    assert not rig.channel.vf_spoilt()
+    os.eventfd_write(rig.model.request, 1)
+    assert rig.channel.vf_spoilt()
+    rig.unplugged = True
+    rig.channel.configure()
+    assert not rig.channel.vf_spoilt()  # still away
+    assert (rig.model.closed, rig.model.dma) == (True, {})
+    assert rig.vm1.received() == [frame(1)]
+    rig.unplugged = False
+    os.eventfd_read(rig.model.request)
+    assert rig.channel.vf_spoilt()
+    rig.channel.configure()
     rig.turn()
     assert rig.model.receive(frame(2))
     rig.turn()

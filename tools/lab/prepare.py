@@ -69,4 +69,6 @@ def prepare(steps: Steps, qemu: Path | None) -> tuple[Templates, Path]:
     templates = Templates(cache, hypervisor, image, lambda line: steps.begin(f"   {line} ..."))
     with steps.step("accelerator") as facts:
         facts.append(templates.accelerator)
+        if templates.kvm_refusal:
+            facts.append(f"though there is a KVM: {templates.kvm_refusal}")
     return templates, package

@@ -44,6 +44,9 @@ class Templates:
         qemu: The hypervisor.
         image: What machines boot.
         tell: Called with a line before something takes long.
+
+    Attributes:
+        kvm_refusal: Once `accelerator` was asked: why a KVM that is here cannot be used, or "".
     """
 
     def __init__(self, cache: Cache, qemu: Qemu, image: Image, tell: Callable[[str], None]) -> None:
@@ -52,6 +55,7 @@ class Templates:
         self._image = image
         self._tell = tell
         self._accelerator = ""
+        self.kvm_refusal = ""
 
     def restore(self, name: str, memory_mib: int, directory: Path) -> Vm:
         """A running machine of that memory size; the caller closes it.
@@ -112,7 +116,9 @@ class Templates:
             except VhostPciError as error:
                 (path / "refused").write_text(f"{error}\n")
 
-        return not (self._cache.layer("kvm", key, probe) / "refused").exists()
+        refused = self._cache.layer("kvm", key, probe) / "refused"
+        self.kvm_refusal = refused.read_text().strip() if refused.exists() else ""
+        return not self.kvm_refusal
 
     def _saved(self, hardware: Hardware) -> Path:
         """The directory of a template."""

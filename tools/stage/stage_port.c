@@ -1,14 +1,48 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
+#include <stdbool.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "stage_port.h"
 
+/* A VF's transmit ring: as many descriptors as it has buffers, and it is done with each at once. */
+#define VF_SIZE 512u
+#define VF_BUFFER_BYTES 2048u
+
+struct vf_descriptor {
+	uint64_t address;
+	uint32_t length, flags;
+};
+
 struct holding_port {
 	struct rk_port port;
 	uint32_t held;
+	uint32_t next;
+	bool copies;
+	struct vf_descriptor ring[VF_SIZE];
+	uint8_t buffers[VF_SIZE][VF_BUFFER_BYTES];
 };
+
+/* What a VF's port does with frames of one segment: a descriptor each, of VM1's memory or of a copy. */
+static uint32_t vf_tx(struct rk_port *port, struct rk_frame *frames, uint32_t n)
+{
+	struct holding_port *vf = (struct holding_port *)port;
+
+	for (uint32_t i = 0; i < n; i++) {
+		const uint32_t at = vf->next++ % VF_SIZE;
+		const struct iovec *from = frames[i].segments;
+		void *frame = from->iov_base;
+
+		if (vf->copies)
+			frame = memcpy(vf->buffers[at], from->iov_base, from->iov_len);
+		else
+			frames[i].verdict = RK_HELD;
+		vf->ring[at] = (struct vf_descriptor){(uintptr_t)frame, frames[i].bytes, 1};
+	}
+	vf->held += vf->copies ? 0 : n;
+	return n;
+}
 
 static uint32_t holding_tx(struct rk_port *port, struct rk_frame *frames, uint32_t n)
 {
@@ -52,6 +86,15 @@ static const struct rk_port_ops holding_ops = {
 	.close = holding_close,
 };
 
+static const struct rk_port_ops vf_ops = {
+	.kind = "vf",
+	.tx = vf_tx,
+	.rx = holding_rx,
+	.rx_done = holding_rx_done,
+	.reclaim = holding_reclaim,
+	.close = holding_close,
+};
+
 struct rk_port *stage_port_open(const char *kind, uint32_t frame_bytes)
 {
 	const struct rk_port_config config = {
@@ -59,10 +102,15 @@ struct rk_port *stage_port_open(const char *kind, uint32_t frame_bytes)
 	char error[256] = "";
 	struct rk_port *port;
 
-	if (!strcmp(kind, "held")) {
+	if (!strcmp(kind, "held") || !strncmp(kind, "vf-", 3)) {
 		port = calloc(1, sizeof(struct holding_port));
 		if (port)
-			port->ops = &holding_ops;
+			port->ops = *kind == 'h' ? &holding_ops : &vf_ops;
+		if (port && !strcmp(kind, "vf-copied")) {
+			((struct holding_port *)port)->copies = true;
+			port->copy_below = UINT32_MAX;
+			port->reads = 1;
+		}
 		return port;
 	}
 	port = rk_port_open(&config, error, sizeof(error));
