@@ -27,13 +27,12 @@ from pmd.kernel import (
     Map,
     Queue,
     QueueError,
-    Work,
     fault_names,
 )
+from pmd.pair_works import PairWorks, Watched
 from pmd.ports import Ports
 from pmd.quarantine import Quarantine
 from pmd.ring_config import ring_config
-from pmd.steering import Steering
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,6 +41,7 @@ if TYPE_CHECKING:
     from driver.software_vf import Vf
     from driver.vhost_pci import DeviceState
     from guest.function import Doorbell
+    from pmd.kernel import Work
     from pmd.opening import Opening
     from pmd.serving import Serving
     from pmd.source import Source
@@ -81,8 +81,7 @@ class Channel:
         self._status = Status(0)
         self._served = contextlib.ExitStack()
         self._queues: dict[int, tuple[Ring, Queue]] = {}
-        self._works: dict[int, Work] = {}
-        self.steering = Steering()
+        self._works: PairWorks | None = None
         self._guard: Guard | None = None
         self._stats: list[tuple[DirectionStats, DirectionStats]] = []
         self._quarantine = Quarantine()
@@ -111,7 +110,12 @@ class Channel:
     @property
     def works(self) -> dict[int, Work]:
         """By queue pair; to be run until the next `configure`, `detach` or `close`."""
-        return self._works
+        return self._works.of_pairs if self._works else {}
+
+    @property
+    def groups(self) -> dict[int, tuple[Work, ...]]:
+        """Likewise, and all there are, by the first pair of each: those that one lcore runs."""
+        return self._works.groups if self._works else {}
 
     @property
     def attached(self) -> bool:
@@ -183,7 +187,7 @@ class Channel:
         if device is None:
             return
         self._quarantine_faulted(device)
-        self._unsuited |= {p for p, w in self._works.items() if Event.UNSUITED in w.events}
+        self._unsuited |= {p for p, w in self.works.items() if Event.UNSUITED in w.events}
         self.tear_down()
         try:
             state = device.state()
@@ -248,23 +252,10 @@ class Channel:
             )
             if queue is not None:
                 self._queues[ring.index] = (ring, self._served.enter_context(queue))
-        self.steering = Steering.of(state.rings, self._queues, len(self._ports))
-        for pair in sorted({index // 2 for index in self._queues} | set(self.steering.guests)):
-            # docs/device.md 1: ring 2n is VM1's receiveq n, ring 2n+1 its transmitq n.
-            indices = (2 * self.steering.home(pair), 2 * pair + 1)
-            rx, tx = (self._queues.get(index, (None, None))[1] for index in indices)
-            self._works[pair] = Work(
-                tx,
-                rx,
-                self._ports[pair],
-                generation_address=device.generation_address,
-                expected=state.generation,
-                heartbeat_address=device.heartbeat_address,
-                guard=self._guard,
-                wake_fd=device.change_fd,
-            )
-            if rx is not None and pair not in self._unsuited:
-                self._ports.receive(pair, rx, shared=self.steering.shared(pair))
+        watched = Watched.of(device, state.generation, self._guard)
+        queues = {index: queue for index, (_, queue) in self._queues.items()}
+        if queues:
+            self._works = PairWorks(queues, self._ports, watched, self._unsuited)
         for _, queue in self._queues.values():
             queue.call()  # docs/device.md 5.3: a call may have gone to nobody in between
 
@@ -291,7 +282,6 @@ class Channel:
         """The ring's queue; None if it cannot run, which is then reported."""
         name = f"ring {ring.index} of {self.name}"
         try:
-            self._ports.check(ring.pair, name)
             commit = device.commit_address(ring.index) if ring.packed else 0
             ring.check(state.memory, state.features, commit)
             combining = any(mapping.combining for mapping in device.mappings)
@@ -336,7 +326,9 @@ class Channel:
     def tear_down(self) -> None:
         """Close what `configure` made, but the ports. No loop may hold a work any more."""
         self._drain()
-        self._works = {}
+        if self._works:
+            self._works.close()
+        self._works = None
         self._queues = {}
         self._guard = None
         self._served.close()
@@ -350,20 +342,24 @@ class Channel:
                 self._ports.receive_by_copy()
         except VhostPciError as error:
             self._log.warning("%s; closing it", error)
-            self._ports.close()
-            for _, queue in self._queues.values():
-                queue.abandon()
+            self._close_ports()
 
     def _drain_works(self) -> None:
         deadline = time.monotonic() + (0 if self._ports.spoilt else _DRAIN_S)
-        while sum(work.drain() for work in self._works.values()):
+        while self._works and self._works.drain():
             if time.monotonic() > deadline:
                 self._log.warning("%s: the VF does not finish sending; closing it", self.name)
-                self._ports.close()
-                for _, queue in self._queues.values():
-                    queue.abandon()
+                self._close_ports()
                 return
             time.sleep(_DRAIN_LOOK_S)
+
+    def _close_ports(self) -> None:
+        """The VF no longer reads or writes VM1's memory: what it has of it goes back as it is."""
+        if self._works:
+            self._works.close()
+        self._ports.close()
+        for _, queue in self._queues.values():
+            queue.abandon()
 
     def detach(self) -> None:
         """Tear down and close the function, as well as a lost one lets itself be. Twice is fine."""

@@ -1,8 +1,8 @@
 """The run: channels on lcores, changes as they come, signals, the end.
 
 The main thread owns all of it and sleeps in a selector; only lcores poll. A change of one channel
-pauses only the lcores that run it. Queue pairs go to lcores round-robin as they first appear, and
-stay with theirs; those of both ends of a patch go together.
+pauses only the lcores that run it. Queue pairs, or groups of them that share a port, go to lcores
+round-robin as they first appear, and stay with theirs; those of both ends of a patch go together.
 """
 
 from __future__ import annotations
@@ -183,7 +183,7 @@ class Daemon(Closing):
             lcore.pause()
             stopped = {work for work in lcore.works if work.events}
             for channel in self._channels:
-                if stopped.intersection(channel.works.values()):
+                if stopped.intersection(itertools.chain(*channel.groups.values())):
                     self._settle(channel)
             lcore.resume()
 
@@ -202,7 +202,7 @@ class Daemon(Closing):
         The works of other channels go on at once: how long this one takes to adapt is up to its
         device and to VM1.
         """
-        works = set(channel.works.values())
+        works = set(itertools.chain(*channel.groups.values()))
         for lcore in self._lcores:
             if works.intersection(lcore.works):
                 lcore.pause()
@@ -213,12 +213,12 @@ class Daemon(Closing):
         """Put the channels' works on their lcores, all of an lcore's at once, and let these run."""
         works: dict[Lcore, list[Work]] = {}
         for channel in channels:
-            for pair, work in channel.works.items():
-                key = channel.one_lcore or (channel, channel.steering.home(pair))
+            for pair, group in channel.groups.items():
+                key = channel.one_lcore or (channel, pair)
                 lcore = self._lcore_of.get(key)
                 if lcore is None:
                     lcore = self._lcore_of[key] = next(self._turn)
-                works.setdefault(lcore, []).append(work)
+                works.setdefault(lcore, []).extend(group)
         for lcore, more in works.items():
             lcore.pause()
             lcore.set_works([*lcore.works, *more])

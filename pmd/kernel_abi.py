@@ -31,7 +31,7 @@ from pmd.xdp_abi import XdpConfigStructure, XdpQueueStructure, XdpRingStructure
 if TYPE_CHECKING:
     from driver.igbvf.queue import QueuePair
 
-ABI = 9  # RK_ABI
+ABI = 10  # RK_ABI
 BURST_MAX = 256  # RK_BURST_MAX
 FRAME_MAX = 65562  # RK_FRAME_MAX
 DROP_SLOTS = 16
@@ -208,7 +208,6 @@ class PortConfigStructure(Structure):
         ("frame_bytes", c_uint32),
         ("input", c_char_p),
         ("output", c_char_p),
-        ("receives", c_uint32),
         ("offloads", c_uint32),
         ("igbvf", POINTER(IgbvfConfigStructure)),
         ("virtio", POINTER(VirtioConfigStructure)),
@@ -309,6 +308,9 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "rk_port_tx": (c_uint32, [c_void_p, POINTER(Frame), c_uint32]),
     "rk_port_rx": (c_uint32, [c_void_p, POINTER(Frame), c_uint32]),
     "rk_port_rx_done": (None, [c_void_p, c_uint32]),
+    "rk_steering_new": (c_void_p, [c_void_p, POINTER(c_void_p), c_uint32]),
+    "rk_steering_port": (c_void_p, [c_void_p, c_uint32]),
+    "rk_steering_free": (None, [c_void_p]),
     "rk_loop_new": (c_void_p, [c_uint32, POINTER(LoopStats)]),
     "rk_loop_free": (None, [c_void_p]),
     "rk_loop_poll": (None, [c_void_p, POINTER(PollStructure)]),

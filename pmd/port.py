@@ -58,11 +58,6 @@ class PortSpec(Protocol):
         ...
 
     @property
-    def receives(self) -> bool:
-        """False for a further queue pair on a socket without queues: it only sends."""
-        ...
-
-    @property
     def igbvf(self) -> QueuePair | None:
         """The VF's queue pair of igbvf, whose memory must outlive the port."""
         ...
@@ -105,7 +100,6 @@ class Port(Handle):
             spec.fd,
             spec.frame_bytes,
             *self._paths,
-            spec.receives,
             int(spec.offloads),
             queue_pair,
             virtio_pair,

@@ -1,6 +1,7 @@
-"""The ports of a VF: one a queue pair, opened for as many pairs as VM1 has started.
+"""The ports of a VF: one a queue pair of it, opened for as many pairs as VM1 has started.
 
-They stay open while VM1 comes and goes. Where VM1 later starts more pairs, or the VF has to be set
+A VF that has fewer has a port for each: pmd/pair_works.py puts VM1's pairs to them. They stay open
+while VM1 comes and goes. Where VM1 later starts more pairs, or the VF has to be set
 up anew (its PF was reset, say), all are closed and opened again; frames that a port held are lost.
 A VF that cannot be opened again (its PF is down) is *away*: its place is taken by ports that drop
 all frames as of a link that is down, and it is tried again and again.
@@ -56,7 +57,7 @@ class Ports:
         self._copy = copy
         self._ports: list[Port] = []
         self._before: list[AtVf] = []
-        self._refused = 0
+        self._asked = 0  # pairs they were opened for, or that the VF refused
         self._spoilt = False
         self._pairs = 0  # that the VF was opened for last
         self._away = False
@@ -79,18 +80,12 @@ class Ports:
         return self._vf.spec
 
     def __len__(self) -> int:
-        """How many queue pairs have a port."""
+        """How many there are."""
         return len(self._ports)
 
     def __getitem__(self, pair: int) -> Port:
-        """The port of a queue pair."""
+        """The port of a queue pair of the VF's."""
         return self._ports[pair]
-
-    def check(self, pair: int, name: str) -> None:
-        """Refuse the ring called name if its queue pair has no port: VhostPciError."""
-        if pair >= len(self._ports):
-            cause = f"the VF {self.name} has no more than {len(self._ports)} queue pairs"
-            raise VhostPciError("run", name, cause)
 
     def counts(self, pair: int) -> AtVf:
         """What the VF's side of a queue pair counted since start."""
@@ -128,7 +123,7 @@ class Ports:
     def receive(self, pair: int, queue: Queue, *, shared: bool) -> None:
         """Have the VF receive into VM1's buffers of this ring, if it can and they suit it.
 
-        After `share`. Not where several of its queues share the ring.
+        After `share`. Not where it shares a queue with other rings, or takes from several (shared).
 
         Raises:
             VhostPciError: The VF does not start again; or they do not suit, and nothing is to be
@@ -147,7 +142,7 @@ class Ports:
             if not self._vf.writes_vm1:
                 cause = f"VF {self.name} does not write to VM1's memory by itself"
             elif shared:
-                cause = f"{queue.name} takes what comes for queue pairs that VM1 has switched off"
+                cause = f"VM1 does not use as many queue pairs as VF {self.name} has"
             raise VhostPciError("run without", "copying", cause, "use --copy auto")
 
     def let_go(self) -> None:
@@ -183,8 +178,8 @@ class Ports:
     def ensure(self, pairs: int) -> None:
         """Have ports for pairs queue pairs, or, where the VF refuses, for as many as before.
 
-        A VF that has fewer queue pairs gets ports for those. One that is looked after (`look`) and
-        was open before may be away.
+        A VF that has fewer queue pairs gets ports for those; there is one at least. One that is
+        looked after (`look`) and was open before may be away.
 
         Raises:
             VhostPciError: Not even those can be opened. None is open then.
@@ -193,7 +188,7 @@ class Ports:
         pairs = min(pairs, self._vf.queue_pairs_max or pairs)
         if self._spoilt:
             pairs = max(pairs, former)
-        elif former and (pairs <= former or 0 < self._refused <= pairs):
+        elif former and pairs <= max(former, self._asked):
             return
         self._close_ports()
         try:
@@ -201,10 +196,10 @@ class Ports:
         except VhostPciError as error:
             if 0 < former < pairs:
                 _log.warning("%s; going on with %d queue pairs", error, former)
-                self._refused = pairs
                 self._reopen(former)
             else:
                 self._do_without(error)
+        self._asked = pairs
 
     def _reopen(self, pairs: int) -> None:
         try:
@@ -250,7 +245,9 @@ class Ports:
                 self._close_ports()
                 raise
         self._pairs = pairs
-        self._before += [AtVf()] * (pairs - len(self._before))
+        if len(specs) < pairs:
+            _log.info("VF %s has %d queue pairs for VM1's %d", self.name, len(specs), pairs)
+        self._before += [AtVf()] * (len(self._ports) - len(self._before))
 
     def _close_ports(self) -> None:
         for pair, port in enumerate(self._ports):

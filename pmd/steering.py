@@ -1,42 +1,94 @@
-"""Which receive ring takes the frames of a VF's queue whose own one VM1 does not use."""
+"""Several queue pairs at one port of the VF, as the kernel steers frames to them.
+
+`divide` says which pairs and which ports belong together; `Steering` is a port that several share.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self
+import ctypes
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from guest.errors import VhostPciError
+from pmd.handle import Handle
+from pmd.kernel_library import library
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Sequence
 
-    from driver.ring import Ring
+    from pmd.kernel import Queue
+    from pmd.port import Port
 
 
 @dataclass(frozen=True, slots=True)
-class Steering:
-    """Of one channel.
+class Group:
+    """Queue pairs and ports that one lcore runs; the pairs send on its ports, pair n on port n.
 
-    The VF goes on giving each of its queues some flows, whatever VM1 switches off (`ethtool -L`).
-    These frames are not to wait there (virtio 1.3, 5.1.6.5.6). A ring that VM1 uses and that is not
-    served, since it is quarantined, keeps its own.
-
-    Attributes:
-        guests: Pairs whose frames take another's receive ring, and whose.
+    What a port receives goes to those of its pairs that receive, else to the first pair.
     """
 
-    guests: Mapping[int, int] = field(default_factory=dict)
+    pairs: tuple[int, ...]
+    ports: tuple[int, ...]
 
-    @classmethod
-    def of(cls, rings: Sequence[Ring], served: Collection[int], ports: int) -> Self:
-        """For the rings that the device shows, of which `served` run, and so many queues."""
-        used = {ring.pair for ring in rings if ring.started and ring.enabled and not ring.transmits}
-        ready = sorted(pair for pair in used if 2 * pair in served)
-        away = set(range(ports)) - used
-        return cls({pair: ready[pair % len(ready)] for pair in away} if ready else {})
 
-    def home(self, pair: int) -> int:
-        """The pair whose receive ring it is, on whose lcore both have to run."""
-        return self.guests.get(pair, pair)
+def divide(receiving: Sequence[int], sending: Sequence[int], ports: int) -> tuple[Group, ...]:
+    """As many groups as can be, each with a port, and a pair that receives if any does.
 
-    def shared(self, pair: int) -> bool:
-        """Whether several queues of the VF share its receive ring."""
-        return pair in self.guests or pair in self.guests.values()
+    Where there are as many pairs as ports, pair n has port n.
+
+    Args:
+        receiving: Queue pairs with a receive ring that is enabled.
+        sending: Further pairs, that only send.
+        ports: How many there are, at least 1.
+    """
+    pairs = [*receiving, *sending]
+    count = min(len(receiving) or 1, ports)
+    if not pairs:
+        return ()
+    return tuple(
+        Group(tuple(pairs[first::count]), tuple(range(first, ports, count)))
+        for first in range(count)
+    )
+
+
+class SteeredPort(Handle):
+    """A queue pair's end of a `Steering`, which owns it: for a `Work`."""
+
+    def __init__(self, steering: Steering, pair: int) -> None:
+        self._steering = steering
+        super().__init__(library().rk_steering_port(steering.handle, pair))
+
+    def hold(self) -> None:
+        """See `Handle.hold`."""
+        self._steering.hold()
+
+    def let_go(self) -> None:
+        """See `Handle.let_go`."""
+        self._steering.let_go()
+
+
+class Steering(Handle):
+    """A port that several queue pairs share (virtio 1.3, 5.1.6.5.6).
+
+    Thread rule: one loop runs all of its pairs; the rest while none does.
+
+    Args:
+        port: Nobody else runs it until close.
+        receivers: The receive ring of each pair, None where it does not receive.
+
+    Raises:
+        VhostPciError: No memory.
+    """
+
+    _free = "rk_steering_free"
+
+    def __init__(self, port: Port, receivers: Sequence[Queue | None]) -> None:
+        rings = [None if queue is None else queue.handle for queue in receivers]
+        array = (ctypes.c_void_p * len(rings))(*rings)
+        handle = library().rk_steering_new(port.handle, array, len(rings))
+        if not handle:
+            cause = os.strerror(ctypes.get_errno()).lower()
+            raise VhostPciError("share", f"{port.name} among {len(rings)} queue pairs", cause)
+        super().__init__(handle, [port, *(queue for queue in receivers if queue is not None)])
+        self.ports = tuple(SteeredPort(self, pair) for pair in range(len(rings)))

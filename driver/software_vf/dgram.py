@@ -20,7 +20,7 @@ class DgramVf(Vf):
     """A socket bound at local that sends to remote, which need not exist yet.
 
     As QEMU's `-netdev dgram,local.type=unix,local.path=REMOTE,remote.type=unix,remote.path=LOCAL`.
-    Further queue pairs send on the same socket and receive nothing.
+    One queue pair, whatever VM1 has.
 
     Args:
         spec: The user's words.
@@ -29,13 +29,14 @@ class DgramVf(Vf):
     """
 
     kind = "dgram"
+    queue_pairs_max = 1
 
     def __init__(self, spec: str, local: str, remote: str) -> None:
         super().__init__(spec)
         self._local = Path(local)
         self._remote = remote
 
-    def open(self, queue_pairs: int) -> list[PortSpec]:
+    def open(self, queue_pairs: int) -> list[PortSpec]:  # noqa: ARG002 - it has one
         """See `Vf.open`."""
         kind = socket.SOCK_DGRAM | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         with self._refusal(), contextlib.ExitStack() as undo:
@@ -46,15 +47,8 @@ class DgramVf(Vf):
             ours.bind(str(self._local))
             undo.callback(self.close)
             self._left.callback(self._unlink, self._local.lstat())
-            further = []
-            for _ in range(queue_pairs - 1):
-                further.append(os.dup(ours.fileno()))
-                undo.callback(os.close, further[-1])
             undo.pop_all()
-            first = PortSpec(self.kind, ours.detach(), output=self._remote)
-        return [first] + [
-            PortSpec(self.kind, fd, output=self._remote, receives=False) for fd in further
-        ]
+            return [PortSpec(self.kind, ours.detach(), output=self._remote)]
 
     def _unlink(self, made: os.stat_result) -> None:
         """Remove the socket file, if it is still the one that we made."""

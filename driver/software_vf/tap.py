@@ -1,4 +1,4 @@
-"""The tap VF: a kernel TAP device, one queue for each queue pair."""
+"""The tap VF: a kernel TAP device, one queue for each queue pair, or its only one."""
 
 from __future__ import annotations
 
@@ -38,11 +38,20 @@ class TapVf(Vf):
 
     def open(self, queue_pairs: int) -> list[PortSpec]:
         """See `Vf.open`."""
+        with self._refusal(self._explained(queue_pairs)):
+            try:
+                return self._open_queues(queue_pairs)
+            except OSError as error:
+                if error.errno != errno.EINVAL or queue_pairs == 1:
+                    raise
+            return self._open_queues(1)  # it was made without multi_queue
+
+    def _open_queues(self, count: int) -> list[PortSpec]:
         flags = abi.IFF_TAP | abi.IFF_NO_PI | abi.IFF_VNET_HDR
-        flags |= abi.IFF_MULTI_QUEUE if queue_pairs > 1 else 0
-        with self._refusal(self._explained(queue_pairs)), contextlib.ExitStack() as undo:
+        flags |= abi.IFF_MULTI_QUEUE if count > 1 else 0
+        with contextlib.ExitStack() as undo:
             fds = []
-            for _ in range(queue_pairs):
+            for _ in range(count):
                 fd = os.open(_TUN, os.O_RDWR | os.O_NONBLOCK | os.O_CLOEXEC)
                 undo.callback(os.close, fd)
                 fcntl.ioctl(fd, abi.TUNSETIFF, abi.IFREQ.pack(os.fsencode(self._name), flags))

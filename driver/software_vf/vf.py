@@ -40,7 +40,6 @@ class PortSpec:
     frame_bytes: int = 0
     input: str | None = None
     output: str | None = None
-    receives: bool = True
     offloads: Offloads = NO_OFFLOADS
     igbvf: QueuePair | None = None
     virtio: VirtioPair | None = None
@@ -77,7 +76,7 @@ class Vf(ABC):
 
     @abstractmethod
     def open(self, queue_pairs: int) -> list[PortSpec]:
-        """One PortSpec for each queue pair; the caller owns their descriptors.
+        """One PortSpec for each queue pair it has, at most so many; the caller owns their fds.
 
         A second call is for ports anew: those of the first must be closed.
 
@@ -155,7 +154,7 @@ class PlainVf(Vf):
 
 
 class PcapVf(Vf):
-    """pcap: the first queue pair replays input; all write output, each whole records at its end.
+    """pcap: replays input, and writes output, whole records at its end. One queue pair.
 
     Output is emptied by the first `open`; a later one goes on writing, and replays from the start.
 
@@ -166,6 +165,7 @@ class PcapVf(Vf):
     """
 
     kind = "pcap"
+    queue_pairs_max = 1
 
     def __init__(self, spec: str, input_path: str | None, output_path: str | None) -> None:
         super().__init__(spec)
@@ -173,13 +173,11 @@ class PcapVf(Vf):
         self._output = output_path
         self._begun = False
 
-    def open(self, queue_pairs: int) -> list[PortSpec]:
+    def open(self, queue_pairs: int) -> list[PortSpec]:  # noqa: ARG002 - it has one
         """See `Vf.open`; the ports open the files, and refuse what is no pcap file."""
         if not self._begun:
             self._begin()
-        first = PortSpec(self.kind, input=self._input, output=self._output)
-        further = PortSpec(self.kind, output=self._output, receives=False)
-        return [first, *[further] * (queue_pairs - 1)]
+        return [PortSpec(self.kind, input=self._input, output=self._output)]
 
     def _begin(self) -> None:
         with self._refusal():

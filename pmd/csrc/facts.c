@@ -21,6 +21,7 @@ static const char *const drop_names[RK_DROP_COUNT] = {
 	[RK_DROP_BAD_OFFLOAD] = "bad_offload",
 	[RK_DROP_OVER_MTU] = "over_mtu",
 	[RK_DROP_VF_FULL] = "vf_full",
+	[RK_DROP_NO_BUFFER] = "no_buffer",
 };
 
 static const char *const fault_names[RK_FAULT_COUNT] = {

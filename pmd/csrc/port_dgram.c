@@ -119,7 +119,7 @@ struct rk_port *port_dgram_open(const struct rk_port_config *config, char *error
 	dgram = calloc(1, sizeof(*dgram));
 	if (!dgram)
 		return port_refuse(error, error_bytes, "out of memory");
-	if (config->receives && port_pool_open(&dgram->pool) != 0) {
+	if (port_pool_open(&dgram->pool) != 0) {
 		free(dgram);
 		return port_refuse(error, error_bytes, "out of memory");
 	}

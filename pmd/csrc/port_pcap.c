@@ -301,11 +301,8 @@ static int pcap_open_input(struct pcap_port *pcap, const char *path, char *error
 	return -1;
 }
 
-/*
- * 0, or -1 with the cause written. Every queue pair writes whole records at the file's end; the first,
- * which is the one that receives, begins a file that is empty.
- */
-static int pcap_open_output(struct pcap_port *pcap, const char *path, int first, char *error,
+/* 0, or -1 with the cause written. Whole records go to the file's end; one that is empty is begun. */
+static int pcap_open_output(struct pcap_port *pcap, const char *path, char *error,
 			    size_t error_bytes)
 {
 	const struct file_header header = {
@@ -319,7 +316,7 @@ static int pcap_open_output(struct pcap_port *pcap, const char *path, int first,
 
 	pcap->output = open(path, O_WRONLY | O_CREAT | O_CLOEXEC | O_NONBLOCK | O_APPEND, 0666);
 	if (pcap->output < 0 || fstat(pcap->output, &status) != 0 ||
-	    (first && status.st_size == 0 &&
+	    (status.st_size == 0 &&
 	     write(pcap->output, &header, sizeof(header)) != (ssize_t)sizeof(header))) {
 		port_refuse(error, error_bytes, "%s: %s", path, strerror(errno));
 		return -1;
@@ -342,10 +339,8 @@ struct rk_port *port_pcap_open(const struct rk_port_config *config, char *error,
 	pcap->port.ops = &pcap_ops;
 	pcap->port.reads = 1;
 	pcap->input = pcap->output = -1;
-	if ((config->input && config->receives &&
-	     pcap_open_input(pcap, config->input, error, error_bytes) != 0) ||
-	    (config->output && pcap_open_output(pcap, config->output, config->receives != 0, error,
-						error_bytes) != 0)) {
+	if ((config->input && pcap_open_input(pcap, config->input, error, error_bytes) != 0) ||
+	    (config->output && pcap_open_output(pcap, config->output, error, error_bytes) != 0)) {
 		pcap_free(pcap);
 		return NULL;
 	}

@@ -271,8 +271,7 @@ void queue_call_now(struct rk_queue *queue)
 	call_if_wanted(queue, queue->call_from);
 }
 
-/* Whether anything is available, of a ring of which nothing was: it is not judged yet. */
-static bool has_news(const struct rk_queue *queue)
+bool queue_has_news(const struct rk_queue *queue)
 {
 	if (queue_packed(queue))
 		return packed_place(queue).left != 0;
@@ -288,7 +287,7 @@ bool queue_arm(struct rk_queue *queue)
 	else
 		shm_store16(shm_at(queue->used, RING_FLAGS), 0);
 	shm_fence();
-	return queue->empty && has_news(queue);
+	return queue->empty && queue_has_news(queue);
 }
 
 void queue_disarm(struct rk_queue *queue)

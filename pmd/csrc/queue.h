@@ -161,6 +161,8 @@ void queue_publish(struct rk_queue *queue);
 /* Makes the call that waits, if there is one. */
 void queue_call_now(struct rk_queue *queue);
 
+/* Whether anything is available that was not taken yet: it is not judged. */
+bool queue_has_news(const struct rk_queue *queue);
 /* Asks VM1 to kick (2.7.10). True: something became available meanwhile, and no kick may come for it. */
 bool queue_arm(struct rk_queue *queue);
 /* No kicks any more; one may still come. */

@@ -17,7 +17,7 @@
 #define RK_API __attribute__((visibility("default")))
 
 /* Changes with any structure or signature here; pmd/kernel.py refuses another. */
-#define RK_ABI 9u
+#define RK_ABI 10u
 
 #define RK_BURST_MAX 256u
 /* A frame's longest payload: a 16-bit IP length and room for the Ethernet header and tags. */
@@ -42,6 +42,7 @@ enum rk_drop {
 	RK_DROP_BAD_OFFLOAD,   /* its virtio-net header asks for what was not negotiated or cannot be: 5.1.6 */
 	RK_DROP_OVER_MTU,      /* longer than VM1's MTU allows, and not to be cut: 5.1.4.1 */
 	RK_DROP_VF_FULL,       /* the VM1 at a patch's other end has no buffer for it */
+	RK_DROP_NO_BUFFER,     /* VM1 had none for it, and other queue pairs' frames were behind it */
 	RK_DROP_COUNT
 };
 

@@ -220,7 +220,6 @@ struct rk_port_config {
 	const char *input;  /* pcap: file to replay once, or NULL; patch: its name, which both ends have */
 	const char *output; /* pcap: file to write, or NULL; dgram: the peer's path, or NULL where connected;
 			     * patch: the end's name, which the other end has not */
-	uint32_t receives;  /* 0: this queue pair only sends (a further pair on a socket without queues) */
 	uint32_t offloads;  /* tap, packet: the RK_RING_OFFLOADS that the kernel takes from us */
 	const struct rk_igbvf_config *igbvf; /* igbvf: its queue pair; else NULL */
 	const struct rk_virtio_config *virtio; /* virtio-net: its queue pair; else NULL */
@@ -237,6 +236,20 @@ RK_API uint64_t rk_port_rx_direct(const struct rk_port *port);
 RK_API void rk_port_set_copy_below(struct rk_port *port, uint32_t bytes);
 /* Begins or ends receiving into VM1's memory: rk_direct_ops.mode(); nothing if it has no such mode. */
 RK_API void rk_port_set_direct(struct rk_port *port, uint32_t direct);
+/*
+ * A port that count queue pairs (1 to 128) share, run by one loop. What one of them sends teaches it the flow; what
+ * the port receives goes to the pair that its flow was last sent from, else to one by a hash of the flow
+ * (5.1.6.5.6): of those that have a ring in receivers, which may be NULL. A flow's frames stay in order but
+ * where it moves. NULL with errno: EINVAL, ENOMEM. Port and rings must outlive it.
+ */
+struct rk_steering;
+RK_API struct rk_steering *rk_steering_new(struct rk_port *port, struct rk_queue *const *receivers,
+					   uint32_t count);
+/* The port of a queue pair: to be run, not to be closed. */
+RK_API struct rk_port *rk_steering_port(struct rk_steering *steering, uint32_t pair);
+/* The port then goes on behind the last frame that any pair took. While no loop runs them. */
+RK_API void rk_steering_free(struct rk_steering *steering);
+
 /* The port's operations, for tests. */
 RK_API uint32_t rk_port_tx(struct rk_port *port, struct rk_frame *frames, uint32_t n);
 RK_API uint32_t rk_port_rx(struct rk_port *port, struct rk_frame *frames, uint32_t n);

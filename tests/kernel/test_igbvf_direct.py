@@ -344,6 +344,25 @@ def test_copy_never_refuses_buffers_that_do_not_suit(caplog: pytest.LogCaptureFi
     rig.close()
 
 
+def test_copy_never_refuses_pairs_that_share_a_queue(caplog: pytest.LogCaptureFixture) -> None:
+    """A pair that only sends shares it without a copy."""
+    rig = Rig(4096, copy=Copy.NEVER)
+    ring, nothing = rig.vm1.function.rings
+    rig.vm1.function.rings = [ring, nothing, ring, nothing]
+    rig.vm1.function.publish(4)
+    rig.channel.configure()
+    assert rig.channel.works == {}
+    assert (
+        "VM1 does not use as many queue pairs as VF igbvf:01:10.0 has; use --copy auto"
+        in caplog.text
+    )
+    rig.vm1.function.rings = [nothing, ring, nothing, ring]
+    rig.vm1.function.publish(6)
+    rig.channel.configure()
+    assert list(rig.channel.works) == [0, 1]
+    rig.close()
+
+
 def test_copy_never_refuses_a_vf_that_does_not_reach_vm1(caplog: pytest.LogCaptureFixture) -> None:
     rig = Rig(4096)
     rig.close()

@@ -162,17 +162,16 @@ def test_capture_reaches_the_file_while_it_runs(tmp_path: Path) -> None:
         until(flushed, "the frame to be written")
 
 
-def test_queue_pairs_write_one_file_and_the_first_replays(tmp_path: Path) -> None:
+def test_one_file_is_replayed_and_another_written(tmp_path: Path) -> None:
     (tmp_path / "in").write_bytes(pcap([frame(0)]))
     (tmp_path / "out").write_bytes(b"what was there before")
-    with VfUser(parse_vf(f"pcap:{tmp_path}/in,{tmp_path}/out"), 2) as vf:
-        assert vf[1].rx() == []
+    with VfUser(parse_vf(f"pcap:{tmp_path}/in,{tmp_path}/out")) as vf:
         assert vf[0].take() == [frame(0)]
         for i in range(1000):
-            assert vf[i % 2].tx([frame(i, 1500)]) == ["sent"]
+            assert vf[0].tx([frame(i, 1500)]) == ["sent"]
     with RawPcapReader(str(tmp_path / "out")) as reader:
         written = [data for data, _ in reader]
-    assert sorted(written) == sorted(frame(i, 1500) for i in range(1000))
+    assert written == [frame(i, 1500) for i in range(1000)]
 
 
 def test_ports_opened_again_go_on_writing(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import struct
 from typing import TYPE_CHECKING
@@ -129,10 +130,10 @@ def test_a_pair_that_vm1_switches_off() -> None:
     rig.vm1.function.publish(4)
     rig.channel.configure()
     for number, pair in enumerate((1, 0)):
-        for work in rig.channel.works.values():
+        for work in itertools.chain(*rig.channel.groups.values()):
             work.turn(32)
         assert rig.model.receive(frame(number), pair)
-        for work in rig.channel.works.values():
+        for work in itertools.chain(*rig.channel.groups.values()):
             work.turn(32)
     assert rig.vm1.received() == [frame(0), frame(1)]
     assert rig.zero_copy == 0

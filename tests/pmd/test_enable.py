@@ -3,118 +3,17 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
-import socket
-import struct
 from typing import TYPE_CHECKING
 
-from guest.closing import Closing
+from tests.pmd.many_pairs import Vm1
 from tests.pmd.processes import Device, pmd
 from tests.pmd.wait import wait_for
-from tools.vhost_user_abi import Request
-from tools.vm1.frontend import FrontEnd
-from tools.vm1.options import MemoryOptions, Mode, Options, RingOptions, Socket, TrafficOptions
-from tools.vm1.rings import Rings
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-    from tools.vm1.rings import Ring
-
 PAIRS = 16
-HEADER = bytes(12)
 BURST = 32
-_INDEX, _ENTRIES = 2, 4  # in avail and used areas (virtio 1.3, 2.7.6, 2.7.8)
-
-
-def _index(area: int) -> int:
-    return ctypes.c_uint16.from_address(area + _INDEX).value
-
-
-class Pair:
-    """One queue pair, driven by hand. Sends numbered frames and takes what comes back."""
-
-    def __init__(self, receive: Ring, transmit: Ring) -> None:
-        self._rx, self._tx = receive, transmit
-        self._sent = self._taken = 0
-        for head in range(receive.shape.size):
-            self._post(receive, head, head, bytes(64), flags=2)
-        ctypes.c_uint16.from_address(receive.avail.host + _INDEX).value = receive.shape.size
-
-    def _post(self, ring: Ring, place: int, head: int, data: bytes, flags: int = 0) -> None:
-        slot = ring.slots[head]
-        ctypes.memmove(slot.host, data, len(data))
-        descriptor = struct.pack("<QIHH", slot.bus, 256 if flags else len(data), flags, 0)
-        ctypes.memmove(ring.desc.host + 16 * head, descriptor, 16)
-        entry = ring.avail.host + _ENTRIES + 2 * (place % ring.shape.size)
-        ctypes.c_uint16.from_address(entry).value = head
-
-    def send(self, count: int) -> None:
-        """Frames with the next numbers."""
-        for _ in range(count):
-            data = HEADER + struct.pack("<60xI", self._sent)
-            self._post(self._tx, self._sent, self._sent % self._tx.shape.size, data)
-            self._sent += 1
-        address = self._tx.avail.host + _INDEX
-        ctypes.c_uint16.from_address(address).value = self._sent & 0xFFFF
-
-    def all_sent(self) -> bool:
-        """Whether every buffer came back to us."""
-        return _index(self._tx.used.host) == self._sent & 0xFFFF
-
-    def take(self) -> list[int]:
-        """The numbers of the frames that came since the last call; their buffers are posted anew.
-
-        A frame carries its number behind 60 bytes.
-        """
-        found = []
-        ring = self._rx
-        while self._taken & 0xFFFF != _index(ring.used.host):
-            entry = ring.used.host + _ENTRIES + 8 * (self._taken % ring.shape.size)
-            head, length = struct.unpack("<II", ctypes.string_at(entry, 8))
-            assert length == len(HEADER) + 64
-            frame = ctypes.string_at(ring.slots[head].host + len(HEADER) + 60, 4)
-            found.append(struct.unpack("<I", frame)[0])
-            self._post(ring, self._taken + ring.shape.size, head, bytes(256), flags=2)
-            self._taken += 1
-            address = ring.avail.host + _INDEX
-            posted = self._taken + ring.shape.size
-            ctypes.c_uint16.from_address(address).value = posted & 0xFFFF
-        return found
-
-
-class Vm1(Closing):
-    """PAIRS queue pairs, all started and enabled."""
-
-    def __init__(self, path: Path) -> None:
-        options = Options(
-            mode=Mode.IDLE,
-            socket=Socket(path, listen=False),
-            memory=MemoryOptions(),
-            rings=RingOptions(pairs=PAIRS, size=128, event_idx=False, in_order=False),
-            traffic=TrafficOptions(),
-        )
-        self._rings = Rings(options)
-        rings = self._rings.rings
-        self.pairs = [Pair(*rings[2 * n : 2 * n + 2]) for n in range(PAIRS)]
-        connection = socket.socket(socket.AF_UNIX)
-        connection.connect(str(path))
-        self._front_end = FrontEnd(connection, str(path))
-        self._front_end.negotiate(options.rings)
-        self._front_end.share_memory(self._rings.memory)
-        self._front_end.start(rings, [0] * len(rings))
-
-    def enable(self, pair: int, value: int) -> None:
-        """VIRTIO_NET_CTRL_MQ's way to the device, both rings."""
-        for index in (2 * pair, 2 * pair + 1):
-            self.enable_ring(index, value)
-
-    def enable_ring(self, index: int, value: int) -> None:
-        self._front_end._set_state(Request.SET_VRING_ENABLE, index, value)
-
-    def close(self) -> None:
-        self._front_end.close()
-        self._rings.close()
 
 
 def test_pairs_come_and_go_under_traffic(tmp_path: Path) -> None:
@@ -123,7 +22,7 @@ def test_pairs_come_and_go_under_traffic(tmp_path: Path) -> None:
     with contextlib.ExitStack() as stack:
         device = stack.enter_context(Device(tmp_path, "a", "--queue-pairs", str(PAIRS)))
         daemon = stack.enter_context(pmd(*arguments, "--device", device.name))
-        vm1 = stack.enter_context(Vm1(device.vhost_user))
+        vm1 = stack.enter_context(Vm1(device.vhost_user, PAIRS))
         steady, arrived, rounds = vm1.pairs[0], [], 0
         for other in range(1, PAIRS):
             for value in (0, 1):
@@ -159,7 +58,7 @@ def test_a_pair_that_is_off_gives_its_frames_back_unsent(tmp_path: Path) -> None
         daemon = stack.enter_context(
             pmd("run", "--json", "--lcores", "0", "--vf", "loop", "--device", device.name)
         )
-        vm1 = stack.enter_context(Vm1(device.vhost_user))
+        vm1 = stack.enter_context(Vm1(device.vhost_user, PAIRS))
         first, last = vm1.pairs[0], vm1.pairs[-1]
         vm1.enable(PAIRS - 1, 0)
         last.send(BURST)
@@ -181,7 +80,7 @@ def test_frames_for_pairs_that_are_off_come_by_those_that_are_not(tmp_path: Path
         device = stack.enter_context(Device(tmp_path, "a", "--queue-pairs", str(PAIRS)))
         arguments = ("run", "--json", "--lcores", "0-1", "--vf", "loop", "--device", device.name)
         daemon = stack.enter_context(pmd(*arguments))
-        vm1 = stack.enter_context(Vm1(device.vhost_user))
+        vm1 = stack.enter_context(Vm1(device.vhost_user, PAIRS))
         for number in range(2, PAIRS):
             vm1.enable_ring(2 * number, 0)  # receiving alone: what they send comes back
         for pair in vm1.pairs:

@@ -225,7 +225,11 @@ def test_content_through_testpmd_and_back(tmp_path: Path, rings: Rings) -> None:
     assert counts.rx_packets == counts.tx_packets == len(frames)
     assert summary.vf_to_vm1.packets == summary.vm1_to_vf.packets == len(frames)
     assert summary.vf_to_vm1.dropped == summary.vm1_to_vf.dropped == 0
-    assert pcap.read(output) == frames
+    found = pcap.read(output)
+    if rings.queue_pairs > 1:  # one flow each: they are in order within a pair only
+        assert sorted(found) == sorted(frames)
+    else:
+        assert found == frames
 
 
 @pytest.mark.parametrize("packed", [False, True], ids=["split", "packed"])

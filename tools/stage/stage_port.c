@@ -98,7 +98,7 @@ static const struct rk_port_ops vf_ops = {
 struct rk_port *stage_port_open(const char *kind, uint32_t frame_bytes)
 {
 	const struct rk_port_config config = {
-		.kind = kind, .fd = -1, .frame_bytes = frame_bytes, .receives = 1};
+		.kind = kind, .fd = -1, .frame_bytes = frame_bytes};
 	char error[256] = "";
 	struct rk_port *port;
 
