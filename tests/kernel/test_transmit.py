@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from pmd.kernel import FRAME_MAX, DirectionStats, Work
+from tests.kernel.holding_port import HoldingPort
 from tests.kernel.rig import (
     BIG,
     DATA,
@@ -291,15 +292,16 @@ def test_frames_a_full_port_does_not_take_stay_in_the_ring() -> None:
     with Rig(32) as rig:
         for index in range(32):
             rig.chain(index, [(BIG + index, 60012)])
-        queue, port = rig.queue(DirectionStats()), rig.port()
-        work = Work(queue, None, port)
+        queue = rig.queue(DirectionStats())
+        port = HoldingPort(lambda number: number % 7 > 2, room=4)
+        work = Work(queue, None, port)  # type: ignore[arg-type]
         ring, _ = rig.oracle()
-        seen = 0
-        while (done := work.turn(256)) > 0:
-            assert rig.used_index() == seen + done
-            assert done < 32, "the port must fill up for this test to mean anything"
-            frames = frames_of(port)
-            assert frames == ring.transmit(256, room=done)
-            seen += done
-        assert seen == 32
+        while len(port.sent) < 32 or port.held:
+            sent = len(port.sent)
+            work.turn(256)
+            assert len(port.sent) < sent + 32, "the port must fill up"
+            port.finish(1)
+        work.turn(256)
+        assert port.sent == ring.transmit(256)
+        assert rig.used_index() == 32
         assert list(queue.stats.drops) == [0] * 16
