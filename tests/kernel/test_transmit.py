@@ -294,7 +294,7 @@ def test_frames_a_full_port_does_not_take_stay_in_the_ring() -> None:
             rig.chain(index, [(BIG + index, 60012)])
         queue = rig.queue(DirectionStats())
         port = HoldingPort(lambda number: number % 7 > 2, room=4)
-        work = Work(queue, None, port)  # type: ignore[arg-type]
+        work = Work(queue, None, port)
         ring, _ = rig.oracle()
         while len(port.sent) < 32 or port.held:
             sent = len(port.sent)
