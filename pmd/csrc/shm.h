@@ -141,7 +141,8 @@ static inline void shm_stream_line(void *to, const struct shm *from)
 
 /*
  * Frames are short: up to SHM_SHORT bytes no call is made. No byte past either end is touched, so the
- * last ones may be copied twice.
+ * last ones may be copied twice. From VM1 to VM1 what is read and what is written may overlap: then the
+ * bytes are its own affair, but the call must be one that allows it.
  */
 #define SHM_SHORT 256u
 
@@ -162,7 +163,7 @@ static inline void copy_short(uint8_t *to, const uint8_t *from, size_t bytes)
 		__builtin_memcpy(to, from, 16);
 		__builtin_memcpy(to + bytes - 16, from + bytes - 16, 16);
 	} else {
-		memcpy(to, from, bytes);
+		memmove(to, from, bytes);
 	}
 }
 
@@ -179,7 +180,7 @@ static inline void shm_copy_frame_out(struct shm *to, const uint8_t *from, size_
 	if (bytes <= SHM_SHORT)
 		copy_short((void *)to, from, bytes);
 	else
-		memcpy((void *)to, from, bytes);
+		memmove((void *)to, from, bytes);
 }
 
 #define SHM_LINE 64u
