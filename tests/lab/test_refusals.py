@@ -65,6 +65,23 @@ def test_a_vf_that_is_none() -> None:
     assert "cannot use --vf wormhole: there is no such kind; use packet, tap" in errors
 
 
+@pytest.mark.parametrize(
+    ("words", "cause"),
+    [
+        ("packed", "'packed' is not NAME=on, NAME=off or NAME=NUMBER"),
+        ("packed=yes", "'packed=yes' is not NAME=on, NAME=off or NAME=NUMBER"),
+        ("packed=on,queues=9", "there may be 1 to 8 queues"),
+        ("queues=on", "there may be 1 to 8 queues"),
+    ],
+)
+@pytest.mark.parametrize("command", ["check", "up"])
+def test_a_network_card_that_is_none(command: str, words: str, cause: str) -> None:
+    status, errors = _lab(command, "--nic", words)
+    assert status == 2
+    remedy = "say it as to QEMU: packed=on,mrg_rxbuf=off"
+    assert errors == f"vhost-pci-lab: cannot use --nic {words}: {cause}; {remedy}\n"
+
+
 @pytest.mark.parametrize("words", [("down",), ("status",), ("exec", "vm1", "true")])
 def test_no_lab_is_up(tmp_path: Path, words: tuple[str, ...]) -> None:
     status, errors = _lab(*words, XDG_RUNTIME_DIR=str(tmp_path))

@@ -53,7 +53,7 @@ def rig(monkeypatch: pytest.MonkeyPatch) -> Iterator[Rig]:
 
 def test_vm1_has_its_buffers_back_once_the_vf_has_sent_them(rig: Rig) -> None:
     for number in range(3):
-        rig.source.send(number, 100 if number == 1 else 1000)
+        rig.source.send(number, 60 if number == 1 else 1000)
     rig.turn()
     assert rig.source.used() == []
     rig.model.run(limit=1)

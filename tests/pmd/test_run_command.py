@@ -115,11 +115,12 @@ def _started(device: Device) -> bool:
 
 
 def test_a_run_imports_nothing_slow(tmp_path: Path) -> None:
-    with Device(tmp_path) as device, Vm1("verify", device):
+    with Device(tmp_path) as device, Vm1("verify", device, "--count", "0"):
         wait_for(lambda: _started(device), "VM1's rings")
         program = SERVE.format(path=sys.path, device=device.name)
         command = [sys.executable, "-I", "-S", "-c", program]
-        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
     assert "(forwarding)" in done.stdout
     imported = set(done.stderr.splitlines()[-1].split())
     assert "pmd.daemon" in imported

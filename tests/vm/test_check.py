@@ -32,7 +32,7 @@ def test_the_whole_picture_holds(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tools.lab.cli", "check"]
     with tempfile.TemporaryDirectory(prefix="vpci-check-") as scratch:
         done = subprocess.run(
-            [*command, "--megabytes", "4", "--keep-logs", str(logs)],
+            [*command, "--nic", "packed=on,queues=2", "--megabytes", "4", "--keep-logs", str(logs)],
             env={**os.environ, "TMPDIR": scratch},
             capture_output=True,
             text=True,

@@ -18,6 +18,7 @@ from cyclopts.validators import Number
 from guest.errors import UsageError, VhostPciError
 from tools.lab import client
 from tools.lab.check import check
+from tools.lab.nic import Nic
 from tools.lab.picture import VF_KINDS, Picture
 from tools.lab.prepare import Steps, prepare
 
@@ -41,6 +42,7 @@ app = App(
 def check_command(
     *,
     vf: str = "packet",
+    nic: str = "",
     megabytes: Annotated[int, Parameter(validator=Number(gte=1, lte=10_000))] = 16,
     qemu: Path | None = None,
     keep_logs: Path | None = None,
@@ -51,6 +53,7 @@ def check_command(
         vf: Where frames go in VM2: packet (its network card, by a packet socket), tap (bridged),
             igb (an SR-IOV VF of the card, by its own rings), xdp (that one's interface, by AF_XDP)
             or virtio-net (the card, by its own rings).
+        nic: What VM1's network card has, by QEMU's names: packed=on,mrg_rxbuf=off,queues=4.
         megabytes: MiB that TCP moves each way, each time.
         qemu: A QEMU of yours, 10.1 or newer, instead of Debian's.
         keep_logs: Directory for consoles and logs; without it they are shown if a step fails.
@@ -58,12 +61,13 @@ def check_command(
     if vf not in VF_KINDS:
         kinds = ", ".join(VF_KINDS)
         raise UsageError("use", f"--vf {vf}", "there is no such kind", f"use {kinds}")
+    card = Nic.parse(nic)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     steps = Steps(_tell, _begin)
     templates, package = prepare(steps, qemu)
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(work_directory(keep_logs))
-        picture = stack.enter_context(Picture(templates, package, directory))
+        picture = stack.enter_context(Picture(templates, package, directory, nic=card))
         try:
             check(picture, steps, vf, megabytes)
         except VhostPciError:
@@ -74,16 +78,18 @@ def check_command(
 
 
 @app.command
-def up(*, qemu: Path | None = None) -> None:
+def up(*, nic: str = "", qemu: Path | None = None) -> None:
     """Start VM1, the device server, VM2 and a machine outside, and leave them running.
 
     The function is plugged into VM2 while VM1's driver runs. `pmd` is a command in VM2:
     vhost-pci-lab exec vm2 pmd run --bar 2 --vf packet:eth0
 
     Args:
+        nic: What VM1's network card has, by QEMU's names: packed=on,mrg_rxbuf=off,queues=4.
         qemu: A QEMU of yours, 10.1 or newer, instead of Debian's.
     """
-    client.up(qemu, _tell)
+    Nic.parse(nic)
+    client.up(nic, qemu, _tell)
 
 
 @app.command

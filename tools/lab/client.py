@@ -38,8 +38,10 @@ def lab_directory() -> Path:
     return Path("/tmp") / f"vhost-pci-lab-{os.getuid()}"  # noqa: S108 - made 0700, owner checked
 
 
-def up(qemu: Path | None, tell: Callable[[str], None]) -> None:
+def up(nic: str, qemu: Path | None, tell: Callable[[str], None]) -> None:
     """Start a keeper, and return once its lab is up; tell: called with each line it says.
+
+    nic: Words for `Nic.parse`.
 
     Raises:
         VhostPciError: A lab is up already, or this one does not come up.
@@ -50,7 +52,7 @@ def up(qemu: Path | None, tell: Callable[[str], None]) -> None:
         raise UsageError("start", "a lab", "one is up already", "vhost-pci-lab down ends it")
     _make_private(directory)
     environment = {**os.environ, "PYTHONPATH": str(_PACKAGE_ROOT)}
-    words = [str(directory), *([str(qemu.absolute())] if qemu else [])]
+    words = [str(directory), nic, *([str(qemu.absolute())] if qemu else [])]
     with (directory / LOG).open("wb") as log:
         keeper = subprocess.Popen(
             [sys.executable, "-m", "tools.lab.keeper", *words],

@@ -27,6 +27,7 @@ from typing import TYPE_CHECKING, Any
 
 from guest.errors import VhostPciError
 from tools.lab import prepare
+from tools.lab.nic import Nic
 from tools.lab.picture import Picture
 
 if TYPE_CHECKING:
@@ -247,9 +248,12 @@ class Keeper:
 
 
 def main() -> None:
-    """Bring the lab up below the directory in argv[1], serve it, take it down."""
-    directory = Path(sys.argv[1])
-    qemu = Path(sys.argv[2]) if len(sys.argv) > 2 else None
+    """Bring the lab up below the directory in argv[1], serve it, take it down.
+
+    argv[2] is VM1's network card, argv[3] a QEMU of the user's.
+    """
+    directory, nic = Path(sys.argv[1]), Nic.parse(sys.argv[2])
+    qemu = Path(sys.argv[3]) if len(sys.argv) > 3 else None
     logging.basicConfig(format="%(message)s", stream=sys.stdout, level=logging.INFO)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     try:
@@ -259,7 +263,7 @@ def main() -> None:
             stack.callback((directory / SOCKET).unlink)
             listener.listen()
             templates, package = prepare.prepare(prepare.Steps(_log.info), qemu)
-            picture = stack.enter_context(Picture(templates, package, directory))
+            picture = stack.enter_context(Picture(templates, package, directory, nic=nic))
             picture.start_device()
             _log.info("the device server runs; starting the machines")
             picture.start_vm1()

@@ -16,6 +16,7 @@ from guest.closing import Closing
 from guest.errors import VhostPciError
 from tools.lab import own
 from tools.lab.device import Device
+from tools.lab.nic import Nic
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -36,7 +37,6 @@ _TAG_BYTES = 4
 _MAC = "52:54:00:77:00:{:02x}"
 
 _FUNCTION_ID = "1af4:10f0"  # docs/device.md, section 2
-_RECONNECT_MS = 500
 _MESSAGE_TIMEOUT_MS = 60_000  # QEMU's connection never recovers from a reply that was late
 # Deadlines for machines without KVM on a machine that is busy with other things.
 STEP_TIMEOUT_S = 180.0
@@ -155,14 +155,21 @@ class Picture(Closing):
         directory: For sockets and logs; it has to stay until after `close`, and its path short.
         number: Of the interface that VM2 reaches outside by: 0, and 1 where VM2 is another
             picture's (`join`), whose own is 0.
+        nic: VM1's network card.
     """
 
     def __init__(
-        self, templates: Templates, package: Path, directory: Path, number: int = 0
+        self,
+        templates: Templates,
+        package: Path,
+        directory: Path,
+        number: int = 0,
+        nic: Nic | None = None,
     ) -> None:
         self._templates = templates
         self._package = package
         self.directory = directory
+        self.nic = nic or Nic()
         self.interface = f"eth{number}"
         self._function = f"vhost-pci{number}"  # its id in VM2
         self._wire = f"wire{number}"
@@ -179,14 +186,7 @@ class Picture(Closing):
         """Start VM1 on the device, its interface up: the stock driver's rings are there then."""
         vm1 = self._restore("vm1", memory_mib)
         self.vm1 = vm1
-        path = str(self.device.vhost_user)
-        address = {"type": "unix", "data": {"path": path}}
-        facts = {"addr": address, "server": False, "reconnect-ms": _RECONNECT_MS}
-        backend = {"type": "socket", "data": facts}
-        vm1.qmp.execute("chardev-add", id="net0", backend=backend)
-        vm1.qmp.execute("netdev_add", type="vhost-user", id="net0", chardev="net0")
-        mac = _MAC.format(1)
-        vm1.plug("nic", "virtio-net-pci", netdev="net0", mac=mac, disable_legacy="on")
+        self.nic.plug(vm1, "net0", self.device.vhost_user, _MAC.format(1))
         _bring_up(vm1, "virtio_net", "eth0", f"{VM1_ADDRESS}/{_PREFIX}")
         self.device.wait_until(self.device.vm1_is_up, STEP_TIMEOUT_S, "see VM1's rings")
 
@@ -365,7 +365,7 @@ class Picture(Closing):
 
 def _bring_up(vm: Vm, module: str, interface: str, address: str) -> None:
     """Load the driver, wait for the interface, bring it up. No IPv6: nothing is sent unasked."""
-    script = f"modprobe {module}; {_WAIT_FOR_FILE.format(f'/sys/class/net/{interface}')};"
-    script += f"echo 1 > /proc/sys/net/ipv6/conf/{interface}/disable_ipv6;"
+    setting = f"/proc/sys/net/ipv6/conf/{interface}/disable_ipv6"  # comes after the interface
+    script = f"modprobe {module}; {_WAIT_FOR_FILE.format(setting)}; echo 1 > {setting};"
     script += f"ip addr add {address} dev {interface};" if address else ""
     vm.agent.shell(f"{script} ip link set {interface} up", timeout_s=STEP_TIMEOUT_S)
