@@ -9,6 +9,7 @@ import os
 import select
 import socket
 import struct
+import threading
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -347,6 +348,7 @@ def test_after_close(server: Server) -> None:
 
 def test_server_requests_are_refused(tmp_path: Path, device: Device) -> None:
     refusals = []
+    refused = threading.Event()
 
     def script(connection: socket.socket) -> None:
         for _ in range(2):
@@ -359,9 +361,11 @@ def test_server_requests_are_refused(tmp_path: Path, device: Device) -> None:
         asking = pack_request(8, Command.DMA_READ, struct.pack("<QQ", 0, 4))
         send(connection, silent + asking + device.answer(header, payload, fds)[0])
         refusals.append(receive(connection))
+        refused.set()
 
     with Server(tmp_path / "s", script) as server, VfioUserFunction(server.path) as function:
         assert function.read(7, 0, 2) == b"\xf4\x1a"
+        assert refused.wait(10)
     flags = HeaderFlag.REPLY | HeaderFlag.ERROR
     refusal = Header(8, Command.DMA_READ, 16, flags, errno.ENOTSUP)
     assert refusals == [(refusal, b"", [])]
