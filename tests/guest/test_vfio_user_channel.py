@@ -9,8 +9,8 @@ import os
 import select
 import socket
 import struct
-import threading
 import tempfile
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
