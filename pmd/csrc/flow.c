@@ -5,20 +5,9 @@
 #include "offload.h"
 #include "shm.h"
 
-#define ETHERNET_BYTES 14u
 #define ADDRESS_BYTES 6u
-#define TAG_BYTES 4u
-#define TAGS_MAX 2u
-#define TYPE_IPV4 0x0800u
-#define TYPE_IPV6 0x86ddu
-#define IPV4_BYTES 20u
-#define IPV4_FRAGMENT 0x3fffu /* more fragments, or not the first: RFC 791 */
-#define IPV6_BYTES 40u
 #define EXTENSION_BYTES 8u
 #define IP_PROTOCOL_SCTP 132u
-#define IPV6_HOP_BY_HOP 0u /* RFC 8200, 4 */
-#define IPV6_ROUTING 43u
-#define IPV6_DESTINATION 60u
 
 /* One end of a flow; both are added, so that it does not matter which one sends. */
 struct ends {
@@ -70,8 +59,7 @@ static void read_ipv6(struct ends *ends, const uint8_t *bytes, uint32_t network,
 
 	ends->source = mix(mix(get64(ip + 8)) + get64(ip + 16));
 	ends->destination = mix(mix(get64(ip + 24)) + get64(ip + 32));
-	while ((next == IPV6_HOP_BY_HOP || next == IPV6_ROUTING || next == IPV6_DESTINATION) &&
-	       at + EXTENSION_BYTES <= have) {
+	while (headers_is_extension(next) && at + EXTENSION_BYTES <= have) {
 		next = bytes[at];
 		at += EXTENSION_BYTES * (bytes[at + 1] + 1u);
 	}

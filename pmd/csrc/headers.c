@@ -4,19 +4,6 @@
 
 #include "shm.h"
 
-#define ETHERNET_BYTES 14u
-#define TAG_BYTES 4u
-#define TAGS_MAX 2u
-#define TYPE_IPV4 0x0800u
-#define TYPE_IPV6 0x86ddu
-
-#define IPV4_BYTES 20u
-#define IPV4_FRAGMENT 0x3fffu /* more fragments, or not the first: RFC 791 */
-#define IPV6_BYTES 40u
-#define IPV6_HOP_BY_HOP 0u /* RFC 8200, 4 */
-#define IPV6_ROUTING 43u
-#define IPV6_DESTINATION 60u
-
 #define TCP_BYTES 20u
 #define UDP_BYTES 8u
 
@@ -57,7 +44,7 @@ static bool read_ipv6(struct headers *headers, uint32_t have)
 	if (at > have || ip[0] >> 4 != 6)
 		return false;
 	next = ip[6];
-	while (next == IPV6_HOP_BY_HOP || next == IPV6_ROUTING || next == IPV6_DESTINATION) {
+	while (headers_is_extension(next)) {
 		const uint8_t *extension = headers->bytes + at;
 
 		if (at + 8 > have)

@@ -10,6 +10,21 @@
 /* Ethernet, two tags, the longest IPv4 and TCP headers are 142 bytes; with IPv6 extension headers more. */
 #define HEADERS_MAX 256u
 
+#define ETHERNET_BYTES 14u
+#define TAG_BYTES 4u
+#define TAGS_MAX 2u
+#define TYPE_IPV4 0x0800u
+#define TYPE_IPV6 0x86ddu
+#define TYPE_TAG 0x8100u         /* 802.1Q */
+#define TYPE_SERVICE_TAG 0x88a8u /* 802.1ad */
+
+#define IPV4_BYTES 20u
+#define IPV4_FRAGMENT 0x3fffu /* more fragments, or not the first: RFC 791 */
+#define IPV6_BYTES 40u
+#define IPV6_HOP_BY_HOP 0u /* RFC 8200, 4 */
+#define IPV6_ROUTING 43u
+#define IPV6_DESTINATION 60u
+
 #define IP_PROTOCOL_TCP 6u
 #define IP_PROTOCOL_UDP 17u
 
@@ -29,13 +44,17 @@ struct headers {
  */
 bool headers_read(struct headers *headers, const struct rk_frame *frame);
 
-#define TYPE_TAG 0x8100u         /* 802.1Q */
-#define TYPE_SERVICE_TAG 0x88a8u /* 802.1ad */
-
 /* Whether a type says that a tag follows, and then another type. */
 static inline bool headers_is_tag(uint32_t type)
 {
 	return type == TYPE_TAG || type == TYPE_SERVICE_TAG;
+}
+
+/* Whether a protocol of IPv6 is an extension header with another one behind it, of those looked into. */
+static inline bool headers_is_extension(uint32_t protocol)
+{
+	return protocol == IPV6_HOP_BY_HOP || protocol == IPV6_ROUTING ||
+	       protocol == IPV6_DESTINATION;
 }
 
 /* Byte order of the network. */

@@ -4,10 +4,6 @@
 
 #include "offload.h"
 
-#define ETHERNET_BYTES 14u
-#define TAG_BYTES 4u
-#define TAGS_MAX 2u
-
 uint32_t mtu_frame_bytes(uint32_t mtu)
 {
 	return mtu ? mtu + ETHERNET_BYTES : UINT32_MAX;

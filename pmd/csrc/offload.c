@@ -5,7 +5,6 @@
 #include "checksum.h"
 #include "shm.h"
 
-#define ETHERNET_BYTES 14u
 #define TCP_CHECKSUM 16u
 #define UDP_CHECKSUM 6u
 #define IPV4_BYTES_MAX 65535u /* an IPv6 packet of RK_FRAME_MAX is shorter than its length field can say */

@@ -13,7 +13,6 @@
 #define IPV4_ADDRESSES 12u
 #define IPV6_LENGTH 4u
 #define IPV6_ADDRESSES 8u
-#define IPV6_BYTES 40u
 #define TCP_SEQUENCE 4u
 #define TCP_FLAGS 13u
 #define TCP_FIN 0x01u

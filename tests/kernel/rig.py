@@ -11,7 +11,7 @@ import os
 import struct
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 import numpy as np
@@ -21,6 +21,7 @@ from driver.device_ring import DescFlag, DeviceRing, Layout
 from driver.memory_map import MappedArea, MemoryMap
 from driver.offload import PLAIN, Offloads
 from driver.split_ring import SplitRing
+from guest.closing import Closing
 from guest.function import Area, RegionInfo
 from pmd.kernel import (
     DirectionStats,
@@ -36,7 +37,6 @@ from tests.kernel.offload_port import OffloadPort
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-    from types import TracebackType
 
     import numpy.typing as npt
 
@@ -87,7 +87,7 @@ def shared(length: int) -> npt.NDArray[np.uint8]:
     return np.frombuffer(mmap.mmap(-1, length), dtype=np.uint8)
 
 
-class Rig:
+class Rig(Closing):
     """VM1's memory and one ring's layout; a context manager that frees what `start` made.
 
     far: whether the last page there is belongs to VM1. So wide a table has all the rest in one of
@@ -229,15 +229,7 @@ class Rig:
                 differing = [hex(at) for at in np.flatnonzero(mine != np.frombuffer(copy, "u1"))]
                 raise AssertionError(f"window {window} differs at {differing[:16]}")
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def close(self) -> None:
         self._stack.close()
 
 

@@ -19,6 +19,7 @@ from pmd.ports import Copy
 from pmd.serving import Serving
 from tests.driver.igb_model import RX, TAIL, IgbModel
 from tests.pmd.fake_receiver import AVAIL, DATA, DESC, NOISE, Receiver
+from tests.pmd.receiving_rig import ReceivingRig, frame
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,31 +30,14 @@ LONGEST = ROOM - 4
 LINUX = 1536  # what Linux's driver posts where buffers may be merged
 
 
-class Rig:
-    """A configured channel, the VM1 it serves and the VF's model."""
+class Rig(ReceivingRig):
+    model: IgbModel
 
     def __init__(self, *sizes: int, copy: Copy = Copy.AUTO, promises: bool = True) -> None:
-        self.vm1 = Receiver()
-        self.vm1.post(*sizes)
         self.model = IgbModel()
         self.model.pf_refuses = set() if promises else {SET_SIZE}
         vf = IgbVf("igbvf:01:10.0", self.model.name, None, lambda _: OpenFunction(self.model, ()))
-        self.channel = Channel(self.vm1, vf, Serving(copy=copy))
-        self.channel.attach()
-        self.channel.configure()
-
-    def turn(self) -> Event:
-        self.channel.works[0].turn(32)
-        return self.channel.works[0].events
-
-    @property
-    def zero_copy(self) -> int:
-        return self.channel.snapshot().pairs[0].at_vf.rx_zero_copy
-
-    def close(self) -> None:
-        self.channel.close()
-        assert (self.model.faults, self.model.dma) == ([], {})
-        self.model.dispose()
+        super().__init__(vf, copy, *sizes)
 
 
 @pytest.fixture(autouse=True)
@@ -68,10 +52,6 @@ def rig() -> Iterator[Rig]:
     made = Rig(4096, 12 + ROOM, 4096)
     yield made
     made.close()
-
-
-def frame(number: int, size: int = 1000) -> bytes:
-    return bytes([number]) * size
 
 
 def test_a_frame_lands_in_vm1s_buffer_before_we_do_anything(rig: Rig) -> None:

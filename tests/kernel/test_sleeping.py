@@ -75,13 +75,6 @@ class Sender:
             os.eventfd_read(self._rig.call_fd)
 
 
-@pytest.fixture
-def kick_fd() -> Iterator[int]:
-    fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-    yield fd
-    os.close(fd)
-
-
 @contextlib.contextmanager
 def running(loop: Loop) -> Iterator[None]:
     """The loop runs on a thread of its own."""

@@ -40,13 +40,6 @@ def _trusting(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PMD_KERNEL_TRUST_WAKES", "1")
 
 
-@pytest.fixture
-def kick_fd() -> Iterator[int]:
-    fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
-    yield fd
-    os.close(fd)
-
-
 @contextlib.contextmanager
 def virtio(kick_fd: int, kind: int, *, direct: bool) -> Iterator[DirectRig]:
     """VM1 has posted SIZE buffers; nothing runs yet."""

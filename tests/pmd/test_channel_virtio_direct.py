@@ -17,13 +17,12 @@ from driver.virtio_net.vf import VirtioNetVf
 from guest.errors import VhostPciError
 from pmd import channel as channel_module
 from pmd import ports as ports_module
-from pmd.channel import Channel
 from pmd.kernel import Event
 from pmd.ports import Copy
-from pmd.serving import Serving
 from tests.driver.virtio_net_model import OFFER
 from tests.driver.virtio_net_model import VirtioNetModel as Model
-from tests.pmd.fake_receiver import AVAIL, DATA, DESC, NOISE, SIZE, USED, Receiver
+from tests.pmd.fake_receiver import AVAIL, DATA, DESC, NOISE, SIZE, USED
+from tests.pmd.receiving_rig import ReceivingRig, frame
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -34,45 +33,28 @@ ORDINARY = 1536
 NEW = Feature.RING_RESET
 
 
-class Rig:
-    """A configured channel, the VM1 it serves and the VF's model."""
+class Rig(ReceivingRig):
+    model: Model
 
     def __init__(
         self, *sizes: int, copy: Copy = Copy.AUTO, offer: int = NEW, pairs: int = 1
     ) -> None:
-        self.vm1 = Receiver()
-        self.vm1.post(*sizes)
         self.model = Model(OFFER | offer)
         self.model.pairs = pairs
         self.unplugged = False
         vf = VirtioNetVf("virtio-net:01:00.0", self.model.name, None, self._open)
-        self.channel = Channel(self.vm1, vf, Serving(copy=copy))
-        self.channel.attach()
-        self.channel.configure()
+        super().__init__(vf, copy, *sizes)
 
     def _open(self, address: str) -> OpenFunction:
         if self.unplugged:
             raise VhostPciError("open", address, "there is no such function")
         return OpenFunction(self.model, ())
 
-    def turn(self) -> Event:
-        self.channel.works[0].turn(32)
-        return self.channel.works[0].events
-
     def to_own_memory(self, frame: bytes) -> None:
         """The device receives, and nothing of it gets to VM1's memory."""
         before = self.vm1.peek(DATA, 8 * PAGE_SIZE)
         assert self.model.receive(frame)
         assert self.vm1.peek(DATA, 8 * PAGE_SIZE) == before
-
-    @property
-    def zero_copy(self) -> int:
-        return self.channel.snapshot().pairs[0].at_vf.rx_zero_copy
-
-    def close(self) -> None:
-        self.channel.close()
-        assert (self.model.faults, self.model.dma) == ([], {})
-        self.model.dispose()
 
 
 @pytest.fixture(autouse=True)
@@ -86,10 +68,6 @@ def rig(request: pytest.FixtureRequest) -> Iterator[Rig]:
     made = Rig(*[ORDINARY] * 4, offer=NEW | request.param)
     yield made
     made.close()
-
-
-def frame(number: int, size: int = 1000) -> bytes:
-    return bytes([number]) * size
 
 
 def test_vm1_that_stops_has_all_its_buffers_back(rig: Rig) -> None:
