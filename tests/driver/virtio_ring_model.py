@@ -171,13 +171,14 @@ class PackedModel(RingModel):
         parts: list[tuple[int, int, bool]] = []
         while True:
             at = self.descriptors + 16 * (self._at % self.size)
-            iova, length, id_, flags = self.read("<QIHH", at)
+            (flags,) = self.read("<H", at + 14)  # before the rest: the driver wrote it last
             if flags & (AVAIL | USED) != self._marks(self._at, used=False):
                 if parts:
                     self.fault("the first descriptor of a chain was shown before its last")
                 return None
             if flags & ~(NEXT | WRITE | AVAIL | USED):
                 self.fault(f"descriptor flags {flags:#x}")
+            iova, length, id_ = self.read("<QIH", at)
             self._at += 1
             parts.append((iova, length, bool(flags & WRITE)))
             if not flags & NEXT or len(parts) == self.size:
