@@ -55,7 +55,6 @@ _CONFIG_COMMAND = 0x04
 _CONFIG_REVISION = 0x08  # and the class code above it
 _COMMAND_MEMORY = 1 << 1
 _COMMAND_BUS_MASTER = 1 << 2
-_VENDOR_GONE = 0xFFFF
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -120,9 +119,8 @@ class VhostPci(Closing):
             raise
 
     def _check_identity(self) -> None:
+        self._check_present()
         found = self._function.identity()
-        if found.vendor == _VENDOR_GONE:
-            raise DeviceGoneError("attach to", self.name, "the device is gone")
         actual = (found.vendor, found.device, found.class_code)
         if actual != (VENDOR_ID, DEVICE_ID, CLASS_CODE):
             cause = (

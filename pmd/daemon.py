@@ -100,16 +100,12 @@ class Daemon(Closing):
         """Forward until a signal or the duration's end; the first and the last snapshot.
 
         Raises:
-            VhostPciError: A function or VF failed before anything ran.
+            VhostPciError: A VF cannot be opened, before anything ran.
             BrokenPipeError: Nobody reads the view any more.
         """
         # Whoever sees VM1 served may end us: that is no bring-up that was cut short.
         self._signals.serve()
-        for channel in self._channels:
-            if channel.attached:
-                channel.configure()
-                self._selector.register(channel, selectors.EVENT_READ, channel)
-        self._place(*self._channels)
+        self._begin()
         first = before = self.snapshot()
         end = first.time_s + duration_s if duration_s is not None else float("inf")
         show_at = first.time_s + period_s
@@ -126,6 +122,20 @@ class Daemon(Closing):
             for lcore in self._lcores:
                 lcore.pause()
         return first, self.snapshot()
+
+    def _begin(self) -> None:
+        """Serve what was attached before, all placed at once; a function may have gone since."""
+        for channel in self._channels:
+            if not channel.attached:
+                continue
+            self._selector.register(channel, selectors.EVENT_READ, channel)
+            try:
+                channel.configure()
+            except VhostPciError as error:
+                if channel.alive:
+                    raise  # so it is the VF
+                self._lose(channel, str(error))
+        self._place(*self._channels)
 
     def snapshot(self) -> stats.Snapshot:
         """All counters, now."""

@@ -10,7 +10,7 @@ from driver.software_vf import KINDS, parse_vf
 from driver.software_vf.patch import PREFIX
 from driver.state_area import DEVICE_ID, VENDOR_ID
 from guest.cpus import default_lcores, parse_lcores
-from guest.errors import UsageError
+from guest.errors import DeviceGoneError, UsageError
 from guest.hotplug import Hotplug
 from pmd.channel import Channel
 from pmd.daemon import Daemon
@@ -66,7 +66,10 @@ def run(options: Options, view: View) -> tuple[stats.Snapshot, stats.Snapshot]:
             if slots is None or channel not in slots:
                 channel.attach()
         for channel in slots.begin() if slots is not None else ():
-            channel.attach()
+            try:
+                channel.attach()
+            except DeviceGoneError as error:  # as if it had gone later: the next is served
+                _log.error("%s", error)
             if channel not in channels:  # one more than auto's first
                 channels.append(channel)
         poll = Poll(idle_ns, options.coalesce_us * 1000)

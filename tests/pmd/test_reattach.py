@@ -6,6 +6,7 @@ import contextlib
 import os
 import signal
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 from driver.software_vf import parse_vf
@@ -14,11 +15,14 @@ from pmd.channel import Channel
 from pmd.daemon import Daemon
 from pmd.serving import Serving
 from pmd.signals import Signals
+from pmd.source import SocketSource
 from tests.pmd.fake_source import FakeSource, Told
-from tests.pmd.wait import DEADLINE_S
+from tests.pmd.processes import Device
+from tests.pmd.wait import DEADLINE_S, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from guest.function import Function
 
@@ -66,3 +70,32 @@ def test_a_server_that_does_not_answer_keeps_no_neighbour_waiting() -> None:
     assert in_time == [True]
     assert signals.received
     assert [channel.state for channel in last.channels] == ["forwarding", "forwarding"]
+
+
+def test_a_server_that_dies_before_it_was_served(tmp_path: Path) -> None:
+    """Attached, and gone at the first look: its successor is served."""
+    with contextlib.ExitStack() as stack:
+        signals = stack.enter_context(Signals())
+        device = stack.enter_context(Device(tmp_path))
+        channel = Channel(SocketSource(str(device.vfio_user)), parse_vf("null"), Serving())
+        stack.callback(channel.close)
+        channel.attach()
+        device.kill()
+        for path in (device.vhost_user, device.vfio_user):
+            path.unlink()
+        successor = stack.enter_context(Device(tmp_path))
+
+        def end_when_served() -> None:
+            wait_for(
+                lambda: successor.describe()["function"]["driver_pid"] == os.getpid(),
+                "the successor's driver",
+            )
+            os.kill(os.getpid(), signal.SIGTERM)
+
+        cpu = min(os.sched_getaffinity(0))
+        daemon = stack.enter_context(Daemon([channel], [cpu], 32, signals))
+        with ThreadPoolExecutor(1) as threads:
+            waiting = threads.submit(end_when_served)
+            _, last = daemon.run(report.view(json=True), 1.0, DEADLINE_S)
+            waiting.result()
+    assert [channel.state for channel in last.channels] == ["waiting"]

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from driver.state_area import Register
 from guest.cpus import default_lcores
+from guest.function import Region
 from guest.hotplug import Hotplug
 from guest.vfio_user import VfioUserFunction
 from pmd.daemon import Daemon
@@ -19,6 +21,7 @@ from pmd.slots import Slots, VfTemplate
 from pmd.source import PciSource
 from pmd.window_map import WindowMap
 from tests.guest.fake_udevd import FakeUdevd, in_new_namespace, must_be_root
+from tests.pmd.fake_source import Told
 from tests.pmd.processes import Device
 from tests.pmd.wait import DEADLINE_S, wait_for
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from guest.function import Function
     from pmd import stats
 
 A, B = "0000:fe:00.0", "0000:fe:01.0"
@@ -45,6 +49,31 @@ class SocketSlotSource(PciSource):
 
     def open(self) -> VfioUserFunction:
         return VfioUserFunction(str(self._sockets[self.name]), DEADLINE_S)
+
+
+class DyingFunction(Told):
+    """A function whose server dies as soon as it has a driver; QEMU answers all ones from then."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda _: None)
+
+    def write(self, index: int, offset: int, data: bytes) -> None:
+        super().write(index, offset, data)
+        self.gone |= (index, offset) == (Region.BAR0, Register.DRIVER_STATUS)
+
+
+class SuccessionSource(PciSource):
+    """A PCI function that dies so, and the one that is plugged in after it."""
+
+    def __init__(self, address: str, successor: Path) -> None:
+        super().__init__(address, WindowMap.AUTO)
+        self.first = DyingFunction()
+        self._successor = successor
+
+    def open(self) -> Function:
+        if not self.first.gone:
+            return self.first
+        return VfioUserFunction(str(self._successor), DEADLINE_S)
 
 
 class Stop:
@@ -69,9 +98,15 @@ class Stop:
 
 
 class Run:
-    """A daemon on a thread, with auto's slots for a VF."""
+    """A daemon on a thread, with slots for a VF: auto's, or those of a source given."""
 
-    def __init__(self, stack: contextlib.ExitStack, vf: str, devices: dict[str, Device]) -> None:
+    def __init__(
+        self,
+        stack: contextlib.ExitStack,
+        vf: str,
+        devices: dict[str, Device],
+        source: PciSource | None = None,
+    ) -> None:
         # Sockets stay in the namespace where they were made.
         self.udevd, hotplug = in_new_namespace(
             lambda: (FakeUdevd(), Hotplug(0x1AF4, 0x10F0, source="udev"))
@@ -79,7 +114,7 @@ class Run:
         stack.callback(self.udevd.close)
         self.slots = stack.enter_context(Slots(stack.enter_context(hotplug), Serving()))
         sockets = {address: device.vfio_user for address, device in devices.items()}
-        channels = [self.slots.add(SocketSlotSource(sockets), VfTemplate(vf))]
+        channels = [self.slots.add(source or SocketSlotSource(sockets), VfTemplate(vf))]
         for channel in self.slots.begin():
             channel.attach()
         self._stop = stack.enter_context(contextlib.closing(Stop()))
@@ -203,6 +238,20 @@ def test_a_server_that_dies(
     for path in (devices[A].vhost_user, devices[A].vfio_user):
         path.unlink()
     stack.enter_context(Device(tmp_path, "a"))
+    run.udevd.say("remove", A)
+    run.udevd.say("add", A)
+    wait_for(lambda: run.serves(A), "the function plugged in anew")
+    assert run.end() == [(A, "null", "waiting")]
+
+
+def test_a_server_that_dies_before_it_was_served(
+    stack: contextlib.ExitStack, devices: dict[str, Device]
+) -> None:
+    """Attached, and gone at the first look: it is let go, and what comes next is served."""
+    source = SuccessionSource(A, devices[A].vfio_user)
+    run = Run(stack, "null", devices, source)
+    assert source.first.gone
+    wait_for(run.serves, "the loss")
     run.udevd.say("remove", A)
     run.udevd.say("add", A)
     wait_for(lambda: run.serves(A), "the function plugged in anew")
