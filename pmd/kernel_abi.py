@@ -31,7 +31,7 @@ from pmd.xdp_abi import XdpConfigStructure, XdpQueueStructure, XdpRingStructure
 if TYPE_CHECKING:
     from driver.igbvf.queue import QueuePair
 
-ABI = 10  # RK_ABI
+ABI = 11  # RK_ABI
 BURST_MAX = 256  # RK_BURST_MAX
 FRAME_MAX = 65562  # RK_FRAME_MAX
 DROP_SLOTS = 16
@@ -171,8 +171,10 @@ class IgbvfConfigStructure(Structure):
         ("link_up", c_uint64),
         ("windows", c_uint64),
         ("overrun", c_uint64),
+        ("interrupts_on", c_uint64),
+        ("interrupts_off", c_uint64),
         ("direct_bytes", c_uint32),
-        ("reserved", c_uint32),
+        ("wake_fd", c_int32),
     ]
 
 
@@ -195,7 +197,10 @@ def igbvf_config(pair: QueuePair) -> IgbvfConfigStructure:
         link_up=pair.link_up,
         windows=pair.windows,
         overrun=pair.overrun,
+        interrupts_on=pair.interrupts_on,
+        interrupts_off=pair.interrupts_off,
         direct_bytes=pair.direct_bytes,
+        wake_fd=pair.wake_fd,
     )
 
 

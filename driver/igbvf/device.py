@@ -26,6 +26,7 @@ MTU_MAX = 9216  # what the PFs' drivers let a VF have
 FRAME_OVERHEAD = 18  # an Ethernet header and a VLAN tag
 FRAME_BYTES_MAX = MTU_MAX + FRAME_OVERHEAD
 FCS_BYTES = 4
+RECEIVE_VECTOR = 0
 _ENABLE_S = 1.0
 _PAUSE_S = 0.0005
 _NO_ADDRESS = bytes(6)
@@ -142,6 +143,16 @@ class Device:
         for control in (reg.RXDCTL, reg.TXDCTL):
             write(control, reg.QueueControl.ENABLE, index)
             self._wait_control(control, index, reg.QueueControl.ENABLE)
+
+    def use_interrupts(self) -> None:
+        """Have the receive queue of pair 0 use vector 0, which is off; `reset` ends it.
+
+        Its cause stays until it is sent, so one of while it is off is sent when it is turned on.
+        """
+        write = self._registers.write
+        write(reg.VTIVAR, reg.Ivar.VALID | RECEIVE_VECTOR)
+        for once in (reg.VTEIAC, reg.VTEIAM):
+            write(once, 1 << RECEIVE_VECTOR)
 
     def stop_queue(self, index: int) -> None:
         """Disable a queue pair; when it returns, the VF touches neither ring any more.

@@ -35,8 +35,9 @@ class Ring:
 class QueuePair:
     """What pmd/csrc/port_igbvf.c works with: struct rk_igbvf_config. All stays the VF's.
 
-    rx_tail, tx_tail, link_up and overrun are addresses in this process: of two registers, and of
-    a uint32 each. frame_bytes_max is without FCS. windows is the address of a
+    rx_tail, tx_tail, interrupts_on, interrupts_off, link_up and overrun are addresses in this
+    process: of four registers, and of a uint32 each. wake_fd is readable after an interrupt of the
+    receive queue, -1 if it has none. frame_bytes_max is without FCS. windows is the address of a
     `driver.passthrough.WindowTable`. direct_bytes is the room that a buffer of VM1's must have for
     the VF to receive into it, 0 if it must not at all; overrun is set once the VF wrote more.
     """
@@ -51,6 +52,9 @@ class QueuePair:
     windows: int
     overrun: int
     direct_bytes: int
+    interrupts_on: int
+    interrupts_off: int
+    wake_fd: int
 
 
 def lay_out(memory: DmaMemory) -> tuple[Ring, Ring]:

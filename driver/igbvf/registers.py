@@ -65,6 +65,11 @@ STATUS  = Register("STATUS",  0x0008, _RO,      "8.2",  "device status")
 MAILBOX_MEMORY = \
           Register("VMBMEM",  0x0800, _RW,      "8.14", "mailbox memory", count=16, stride=4)
 MAILBOX = Register("VFMailbox", 0x0C40, _CLEARS, "8.14", "mailbox control")
+VTEIMS  = Register("VTEIMS",  0x1524, _RW,      "8.8",  "turns interrupts on: bit n vector n")
+VTEIMC  = Register("VTEIMC",  0x1528, _RW,      "8.8",  "the same, off")
+VTEIAC  = Register("VTEIAC",  0x152C, _RW,      "8.8",  "causes that end as they are sent")
+VTEIAM  = Register("VTEIAM",  0x1530, _RW,      "8.8",  "and vectors that then go off")
+VTIVAR  = Register("VTIVAR",  0x1700, _RW,      "8.8",  "vectors of queues, a byte each")
 VFGPRC  = Register("VFGPRC",  0x0F10, _COUNTER, "8.26", "good packets received")
 VFGPTC  = Register("VFGPTC",  0x0F14, _COUNTER, "8.26", "good packets transmitted")
 VFGORC  = Register("VFGORC",  0x0F18, _COUNTER, "8.26", "good octets received")
@@ -122,6 +127,12 @@ class Srrctl(enum.IntFlag):
 
     ADVANCED_ONE_BUFFER = 1 << 25
     DROP_ENABLE = 1 << 31
+
+
+class Ivar(enum.IntFlag):
+    """A byte of VTIVAR; the low bits are the vector."""
+
+    VALID = 1 << 7
 
 
 class Registers:

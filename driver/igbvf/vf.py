@@ -11,9 +11,16 @@ import ctypes
 import logging
 from typing import TYPE_CHECKING
 
-from driver.igbvf.device import FCS_BYTES, FRAME_BYTES_MAX, FRAME_OVERHEAD, Device
+from driver.igbvf.device import (
+    FCS_BYTES,
+    FRAME_BYTES_MAX,
+    FRAME_OVERHEAD,
+    RECEIVE_VECTOR,
+    Device,
+)
 from driver.igbvf.queue import BUFFER_BYTES, MEMORY_BYTES, QueuePair, lay_out
-from driver.igbvf.registers import BAR_SIZE, RDT, TDT
+from driver.igbvf.registers import BAR_SIZE, RDT, TDT, VTEIMC, VTEIMS
+from driver.interrupts import Interrupts
 from driver.mac_address import address_error
 from driver.passthrough import OpenFunction, PassthroughVf, open_by_vfio
 from driver.software_vf.vf import PortSpec
@@ -89,7 +96,9 @@ class IgbVf(PassthroughVf):
             memory = undo.enter_context(DmaMemory(opened.function, space, MEMORY_BYTES))
             rx, tx = lay_out(memory)
             undo.callback(self.unshare)
+            interrupts = undo.enter_context(Interrupts(opened.function, RECEIVE_VECTOR + 1))
             undo.callback(_stop, device)
+            device.use_interrupts()
             device.start_queue(0, rx, tx)
             self._device = device
             self._opened = opened.function, space
@@ -107,6 +116,9 @@ class IgbVf(PassthroughVf):
             windows=self._windows.address,
             overrun=ctypes.addressof(self._overrun),
             direct_bytes=0 if self._at_fault else direct_bytes,
+            interrupts_on=bar.address + VTEIMS.at(),
+            interrupts_off=bar.address + VTEIMC.at(),
+            wake_fd=interrupts.fd(RECEIVE_VECTOR),
         )
         return [PortSpec(self.kind, igbvf=pair)]
 

@@ -14,13 +14,13 @@ import mmap
 import struct
 from typing import TYPE_CHECKING
 
+from driver.interrupts import Interrupts
 from driver.mac_address import address_error
 from driver.passthrough import PassthroughVf
 from driver.software_vf.vf import PortSpec
 from driver.virtio_net.control import Command, ControlQueue
 from driver.virtio_net.device import NO_VECTOR, Device
 from driver.virtio_net.features import Feature
-from driver.virtio_net.interrupts import Interrupts
 from driver.virtio_net.queue import FRAME_OVERHEAD, MTU_UNTOLD, VirtioPair, plan
 from driver.virtio_net.report import Watch
 from guest.dma import DmaMemory, IovaSpace
@@ -72,7 +72,7 @@ class VirtioNetVf(PassthroughVf):
             registers = undo.enter_context(_map_notify(function, device.structures.notify))
             notify = {
                 queue.number: device.enable_queue(
-                    queue.number, queue.areas, interrupts.vector(queue.number)
+                    queue.number, queue.areas, _vector(interrupts, queue)
                 )
                 for queue in layout.all
             }
@@ -121,9 +121,16 @@ class VirtioNetVf(PassthroughVf):
             link_up=ctypes.addressof(self._link_up),
             report=ctypes.addressof(self._watches[number].report),
             windows=self._windows.address,
-            wake_fd=-1 if self._interrupts is None else self._interrupts.fd(device, number),
+            wake_fd=self._wake_fd(device, rx),
         )
         return PortSpec(self.kind, virtio=pair)
+
+    def _wake_fd(self, device: Device, queue: Queue) -> int:
+        vector = _vector(self._interrupts, queue)
+        # The device may have no resources for it.
+        if self._interrupts is None or device.vector_of(queue.number) != vector:
+            return -1
+        return self._interrupts.fd(vector)
 
     def _command(
         self, function: Function, device: Device, layout: Layout, notify: dict[int, int]
@@ -191,14 +198,20 @@ class VirtioNetVf(PassthroughVf):
         if self._device is not None:
             queue = self._receivers[pair]
             queue.areas.clear()
-            vector = NO_VECTOR
-            if self._interrupts is not None:
-                vector = self._interrupts.vector(queue.number)
+            vector = _vector(self._interrupts, queue)
             self._device.enable_queue(queue.number, queue.areas, vector)
 
     def _forget(self) -> None:
         self._device = self._interrupts = None
         self._opened = None
+
+
+def _vector(interrupts: Interrupts | None, queue: Queue) -> int:
+    """For `Device.enable_queue`: vector n is queue pair n's, to receive."""
+    pair, sends = divmod(queue.number, 2)
+    # The control queue's number is even, too, and follows those of all pairs.
+    receives = not sends and interrupts is not None and pair < len(interrupts)
+    return pair if receives else NO_VECTOR
 
 
 def _page_of(offset: int) -> int:

@@ -45,6 +45,7 @@ struct igbvf_port {
 	const uint32_t *link_up;
 	const struct rk_vf_window *windows;
 	uint32_t *overrun;
+	uint64_t interrupts_on, interrupts_off; /* the registers' addresses */
 	uint32_t held_done;  /* held frames that were sent, not yet told */
 	uint16_t *tx_span;   /* by the first descriptor of a frame: how many it has */
 	struct iovec *shown; /* segments of the frames shown */
@@ -68,6 +69,8 @@ static inline uint64_t buffer_iova(const struct igbvf_port *vf, const struct igb
 /* Operations of the port: ringk.h. */
 uint32_t igbvf_tx(struct rk_port *port, struct rk_frame *frames, uint32_t n);
 uint32_t igbvf_reclaim(struct rk_port *port);
+uint32_t igbvf_arm(struct rk_port *port);
+void igbvf_disarm(struct rk_port *port);
 extern const struct rk_direct_ops igbvf_direct_ops;
 
 /* Gives count descriptors from first on to the VF again, with buffers of their own. */

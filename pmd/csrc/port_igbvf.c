@@ -5,7 +5,8 @@
  * Advanced descriptors (Intel 82576EB datasheet, 7.1 receive, 7.2.2 transmit), each with a buffer of
  * its own that never moves. Head and tail are equal when the VF owns nothing, so one descriptor of a
  * ring stays free. Completion is seen in memory (DD); registers are written only: the tails, once a
- * burst. Here is receive; port_igbvf_tx.c has transmit. What the VF reports is bounded by what we gave
+ * burst. Here is receive; port_igbvf_tx.c has transmit, port_igbvf_wait.c what
+ * a loop sleeps by. What the VF reports is bounded by what we gave
  * it: a length past its buffer or a frame without end is dropped.
  */
 #define _GNU_SOURCE
@@ -162,6 +163,8 @@ static const struct rk_port_ops igbvf_ops = {
 	.reclaim = igbvf_reclaim,
 	.close = igbvf_close,
 	.direct = &igbvf_direct_ops,
+	.arm = igbvf_arm,
+	.disarm = igbvf_disarm,
 };
 
 static int count_valid(uint32_t count)
@@ -199,6 +202,7 @@ struct rk_port *port_igbvf_open(const struct rk_port_config *config, char *error
 		return port_refuse(error, error_bytes, "out of memory");
 	vf->port.ops = &igbvf_ops;
 	vf->port.reads = 1;
+	vf->port.wake_fd = pair->wake_fd < 0 ? RK_WAKE_POLL : pair->wake_fd;
 	vf->port.copy_below = RK_COPY_BELOW;
 	vf->buffer_bytes = pair->buffer_bytes;
 	vf->frame_bytes_max = pair->frame_bytes_max;
@@ -206,6 +210,8 @@ struct rk_port *port_igbvf_open(const struct rk_port_config *config, char *error
 	vf->link_up = (const uint32_t *)(uintptr_t)pair->link_up;
 	vf->overrun = (uint32_t *)(uintptr_t)pair->overrun;
 	vf->direct_bytes = pair->direct_bytes;
+	vf->interrupts_on = pair->interrupts_on;
+	vf->interrupts_off = pair->interrupts_off;
 	ring_init(&vf->rx, pair->rx_ring, pair->rx_buffers, pair->rx_buffers_iova, pair->rx_tail,
 		  pair->rx_count);
 	ring_init(&vf->tx, pair->tx_ring, pair->tx_buffers, pair->tx_buffers_iova, pair->tx_tail,

@@ -17,7 +17,7 @@
 #define RK_API __attribute__((visibility("default")))
 
 /* Changes with any structure or signature here; pmd/kernel.py refuses another. */
-#define RK_ABI 10u
+#define RK_ABI 11u
 
 #define RK_BURST_MAX 256u
 /* A frame's longest payload: a 16-bit IP length and room for the Ethernet header and tags. */

@@ -140,8 +140,9 @@ struct rk_igbvf_config {
 	uint64_t link_up;                /* uint32_t, 0 while the link is down; may change at any time */
 	uint64_t windows;                /* RK_VF_WINDOWS of them; may change while no loop runs */
 	uint64_t overrun;                /* uint32_t; set not 0 by the port: the VF wrote more than direct_bytes */
+	uint64_t interrupts_on, interrupts_off; /* the 32-bit registers VTEIMS and VTEIMC, mapped */
 	uint32_t direct_bytes;           /* the most it writes to one of VM1's buffers; 0: it is not to write there */
-	uint32_t reserved;
+	int32_t wake_fd;                 /* readable after an interrupt of the receive queue, vector 0; -1: it has none */
 };
 
 /* One virtqueue of a virtio network device, enabled and empty; its memory is zeroed. */

@@ -201,19 +201,42 @@ static uint32_t lane_reclaim(struct rk_port *port)
 	return done;
 }
 
+/* A loop that has one of the lanes has all of them: each asks once more, which changes nothing. */
+static uint32_t lane_arm(struct rk_port *port)
+{
+	struct rk_port *shared = ((struct lane *)port)->steering->port;
+
+	return shared->ops->arm ? shared->ops->arm(shared) : RK_ARMED;
+}
+
+static void lane_disarm(struct rk_port *port)
+{
+	struct rk_port *shared = ((struct lane *)port)->steering->port;
+
+	if (shared->ops->disarm)
+		shared->ops->disarm(shared);
+}
+
 static void lane_close(struct rk_port *port)
 {
 	(void)port; /* the steering's */
 }
 
-static const struct rk_port_ops lane_ops = {
-	.kind = "lane", .tx = lane_tx, .rx = lane_rx, .rx_done = lane_rx_done, .close = lane_close};
+static const struct rk_port_ops lane_ops = {.kind = "lane",
+					    .tx = lane_tx,
+					    .rx = lane_rx,
+					    .rx_done = lane_rx_done,
+					    .close = lane_close,
+					    .arm = lane_arm,
+					    .disarm = lane_disarm};
 static const struct rk_port_ops holding_lane_ops = {.kind = "lane",
 						    .tx = lane_tx,
 						    .rx = lane_rx,
 						    .rx_done = lane_rx_done,
 						    .reclaim = lane_reclaim,
-						    .close = lane_close};
+						    .close = lane_close,
+						    .arm = lane_arm,
+						    .disarm = lane_disarm};
 
 /* ---- its life ----------------------------------------------------------------------------------- */
 

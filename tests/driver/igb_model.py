@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from guest.closing import Closing
 from guest.errors import VhostPciError
-from guest.function import Area, Identity, Region, RegionInfo
+from guest.function import Area, Identity, Irq, Region, RegionInfo
 from guest.mapping import Mapping
 
 if TYPE_CHECKING:
@@ -29,9 +29,13 @@ RX, TX = 0x2800, 0x3800  # then: low, high, length, (receive: SRRCTL,) head, tai
 LOW, HIGH, LENGTH, SRRCTL, HEAD, TAIL, CONTROL = 0x00, 0x04, 0x08, 0x0C, 0x10, 0x18, 0x28
 ENABLE = 1 << 25
 COUNTERS = {"rx": 0x0F10, "tx": 0x0F14, "rx_bytes": 0x0F18, "tx_bytes": 0x0F34}
+EIMS, EIMC, EIAC, EIAM, IVAR = 0x1524, 0x1528, 0x152C, 0x1530, 0x1700
+IVAR_VALID = 0x80
 REQUEST, ACKNOWLEDGE, VFU, PFU, PFSTS, PFACK, RSTI, RSTD = (1 << bit for bit in range(8))
 READ_CLEARS = PFSTS | PFACK | RSTD
 ACK, NACK, CTS = 1 << 31, 1 << 30, 1 << 29
+_EXCHANGE = ctypes.CDLL("libatomic.so.1")["__atomic_exchange_4"]  # comes with gcc
+_SEQUENTIAL = 5  # __ATOMIC_SEQ_CST
 
 
 class IgbModel(Closing):
@@ -45,10 +49,13 @@ class IgbModel(Closing):
         keeps_fcs: Whether frames are received with theirs (RCTL.SECRC off).
         strips: Whether VLAN tags are taken out of frames.
         heeds_limit: Whether frames longer than the PF lets the VF receive are dropped.
+        irq_max: MSI-X vectors that it has. irqs: Eventfds, by vector. interrupts: How many it sent.
+        masks_itself: Whether the PF has EIAM heeded (GPIE.EIAME).
         wire: Frames sent. faults: Broken rules. gone: All reads are ones.
     """
 
     name = "0000:01:10.0"
+    irq_max = 3
 
     def __init__(self) -> None:
         self.pf_up = True
@@ -62,6 +69,10 @@ class IgbModel(Closing):
         self.keeps_fcs = False
         self.heeds_limit = True
         self.strips = True
+        self.irqs: tuple[int, ...] = ()
+        self.interrupts = 0
+        self.masks_itself = True
+        self._causes = self._enabled = 0  # EICR and EIMS
         self.wire: list[bytes] = []
         self.faults: list[str] = []
         self.gone = False
@@ -88,6 +99,11 @@ class IgbModel(Closing):
     def put(self, offset: int, value: int) -> None:
         struct.pack_into("<I", self._bar, offset, value & 0xFFFFFFFF)
 
+    def _take(self, offset: int) -> int:
+        """What was written to a register since the last time, by whatever thread."""
+        at = ctypes.c_uint32.from_buffer(self._bar, offset)
+        return int(_EXCHANGE(ctypes.byref(at), 0, _SEQUENTIAL))
+
     def link(self, *, up: bool) -> None:
         self.put(STATUS, 0x80 | (2 if up else 0))
 
@@ -97,12 +113,20 @@ class IgbModel(Closing):
         self.put(MEMORY, 0x0100 | (CTS if clear_to_send else 0))
         self.put(MAILBOX, self.get(MAILBOX) | PFSTS)
 
+    @property
+    def receive_count(self) -> int:
+        """Descriptors of the receive ring."""
+        return self.get(RX + LENGTH) // 16
+
     def reset_vf(self) -> None:
         """A function-level reset, whoever asked for it."""
         for ring in (RX, TX):
             self.put(ring + CONTROL, 0)
             for register in (LOW, HIGH, LENGTH, HEAD, TAIL):
                 self.put(ring + register, 0)
+        for register in (EIMS, EIMC, EIAC, EIAM, IVAR):
+            self.put(register, 0)
+        self._causes = self._enabled = 0
         self._clear_to_send = False
         self._gathered = b""
 
@@ -280,6 +304,27 @@ class IgbModel(Closing):
         self._memory(address, len(data), write=True)[:] = data
         descriptor[:] = struct.pack("<QIHH", 0x1234, status, length, tag)
         self._advance(RX)
+        vector = self.get(IVAR) & 0xFF
+        if vector & IVAR_VALID:
+            self._causes |= 1 << (vector & 7)
+        self.interrupt()
+
+    def interrupt(self) -> None:
+        """Send what is due, after what the driver has turned on and off since it was last asked.
+
+        Its registers are memory here: where it did both, which one was the last is not seen, and
+        what is due is sent. It may have been on when that came, and too much wakes nobody wrongly.
+        """
+        turned_on, turned_off = self._take(EIMS), self._take(EIMC)  # in this order: see above
+        self._enabled = (self._enabled & ~turned_off) | turned_on
+        due = self._causes & self._enabled
+        for vector, fd in enumerate(self.irqs):
+            if due & 1 << vector:
+                self.interrupts += 1
+                os.eventfd_write(fd, 1)
+        self._causes &= ~(due & self.get(EIAC))
+        if self.masks_itself:
+            self._enabled &= ~(due & self.get(EIAM))
 
     # ---- the rest of guest.function.Function
 
@@ -293,13 +338,15 @@ class IgbModel(Closing):
         raise VhostPciError("ring", self.name, f"region {index} has no doorbells at {offsets}")
 
     def irq_count(self, index: int) -> int:
-        return 3 if index == 2 else 0
+        return self.irq_max if index == Irq.MSIX else 0
 
     def events(self, index: int, offsets: Sequence[int]) -> dict[int, int]:
         raise VhostPciError("wait for", self.name, f"region {index} has no events at {offsets}")
 
     def set_irqs(self, index: int, eventfds: Sequence[int]) -> None:
-        raise VhostPciError("arm", self.name, f"interrupt {index}, {eventfds}")
+        if index != Irq.MSIX or len(eventfds) > self.irq_max:
+            raise VhostPciError("arm", self.name, f"interrupt {index}, {eventfds}")
+        self.irqs = tuple(eventfds)
 
     def reset(self) -> None:
         self.reset_vf()

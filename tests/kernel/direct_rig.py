@@ -1,4 +1,4 @@
-"""VM1's receive ring, a virtio device that receives into its buffers, and what moves between."""
+"""VM1's receive ring, a VF that receives into its buffers, and what moves between."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
 
+from driver.igbvf.vf import IgbVf
 from driver.passthrough import OpenFunction
 from driver.virtio_net.features import Feature
 from driver.virtio_net.vf import VirtioNetVf
@@ -17,6 +18,7 @@ from tests.kernel.rig import BIG, WRITE, Rig
 
 if TYPE_CHECKING:
     from guest.mapping import Mapping
+    from tests.driver.igb_model import IgbModel
     from tests.driver.virtio_ring_model import Chain
 
 SIZE = 32  # of VM1's ring
@@ -94,15 +96,13 @@ class Vm1:
         return data[:length]
 
 
-class DirectRig:
+class VfRig:
     """VM1's ring, a VF that receives into its buffers, and what moves between."""
 
-    def __init__(self, rig: Rig, offer: int) -> None:
+    model: Model | IgbModel
+
+    def __init__(self, rig: Rig, vf: VirtioNetVf | IgbVf) -> None:
         self.vm1 = Vm1(rig)
-        self.model = Model(offer | Feature.RING_RESET)
-        vf = VirtioNetVf(
-            "virtio-net:01:00.0", self.model.name, None, lambda _: OpenFunction(self.model, ())
-        )
         self.vf = vf
         (spec,) = vf.open(1)
         self.port = Port(spec)
@@ -129,11 +129,6 @@ class DirectRig:
         self.work.turn(32)
         return self.work.events
 
-    def pop(self) -> Chain:
-        chain = self.model.rings[RX].pop()
-        assert chain is not None
-        return chain
-
     @property
     def drops(self) -> dict[str, int]:
         named = zip(drop_names(), self.stats.drops, strict=False)
@@ -145,6 +140,34 @@ class DirectRig:
         assert self.model.faults == []
         assert self.model.dma == {}
         self.model.dispose()
+
+
+class DirectRig(VfRig):
+    """With the VF of a virtio device."""
+
+    model: Model
+
+    def __init__(self, rig: Rig, offer: int) -> None:
+        self.model = Model(offer | Feature.RING_RESET)
+        name = "virtio-net:01:00.0"
+        opened = OpenFunction(self.model, ())
+        super().__init__(rig, VirtioNetVf(name, self.model.name, None, lambda _: opened))
+
+    def pop(self) -> Chain:
+        chain = self.model.rings[RX].pop()
+        assert chain is not None
+        return chain
+
+
+class IgbRig(VfRig):
+    """With the VF of an 82576."""
+
+    model: IgbModel
+
+    def __init__(self, rig: Rig, model: IgbModel) -> None:
+        self.model = model
+        opened = OpenFunction(model, ())
+        super().__init__(rig, IgbVf("igbvf:01:10.0", model.name, None, lambda _: opened))
 
 
 def make(

@@ -17,13 +17,14 @@ import pytest
 
 from driver.software_vf import parse_vf
 from driver.virtio_net.features import Feature
-from pmd.kernel import Loop, Poll, Work
+from pmd.kernel import DirectionStats, Loop, Poll, Work
+from pmd.steering import Steering
 from tests.driver.virtio_net_model import OFFER
 from tests.driver.virtio_net_model import VirtioNetModel as Model
-from tests.kernel.direct_rig import ORDINARY, DirectRig, frame, make
+from tests.kernel.direct_rig import ORDINARY, DirectRig, VfRig, frame, make
 from tests.kernel.namespace import answerer, ip, namespace
 from tests.kernel.port_user import until
-from tests.kernel.rig import BIG
+from tests.kernel.rig import BIG, Rig
 from tests.kernel.test_port_xdp import flows
 from tests.kernel.test_sleeping import SIZE, Bench, Sender, running
 
@@ -41,10 +42,8 @@ def _trusting(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @contextlib.contextmanager
-def virtio(kick_fd: int, kind: int, *, direct: bool) -> Iterator[DirectRig]:
+def posted(rig: VfRig, *, direct: bool) -> Iterator[None]:
     """VM1 has posted SIZE buffers; nothing runs yet."""
-    rig = make(packed=False, kind=kind)
-    rig.vm1.rig.kick_fd = kick_fd
     with rig.vm1.rig:
         rig.vm1.post(*[ORDINARY] * SIZE)
         if direct:
@@ -52,12 +51,21 @@ def virtio(kick_fd: int, kind: int, *, direct: bool) -> Iterator[DirectRig]:
         else:
             rig.queue = rig.vm1.rig.queue(rig.stats)
             rig.work = Work(None, rig.queue, rig.port)
-        yield rig
+        yield
         rig.close()
 
 
 @contextlib.contextmanager
-def looping(rig: DirectRig) -> Iterator[Loop]:
+def virtio(kick_fd: int, kind: int, *, direct: bool) -> Iterator[DirectRig]:
+    """VM1 has posted SIZE buffers; nothing runs yet."""
+    rig = make(packed=False, kind=kind)
+    rig.vm1.rig.kick_fd = kick_fd
+    with posted(rig, direct=direct):
+        yield rig
+
+
+@contextlib.contextmanager
+def looping(rig: VfRig) -> Iterator[Loop]:
     with Loop(32, Poll(0)) as loop:
         loop.set([rig.work])
         with running(loop):
@@ -91,7 +99,7 @@ def test_no_wake_up_of_a_virtio_device_is_lost(kind: int, direct: bool, kick_fd:
     assert rig.model.interrupts > 0
 
 
-def wait_found(rig: DirectRig, found: list[bytes], count: int) -> None:
+def wait_found(rig: VfRig, found: list[bytes], count: int) -> None:
     def arrived() -> bool:
         found.extend(rig.vm1.received())
         return len(found) == count
@@ -99,7 +107,7 @@ def wait_found(rig: DirectRig, found: list[bytes], count: int) -> None:
     until(arrived, "a frame that wakes the loop")
 
 
-def operation(rig: DirectRig, number: int) -> Callable[[], int]:
+def operation(rig: VfRig, number: int) -> Callable[[], int]:
     """One of the port's, as the loop calls it."""
     ops = ctypes.cast(rig.port.handle, ctypes.POINTER(ctypes.c_void_p))[0]
     address = ctypes.cast(ops, ctypes.POINTER(ctypes.c_void_p))[number]
@@ -160,6 +168,26 @@ def test_a_device_without_interrupts_is_polled(
             assert rig.model.receive(frame(number, 60))
             until(lambda: len(rig.vm1.received()) == 1, "a frame that the loop looks for")
     assert rig.model.interrupts == 0
+
+
+def test_queue_pairs_that_share_a_device_are_woken(kick_fd: int) -> None:
+    rig = make(packed=False, kind=0)
+    rig.vm1.rig.kick_fd = kick_fd
+    with rig.vm1.rig, Rig(SIZE) as other:
+        rig.vm1.post(*[ORDINARY] * SIZE)
+        receive = rig.vm1.rig.queue(rig.stats)
+        with contextlib.closing(Steering(rig.port, [receive, None])) as steering:
+            first, second = steering.ports
+            works = [Work(None, receive, first), Work(other.queue(DirectionStats()), None, second)]
+            with Loop(32, Poll(0)) as loop:
+                loop.set(works)
+                with running(loop):
+                    for number in range(SIZE):
+                        assert rig.model.receive(frame(number, 60))
+                        until(lambda: len(rig.vm1.received()) == 1, "a frame that wakes it")
+                loop.set([])
+            assert rig.model.interrupts > 0
+        rig.close()
 
 
 # ---- xdp

@@ -1,4 +1,4 @@
-"""What a queue's interrupts are seen by: an eventfd for each receive queue, by MSI-X."""
+"""What a VF's interrupts are seen by: an eventfd for each MSI-X vector."""
 
 from __future__ import annotations
 
@@ -7,54 +7,46 @@ import logging
 import os
 from typing import TYPE_CHECKING
 
-from driver.virtio_net.device import NO_VECTOR
 from guest.closing import Closing
 from guest.errors import VhostPciError, errno_text
 from guest.function import Irq
 
 if TYPE_CHECKING:
-    from driver.virtio_net.device import Device
     from guest.function import Function
 
 _log = logging.getLogger("pmd")
 
 
 class Interrupts(Closing):
-    """Vector n is queue pair n's; where the function has too few of them, no pair has one.
+    """The first vectors of a function, or none where it has fewer: its queues are polled then.
 
     Thread rule: as of the function.
 
     Args:
-        function: Open; outlives this. No queue of it is enabled.
-        pairs: How many queue pairs are going to be.
-
-    Raises:
-        VhostPciError: No eventfd is to be had.
+        function: Open; outlives this. Nothing of it interrupts yet.
+        count: How many vectors are wanted.
     """
 
-    def __init__(self, function: Function, pairs: int) -> None:
+    def __init__(self, function: Function, count: int) -> None:
         self._function = function
         self._fds: list[int] = []
         try:
-            if function.irq_count(Irq.MSIX) < pairs:
+            if function.irq_count(Irq.MSIX) < count:
                 return
-            for _ in range(pairs):
+            for _ in range(count):
                 self._fds.append(_eventfd())
             function.set_irqs(Irq.MSIX, self._fds)
         except VhostPciError as error:
             self._forget()
             _log.warning("%s; its queues are polled", error)
 
-    def vector(self, queue: int) -> int:
-        """For `Device.enable_queue`."""
-        receives = queue % 2 == 0 and queue // 2 < len(self._fds)  # the control queue: 2 * pairs
-        return queue // 2 if receives else NO_VECTOR
+    def __len__(self) -> int:
+        """How many vectors there are."""
+        return len(self._fds)
 
-    def fd(self, device: Device, pair: int) -> int:
-        """Readable after an interrupt of its receive queue, which is enabled; -1: it has none."""
-        if pair >= len(self._fds) or device.vector_of(2 * pair) != pair:
-            return -1
-        return self._fds[pair]
+    def fd(self, vector: int) -> int:
+        """Readable after an interrupt of this vector; -1: it does not exist. Owned by this."""
+        return self._fds[vector] if vector < len(self._fds) else -1
 
     def _forget(self) -> None:
         while self._fds:
