@@ -147,14 +147,9 @@ class Daemon(Closing):
 
     def _wait(self, deadline: float) -> None:
         """Sleep until deadline or until something is to be done, and do it."""
-        now = time.monotonic()
-        wakes = [deadline, *self._retry_at.values(), *self._look_at.values()]
-        if any(channel.idle for channel in self._channels):
-            wakes.append(now + _IDLE_LOOK_S)
-        if self._slots is not None and self._slots.attached:
-            wakes.append(self._verify_at)
         # select() takes no infinite timeout, and a long one is as good.
-        for key, _ in self._selector.select(min(3600.0, max(0.0, min(wakes) - now))):
+        timeout_s = min(3600.0, max(0.0, self._next_wake(deadline) - time.monotonic()))
+        for key, _ in self._selector.select(timeout_s):
             if key.fd == self._event:
                 os.eventfd_read(self._event)
             elif isinstance(key.data, Slots):
@@ -169,6 +164,17 @@ class Daemon(Closing):
         self._retry()
         if self._slots is not None:
             self._follow(self._slots)
+
+    def _next_wake(self, deadline: float) -> float:
+        """When there is something to be done that no descriptor tells of."""
+        wakes = [deadline, *self._retry_at.values(), *self._look_at.values()]
+        if any(channel.idle for channel in self._channels):
+            wakes.append(time.monotonic() + _IDLE_LOOK_S)
+        if self._slots is not None:
+            wakes.append(self._slots.due)
+            if self._slots.attached:
+                wakes.append(self._verify_at)
+        return min(wakes)
 
     def _look(self) -> None:
         """See that the VFs are well, and settle the channels of those that are not."""
@@ -247,7 +253,7 @@ class Daemon(Closing):
             try:
                 channel.attach()
             except VhostPciError as error:
-                _log.error("%s", error)
+                slots.again(channel, error)
             else:
                 self._join(channel)
 

@@ -2,12 +2,16 @@
 
 A channel with a PCI source serves one function at a time: the one at its address, or, where the
 source is `auto`, whichever comes. A function that comes while no channel is free waits; where the
-VF's spec can be had several times, another channel is made for it.
+VF's spec can be had several times, another channel is made for it. One that could not be attached
+is tried again for as long as it is there: the kernel tells of a function (uevent "add") before it
+gives it addresses and lets drivers have it (drivers/pci/bus.c pci_bus_add_device), and one that
+another process holds is free some day.
 """
 
 from __future__ import annotations
 
 import logging
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +23,7 @@ from pmd.source import AUTO, PciSource
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from guest.errors import VhostPciError
     from guest.hotplug import Hotplug
     from pmd.serving import Serving
 
@@ -27,6 +32,9 @@ _log = logging.getLogger("pmd")
 NUMBER = "{n}"
 # VFs that keep nothing which a second one would want: each channel can have one.
 _PLENTIFUL = ("null", "copy", "loop", "gen")
+# Before a function is tried again: the first time, and the longest.
+_PAUSE_S = 0.1
+_LONGEST_PAUSE_S = 6.4
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,9 @@ class Slots(Closing):
         self._template: VfTemplate | None = None
         self._waiting: dict[str, None] = {}
         self._told: set[str] = set()
+        # Functions that could not be attached: the last pause, and when they are tried again.
+        self._pauses_s: dict[str, float] = {}
+        self._due: dict[str, float] = {}
 
     def fileno(self) -> int:
         """Readable when `changes` may have something."""
@@ -95,6 +106,11 @@ class Slots(Closing):
         """The channels that have a function."""
         return [slot.channel for slot in self._slots if slot.channel.attached]
 
+    @property
+    def due(self) -> float:
+        """The monotonic time at which `assign` has something, whatever happens; or infinity."""
+        return min(self._due.values(), default=float("inf"))
+
     def begin(self) -> Iterator[Channel]:
         """The channels to attach first: those of addresses, here or not, then those of auto.
 
@@ -121,15 +137,38 @@ class Slots(Closing):
             served = [s.channel for s in self._slots if s.source.name == change.address]
             serving = [c for c in served if c.attached and c not in lost]
             if not change.present:
-                self._waiting.pop(change.address, None)
-                self._told.discard(change.address)
+                self._forget(change.address)
                 lost += serving
             elif not serving:
+                self._due.pop(change.address, None)
                 self._waiting[change.address] = None
         return lost
 
+    def _forget(self, address: str) -> None:
+        for kept in (self._waiting, self._pauses_s, self._due):
+            kept.pop(address, None)
+        self._told.discard(address)
+
+    def again(self, channel: Channel, error: VhostPciError) -> None:
+        """The function that `assign` gave it could not be attached: try it again, ever less often.
+
+        Said once, and not of the first time, which is over in no time where the kernel was not
+        done with it.
+        """
+        address = channel.name
+        former_s = self._pauses_s.get(address, 0.0)
+        pause_s = min(2 * former_s or _PAUSE_S, _LONGEST_PAUSE_S)
+        self._pauses_s[address] = pause_s
+        self._due[address] = time.monotonic() + pause_s
+        if former_s == _PAUSE_S:
+            _log.error("%s; trying again for as long as it is there", error)
+
     def assign(self) -> Iterator[Channel]:
         """The channels to attach now, each with a function that waited for one."""
+        now = time.monotonic()
+        for address in [address for address, due in self._due.items() if due <= now]:
+            del self._due[address]
+            self._waiting[address] = None
         for address in tuple(self._waiting):
             fixed = [s for s in self._slots if s.source.name == address and not s.source.follows]
             slot = fixed[0] if fixed else self._free(address)

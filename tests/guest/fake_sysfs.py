@@ -34,6 +34,8 @@ class FakeSysfs(Syscalls):
     Attributes:
         drivers: Built-in drivers by name, with the (vendor, device) each takes unasked.
         refusing: Drivers whose probe fails.
+        adding: Functions that the kernel has told of and is not done with: no driver matches one
+            (drivers/pci/pci-driver.c pci_bus_match).
         stubborn: Attributes (names) that refuse every write, with the errno.
         held: IOMMU groups that a process has open.
         written: Every accepted write, as "attribute value".
@@ -42,6 +44,7 @@ class FakeSysfs(Syscalls):
     root: Path
     drivers: dict[str, set[tuple[int, int]]] = field(default_factory=dict)
     refusing: set[str] = field(default_factory=set)
+    adding: set[str] = field(default_factory=set)
     stubborn: dict[str, int] = field(default_factory=dict)
     held: set[int] = field(default_factory=set)
     written: list[str] = field(default_factory=list)
@@ -136,7 +139,7 @@ class FakeSysfs(Syscalls):
         path = self.root / "bus/pci/devices" / address
         if not path.exists():
             raise _refusal(errno.EINVAL)
-        if (path / "driver").is_symlink():
+        if (path / "driver").is_symlink() or address in self.adding:
             return
         ids = int((path / "vendor").read_text(), 16), int((path / "device").read_text(), 16)
         override = (path / "driver_override").read_text().strip()

@@ -271,6 +271,16 @@ def test_a_write_that_fails(sysfs: FakeSysfs, attribute: str, number: int) -> No
         assert state(sysfs) == ("igb", None)
 
 
+def test_a_function_that_the_kernel_is_still_adding(sysfs: FakeSysfs) -> None:
+    sysfs.add(ADDRESS)
+    sysfs.adding.add(ADDRESS)
+    assert "no driver has it (it has no driver again)" in refusal(sysfs)
+    assert state(sysfs) == (None, None)
+    sysfs.adding.clear()
+    binding(sysfs).bind()
+    assert state(sysfs) == ("vfio-pci", "vfio-pci")
+
+
 def test_a_driver_that_does_not_take_its_function_back(sysfs: FakeSysfs) -> None:
     sysfs.add(ADDRESS, driver="igb")
     sysfs.refusing |= {"vfio-pci", "igb"}

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import os
+import tempfile
 import threading
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 
 from driver.state_area import Register
+from guest.binding import Binding
 from guest.cpus import default_lcores
 from guest.function import Region
 from guest.hotplug import Hotplug
@@ -20,6 +23,7 @@ from pmd.serving import Serving
 from pmd.slots import Slots, VfTemplate
 from pmd.source import PciSource
 from pmd.window_map import WindowMap
+from tests.guest.fake_sysfs import FakeSysfs
 from tests.guest.fake_udevd import FakeUdevd, in_new_namespace, must_be_root
 from tests.pmd.fake_source import Told
 from tests.pmd.processes import Device
@@ -27,7 +31,6 @@ from tests.pmd.wait import DEADLINE_S, wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from guest.function import Function
     from pmd import stats
@@ -40,14 +43,16 @@ pytestmark = pytest.mark.skipif(bool(must_be_root()), reason=must_be_root())
 class SocketSlotSource(PciSource):
     """A PCI function that a device server stands in for: one socket for each address."""
 
-    def __init__(self, sockets: dict[str, Path]) -> None:
+    def __init__(self, sockets: dict[str, Path], sysfs: FakeSysfs) -> None:
         super().__init__(None, WindowMap.AUTO)
         self._sockets = sockets
+        self._sysfs = sysfs
 
     def another(self) -> PciSource:
-        return SocketSlotSource(self._sockets)
+        return SocketSlotSource(self._sockets, self._sysfs)
 
     def open(self) -> VfioUserFunction:
+        Binding(self.name, self._sysfs.root, self._sysfs).bind()
         return VfioUserFunction(str(self._sockets[self.name]), DEADLINE_S)
 
 
@@ -107,6 +112,11 @@ class Run:
         devices: dict[str, Device],
         source: PciSource | None = None,
     ) -> None:
+        scratch = stack.enter_context(tempfile.TemporaryDirectory())
+        self.sysfs = FakeSysfs(Path(scratch))
+        self.sysfs.load("vfio-pci", "vfio_iommu_type1")
+        for address in devices:
+            self.sysfs.add(address)
         # Sockets stay in the namespace where they were made.
         self.udevd, hotplug = in_new_namespace(
             lambda: (FakeUdevd(), Hotplug(0x1AF4, 0x10F0, source="udev"))
@@ -114,7 +124,7 @@ class Run:
         stack.callback(self.udevd.close)
         self.slots = stack.enter_context(Slots(stack.enter_context(hotplug), Serving()))
         sockets = {address: device.vfio_user for address, device in devices.items()}
-        channels = [self.slots.add(source or SocketSlotSource(sockets), VfTemplate(vf))]
+        channels = [self.slots.add(source or SocketSlotSource(sockets, self.sysfs), VfTemplate(vf))]
         for channel in self.slots.begin():
             channel.attach()
         self._stop = stack.enter_context(contextlib.closing(Stop()))
@@ -225,6 +235,37 @@ def test_a_function_that_cannot_be_attached_and_one_that_can(
     run.udevd.say("add", B)
     wait_for(lambda: run.serves(B), "the function that can")
     assert (B, "null", "waiting") in run.end()
+
+
+def test_a_function_that_the_kernel_is_not_done_with(
+    stack: contextlib.ExitStack, devices: dict[str, Device], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Run(stack, "null", devices)
+    run.sysfs.adding.add(A)
+    run.udevd.say("add", A)
+    probes = f"drivers_probe {A}"
+    wait_for(lambda: run.sysfs.written.count(probes) >= 3, "it to be tried again")
+    run.udevd.say("add", B)
+    wait_for(lambda: run.serves(B), "the function that the kernel is done with")
+    run.sysfs.adding.clear()
+    wait_for(lambda: run.serves(A, B), "the other one")
+    assert run.slots.due == float("inf")
+    (line,) = [line for line in caplog.messages if "no driver has it" in line]
+    assert line.startswith(f"cannot bind {A}: the kernel did not take vfio-pci: ")
+    assert line.endswith("; dmesg tells why; trying again for as long as it is there")
+    run.end()
+
+
+def test_a_function_that_goes_before_it_could_be_attached(
+    stack: contextlib.ExitStack, devices: dict[str, Device]
+) -> None:
+    run = Run(stack, "null", devices)
+    run.sysfs.adding.add(A)
+    run.udevd.say("add", A)
+    wait_for(lambda: run.slots.due < float("inf"), "the first try")
+    run.udevd.say("remove", A)
+    wait_for(lambda: run.slots.due == float("inf"), "it to be forgotten")
+    run.end()
 
 
 def test_a_server_that_dies(
