@@ -114,9 +114,10 @@ class PairWorks:
         works: list[Work] = []
         for index, port in enumerate(group.ports):
             works += self._at_port(group.pairs[index::several], port, home)
-        if home is not None and group.pairs[0] not in self._unsuited:
+        if home is not None:
             shared = several > 1 or len(group.pairs) > 1
-            self._ports.receive(group.ports[0], home, shared=shared)
+            unsuited = group.pairs[0] in self._unsuited
+            self._ports.receive(group.ports[0], home, shared=shared, unsuited=unsuited)
         return works
 
     def _at_port(self, pairs: Sequence[int], port: int, home: Queue | None) -> list[Work]:

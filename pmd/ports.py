@@ -120,10 +120,11 @@ class Ports:
         """Undo that; nothing is in flight any more."""
         self._vf.unshare()
 
-    def receive(self, pair: int, queue: Queue, *, shared: bool) -> None:
+    def receive(self, pair: int, queue: Queue, *, shared: bool, unsuited: bool = False) -> None:
         """Have the VF receive into VM1's buffers of this ring, if it can and they suit it.
 
-        After `share`. Not where it shares a queue with other rings, or takes from several (shared).
+        After `share`. Not where it shares a queue with other rings, or takes from several (shared),
+        nor where a buffer did not suit it before (unsuited).
 
         Raises:
             VhostPciError: The VF does not start again; or they do not suit, and nothing is to be
@@ -132,7 +133,7 @@ class Ports:
         port = self._ports[pair]
         if self._copy is Copy.ALWAYS or self._away:
             return
-        if self._vf.writes_vm1 and not shared and queue.set_direct(port):
+        if self._vf.writes_vm1 and not (shared or unsuited) and queue.set_direct(port):
             self._vf.stop_receiving(pair)
             self._vf.start_receiving(pair)
             port.set_direct(True)

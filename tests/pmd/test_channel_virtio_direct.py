@@ -245,6 +245,22 @@ def test_copy_never_serves_what_suits() -> None:
     rig.close()
 
 
+def test_copy_never_ends_where_a_later_buffer_does_not_suit(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Until VM1 sets the ring up anew."""
+    rig = Rig(ORDINARY, copy=Copy.NEVER)
+    rig.turn()
+    rig.vm1.post(100, ORDINARY)
+    assert rig.turn() == Event.UNSUITED
+    for count in (1, 2):
+        rig.channel.configure()
+        assert (rig.channel.state, rig.channel.works) == ("waiting", {})
+        assert caplog.text.count("VM1's buffers of ring 0 of fake do not suit VF") == count
+    assert rig.vm1.received() == []
+    rig.close()
+
+
 @pytest.mark.parametrize(
     ("size", "offer", "cause"),
     [
