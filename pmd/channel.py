@@ -29,6 +29,7 @@ from pmd.kernel import (
     QueueError,
     fault_names,
 )
+from pmd.own_lines import own_lines
 from pmd.pair_works import PairWorks, Watched
 from pmd.ports import Ports
 from pmd.quarantine import Quarantine
@@ -304,7 +305,7 @@ class Channel:
 
     def _ring_stats(self, ring: Ring) -> DirectionStats:
         while len(self._stats) <= ring.pair:
-            self._stats.append((DirectionStats(), DirectionStats()))
+            self._stats.append((own_lines(DirectionStats), own_lines(DirectionStats)))
         return self._stats[ring.pair][ring.transmits]
 
     def _exclude(self, device: VhostPci, ring: Ring, reason: int, text: str) -> None:

@@ -34,6 +34,7 @@ from pmd.kernel_abi import (
     WorkStructure,
 )
 from pmd.kernel_library import drop_names, fault_names, library, tsc_hz
+from pmd.own_lines import own_lines
 from pmd.port import Port, PortSpec
 
 if TYPE_CHECKING:
@@ -247,6 +248,7 @@ class Work:
             0,
             wake_fd,
             0,
+            0,
         )
 
     @property
@@ -294,7 +296,7 @@ class Loop(Handle):
     _free = "rk_loop_free"
 
     def __init__(self, burst: int, poll: Poll | None = None) -> None:
-        self.stats = LoopStats()
+        self.stats = own_lines(LoopStats)
         self._works: tuple[Work, ...] = ()
         self._array: ctypes.Array[WorkStructure] | None = None
         self._running = False
@@ -320,8 +322,9 @@ class Loop(Handle):
         """
         if self._running:
             raise BufferError("the loop runs")
-        array = (WorkStructure * len(works))(*(work.structure for work in works))
+        array = own_lines(WorkStructure * len(works))
         for index, work in enumerate(works):
+            array[index] = work.structure
             array[index].events = 0
             work.structure = array[index]  # a view: what the kernel writes is what `events` reads
         library().rk_loop_set(self.handle, array, len(works))

@@ -233,7 +233,8 @@ class WorkStructure(Structure):
         ("expected", c_uint32),
         ("events", c_uint32),
         ("wake_fd", c_int32),
-        ("idle", c_uint32),
+        ("idle", c_uint16),
+        ("next", c_uint16),
     ]
 
 

@@ -6,9 +6,8 @@
  * several of them has no header in the further ones (5.1.6.4): what belongs there the port has to tell.
  */
 #include "layout.h"
+#include "lines.h"
 #include "mtu.h"
-
-#include <stdlib.h>
 
 /* Whether a chain is one run for the frame, behind or after the whole header; then where they are. */
 static inline bool find_room(const struct rk_queue *queue, const struct chain *chain,
@@ -262,7 +261,7 @@ uint32_t rk_queue_set_direct(struct rk_queue *queue, const struct rk_port *port)
 	if (!(queue_packed(queue) ? packed_direct_suits(queue, port)
 				  : split_direct_suits(queue, port)))
 		return 0;
-	queue->posted = calloc(queue->flight_mask + 1, sizeof(*queue->posted));
+	queue->posted = lines_zeroed(queue->flight_mask + 1, sizeof(*queue->posted));
 	return queue->posted != NULL;
 }
 #endif

@@ -1,17 +1,13 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The poll loop of one lcore. */
+#include "lines.h"
 #include "patch.h"
+#include "roster.h"
 #include "turn.h"
 #include "wait.h"
 
-#include <stdlib.h>
-#include <string.h>
 
 #define BEAT_NS 10000000ull
-/* While others move something, a work that did not for IDLE_ROUNDS is asked each IDLE_PERIODth round only:
- * its rings cost a cache line or two each time. */
-#define IDLE_ROUNDS 64u
-#define IDLE_PERIOD 16u
 /* docs/device.md 5.5 asks for a heartbeat each 100 ms, of a loop that sleeps too. */
 #define SLEEP_NS 40000000ull
 #define NAP_NS 50000ull
@@ -19,6 +15,7 @@
 
 struct rk_loop {
 	struct rk_work *works;
+	struct roster roster;
 	struct rk_loop_stats *stats;
 	uint32_t count;
 	uint32_t burst;
@@ -30,15 +27,6 @@ struct rk_loop {
 	bool trusting; /* its sleeps have no end of their own */
 	struct waiter waiter;
 };
-
-static inline void relax(void)
-{
-#if defined(__x86_64__)
-	__builtin_ia32_pause();
-#elif defined(__aarch64__)
-	__asm__ volatile("yield");
-#endif
-}
 
 static uint64_t cycles_of(uint64_t ns)
 {
@@ -55,13 +43,14 @@ static bool trust_wanted(void)
 
 struct rk_loop *rk_loop_new(uint32_t burst, struct rk_loop_stats *stats)
 {
-	struct rk_loop *loop = calloc(1, sizeof(*loop));
+	struct rk_loop *loop = lines_zeroed(1, sizeof(*loop));
 
 	if (!loop)
 		return NULL;
 	loop->burst = burst == 0 ? 1 : burst > RK_BURST_MAX ? RK_BURST_MAX : burst;
 	loop->stats = stats;
 	loop->trusting = trust_wanted();
+	roster_open(&loop->roster, NULL, 0);
 	if (waiter_open(&loop->waiter) == 0)
 		return loop;
 	free(loop);
@@ -95,6 +84,7 @@ void rk_loop_set(struct rk_loop *loop, struct rk_work *works, uint32_t count)
 	loop->must_look = waiter_clear(&loop->waiter) != 0;
 	patch_part(loop->works, loop->count);
 	patch_join(works, count);
+	roster_open(&loop->roster, works, count);
 	loop->works = works;
 	loop->count = count;
 	for (uint32_t i = 0; i < count; i++) {
@@ -287,26 +277,52 @@ static bool waits(const struct rk_loop *loop)
 
 /* ---- rounds ------------------------------------------------------------------------------------- */
 
-/* One round over the works; returns the events that came up. */
-static inline uint32_t round_once(struct rk_loop *loop, uint32_t round)
+/* Whether the work moved something. One with an event is left alone. */
+static inline bool ask(const struct rk_loop *loop, struct rk_work *work, uint32_t *events)
 {
-	uint32_t events = 0;
+	bool moved;
+
+	if (work->events)
+		return false;
+	moved = poll_work(work, loop->burst) != 0;
+	*events |= work->events;
+	return moved;
+}
+
+/* One round over the works; returns the events that came up. */
+static inline uint32_t round_once(struct rk_loop *loop)
+{
+	struct roster *roster = &loop->roster;
+	uint32_t events = 0, turns;
+	uint16_t *link = &roster->awake;
 	bool busy = false;
 
-	for (uint32_t i = 0; i < loop->count; i++) {
-		struct rk_work *work = &loop->works[i];
+	roster_fetch(roster);
+	while (*link != NOBODY) {
+		const uint16_t number = *link;
+		struct rk_work *work = &loop->works[number];
 
-		if (work->events)
-			continue;
-		if (work->idle > IDLE_ROUNDS && loop->busy && (round + i) % IDLE_PERIOD)
-			continue;
-		if (poll_work(work, loop->burst)) {
+		if (ask(loop, work, &events)) {
 			work->idle = 0;
 			busy = true;
+		} else if (work->idle < IDLE_ROUNDS) {
+			work->idle++;
 		} else {
-			work->idle += work->idle <= IDLE_ROUNDS;
+			*link = work->next;
+			roster_doze(roster, number);
+			continue;
 		}
-		events |= work->events;
+		link = &work->next;
+	}
+	for (turns = roster_turns(roster); turns; turns--) {
+		const uint16_t number = roster_turn(roster);
+
+		if (ask(loop, &loop->works[number], &events)) {
+			roster_wake(roster, number);
+			busy = true;
+		} else {
+			roster_doze(roster, number);
+		}
 	}
 	loop->busy = busy;
 	return events;
@@ -344,10 +360,10 @@ uint32_t rk_loop_run(struct rk_loop *loop, uint64_t budget_ns)
 	uint32_t events = 0;
 
 	coalesce(loop);
-	for (uint32_t round = 1; !events; round++) {
+	while (!events) {
 		uint64_t now;
 
-		events = round_once(loop, round);
+		events = round_once(loop);
 		now = cycles_now();
 		stats->turns++;
 		if (loop->busy) {

@@ -87,16 +87,6 @@ void *port_refuse(char *error, size_t error_bytes, const char *format, ...)
 	return NULL;
 }
 
-void *port_memory(size_t bytes)
-{
-	void *memory;
-
-	if (posix_memalign(&memory, CACHE_LINE, bytes) != 0)
-		return NULL;
-	memset(memory, 0, bytes);
-	return memory;
-}
-
 uint32_t port_verdict(int error)
 {
 	switch (error) {
@@ -163,7 +153,7 @@ int port_pool_open(struct port_pool *pool)
 {
 	size_t stride = (RK_FRAME_MAX + CACHE_LINE - 1) / CACHE_LINE * CACHE_LINE;
 
-	pool->memory = port_memory(stride * PORT_POOL);
+	pool->memory = lines_zeroed(PORT_POOL, stride);
 	if (!pool->memory)
 		return -1;
 	for (uint32_t i = 0; i < PORT_POOL; i++)

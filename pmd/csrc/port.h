@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "lines.h"
 #include "ringk.h"
 #include "shm.h"
 
@@ -21,9 +22,6 @@ port_opener port_null_open, port_copy_open, port_loop_open, port_patch_open, por
 /* Writes the cause. Returns NULL, for an opener to return. */
 __attribute__((format(printf, 3, 4))) void *port_refuse(char *error, size_t error_bytes,
 							const char *format, ...);
-
-/* Zeroed, touched (no page fault later), aligned to a cache line; NULL if there is none. free() it. */
-void *port_memory(size_t bytes);
 
 /* ---- sending ---------------------------------------------------------------------------------- */
 

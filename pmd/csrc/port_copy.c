@@ -64,11 +64,11 @@ static const struct rk_port_ops copy_ops = {
 
 struct rk_port *port_copy_open(const struct rk_port_config *config, char *error, size_t error_bytes)
 {
-	struct copy_port *copy = calloc(1, sizeof(*copy));
+	struct copy_port *copy = lines_zeroed(1, sizeof(*copy));
 
 	(void)config;
 	if (copy)
-		copy->memory = port_memory((size_t)COPY_BUFFERS * COPY_STRIDE);
+		copy->memory = lines_zeroed(COPY_BUFFERS, COPY_STRIDE);
 	if (!copy || !copy->memory) {
 		free(copy);
 		return port_refuse(error, error_bytes, "out of memory");

@@ -116,7 +116,7 @@ struct rk_port *port_dgram_open(const struct rk_port_config *config, char *error
 	if (config->output && strlen(config->output) >= sizeof(dgram->peer.sun_path))
 		return port_refuse(error, error_bytes, "the peer's path is longer than %zu bytes",
 				   sizeof(dgram->peer.sun_path) - 1);
-	dgram = calloc(1, sizeof(*dgram));
+	dgram = lines_zeroed(1, sizeof(*dgram));
 	if (!dgram)
 		return port_refuse(error, error_bytes, "out of memory");
 	if (port_pool_open(&dgram->pool) != 0) {

@@ -108,7 +108,7 @@ struct rk_port *port_gen_open(const struct rk_port_config *config, char *error, 
 	if (config->frame_bytes < GEN_BYTES_MIN || config->frame_bytes > RK_FRAME_MAX)
 		return port_refuse(error, error_bytes, "frames have %u to %u bytes, not %u",
 				   GEN_BYTES_MIN, RK_FRAME_MAX, config->frame_bytes);
-	gen = calloc(1, sizeof(*gen));
+	gen = lines_zeroed(1, sizeof(*gen));
 	if (!gen)
 		return port_refuse(error, error_bytes, "out of memory");
 	gen->port.ops = &gen_ops;
@@ -119,7 +119,7 @@ struct rk_port *port_gen_open(const struct rk_port_config *config, char *error, 
 		gen->frame_count = RK_BURST_MAX;
 	if (gen->frame_count < GEN_FRAMES_MIN)
 		gen->frame_count = GEN_FRAMES_MIN;
-	gen->memory = port_memory((size_t)stride * gen->frame_count);
+	gen->memory = lines_zeroed(gen->frame_count, stride);
 	if (!gen->memory) {
 		free(gen);
 		return port_refuse(error, error_bytes, "out of memory");

@@ -197,7 +197,7 @@ struct rk_port *port_igbvf_open(const struct rk_port_config *config, char *error
 	    pair->direct_bytes > pair->buffer_bytes)
 		return port_refuse(error, error_bytes, "rings of %u and %u descriptors of %u bytes",
 				   pair->rx_count, pair->tx_count, pair->buffer_bytes);
-	vf = calloc(1, sizeof(*vf));
+	vf = lines_zeroed(1, sizeof(*vf));
 	if (!vf)
 		return port_refuse(error, error_bytes, "out of memory");
 	vf->port.ops = &igbvf_ops;
@@ -216,8 +216,8 @@ struct rk_port *port_igbvf_open(const struct rk_port_config *config, char *error
 		  pair->rx_count);
 	ring_init(&vf->tx, pair->tx_ring, pair->tx_buffers, pair->tx_buffers_iova, pair->tx_tail,
 		  pair->tx_count);
-	vf->tx_span = calloc(pair->tx_count, sizeof(*vf->tx_span));
-	vf->shown = calloc(pair->rx_count + 2 * RK_BURST_MAX, sizeof(*vf->shown));
+	vf->tx_span = lines_zeroed(pair->tx_count, sizeof(*vf->tx_span));
+	vf->shown = lines_zeroed(pair->rx_count + 2 * RK_BURST_MAX, sizeof(*vf->shown));
 	if (!vf->tx_span || !vf->shown) {
 		igbvf_close(&vf->port);
 		return port_refuse(error, error_bytes, "out of memory");

@@ -55,7 +55,7 @@ static const struct rk_port_ops down_ops = {
 
 static struct rk_port *sink_open(const struct rk_port_ops *ops, char *error, size_t error_bytes)
 {
-	struct rk_port *port = calloc(1, sizeof(*port));
+	struct rk_port *port = lines_zeroed(1, sizeof(*port));
 
 	if (!port)
 		return port_refuse(error, error_bytes, "out of memory");

@@ -247,7 +247,7 @@ static void *packet_map_ring(int fd)
 struct rk_port *port_packet_open(const struct rk_port_config *config, char *error,
 				 size_t error_bytes)
 {
-	struct packet_port *packet = calloc(1, sizeof(*packet));
+	struct packet_port *packet = lines_zeroed(1, sizeof(*packet));
 
 	if (!packet)
 		return port_refuse(error, error_bytes, "out of memory");

@@ -165,7 +165,7 @@ static void patch_close(struct rk_port *port)
 
 static struct patch_port *open_with(const struct rk_port_ops *ops)
 {
-	struct patch_port *patch = calloc(1, sizeof(*patch));
+	struct patch_port *patch = lines_zeroed(1, sizeof(*patch));
 
 	if (!patch)
 		return NULL;

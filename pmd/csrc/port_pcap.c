@@ -293,7 +293,7 @@ static int pcap_open_input(struct pcap_port *pcap, const char *path, char *error
 	else
 		cause = pcap_judge(&header, read(pcap->input, &header, sizeof(header)),
 				   &pcap->swapped);
-	if (!cause && !(pcap->read_buffer = port_memory(READ_BYTES)))
+	if (!cause && !(pcap->read_buffer = lines_zeroed(1, READ_BYTES)))
 		cause = "out of memory";
 	if (!cause)
 		return 0;
@@ -321,7 +321,7 @@ static int pcap_open_output(struct pcap_port *pcap, const char *path, char *erro
 		port_refuse(error, error_bytes, "%s: %s", path, strerror(errno));
 		return -1;
 	}
-	pcap->write_buffer = port_memory(WRITE_BYTES);
+	pcap->write_buffer = lines_zeroed(1, WRITE_BYTES);
 	if (!pcap->write_buffer) {
 		port_refuse(error, error_bytes, "out of memory");
 		return -1;
@@ -332,7 +332,7 @@ static int pcap_open_output(struct pcap_port *pcap, const char *path, char *erro
 
 struct rk_port *port_pcap_open(const struct rk_port_config *config, char *error, size_t error_bytes)
 {
-	struct pcap_port *pcap = calloc(1, sizeof(*pcap));
+	struct pcap_port *pcap = lines_zeroed(1, sizeof(*pcap));
 
 	if (!pcap)
 		return port_refuse(error, error_bytes, "out of memory");

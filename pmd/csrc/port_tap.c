@@ -98,7 +98,7 @@ static const struct rk_port_ops tap_ops = {
 
 struct rk_port *port_tap_open(const struct rk_port_config *config, char *error, size_t error_bytes)
 {
-	struct tap_port *tap = calloc(1, sizeof(*tap));
+	struct tap_port *tap = lines_zeroed(1, sizeof(*tap));
 
 	if (!tap)
 		return port_refuse(error, error_bytes, "out of memory");

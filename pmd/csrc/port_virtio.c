@@ -207,7 +207,7 @@ struct rk_port *port_virtio_open(const struct rk_port_config *config, char *erro
 	    pair->buffer_bytes < BUFFER_BYTES_MIN || pair->buffer_bytes > UINT16_MAX)
 		return port_refuse(error, error_bytes, "queues of %u and %u buffers of %u bytes",
 				   pair->rx.size, pair->tx.size, pair->buffer_bytes);
-	vf = calloc(1, sizeof(*vf));
+	vf = lines_zeroed(1, sizeof(*vf));
 	if (!vf)
 		return port_refuse(error, error_bytes, "out of memory");
 	vf->port.ops = &virtio_ops;
@@ -221,9 +221,9 @@ struct rk_port *port_virtio_open(const struct rk_port_config *config, char *erro
 	vf->link_up = (const uint32_t *)(uintptr_t)pair->link_up;
 	vf->windows = (const struct rk_vf_window *)(uintptr_t)pair->windows;
 	vf->report = (struct rk_virtio_report *)(uintptr_t)pair->report;
-	vf->received = calloc(pair->rx.size, sizeof(*vf->received));
-	vf->shown = calloc(pair->rx.size, sizeof(*vf->shown));
-	vf->direct_bytes = calloc(pair->rx.size, sizeof(*vf->direct_bytes));
+	vf->received = lines_zeroed(pair->rx.size, sizeof(*vf->received));
+	vf->shown = lines_zeroed(pair->rx.size, sizeof(*vf->shown));
+	vf->direct_bytes = lines_zeroed(pair->rx.size, sizeof(*vf->direct_bytes));
 	if (!vf->received || !vf->shown || !vf->direct_bytes ||
 	    virtqueue_init(&vf->rx, &pair->rx, pair->features, pair->buffer_bytes) ||
 	    virtqueue_init(&vf->tx, &pair->tx, pair->features, pair->buffer_bytes)) {

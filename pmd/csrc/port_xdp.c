@@ -273,10 +273,10 @@ static bool open_queue(struct xdp_port *xdp, struct xdp_queue *queue, const stru
 	queue->rx_count = config->rx_count;
 	queue->tx_count = config->tx_count;
 	queue->fd = config->fd;
-	queue->pieces = port_memory(config->rx_count * sizeof(*queue->pieces));
-	queue->shown = port_memory(config->rx_count * sizeof(*queue->shown));
-	queue->ours = port_memory(chunks * sizeof(*queue->ours));
-	queue->free = port_memory(chunks * sizeof(*queue->free));
+	queue->pieces = lines_zeroed(config->rx_count, sizeof(*queue->pieces));
+	queue->shown = lines_zeroed(config->rx_count, sizeof(*queue->shown));
+	queue->ours = lines_zeroed(chunks, sizeof(*queue->ours));
+	queue->free = lines_zeroed(chunks, sizeof(*queue->free));
 	if (!queue->pieces || !queue->shown || !queue->ours || !queue->free)
 		return false;
 	for (uint32_t i = 0; i < queue->tx_count; i++) {
@@ -316,9 +316,9 @@ struct rk_port *port_xdp_open(const struct rk_port_config *config, char *error, 
 
 	if (!given || !possible(given))
 		return port_refuse(error, error_bytes, "its queues are none");
-	xdp = calloc(1, sizeof(*xdp));
+	xdp = lines_zeroed(1, sizeof(*xdp));
 	if (xdp)
-		xdp->queues = calloc(given->count, sizeof(*xdp->queues));
+		xdp->queues = lines_zeroed(given->count, sizeof(*xdp->queues));
 	if (!xdp || !xdp->queues) {
 		free(xdp);
 		return port_refuse(error, error_bytes, "out of memory");

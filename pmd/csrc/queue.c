@@ -5,6 +5,7 @@
 #include "turn.h"
 
 #include "call.h"
+#include "lines.h"
 #include "mtu.h"
 
 #include <errno.h>
@@ -70,15 +71,15 @@ static bool allocate(struct rk_queue *queue)
 	/* A chain has at most size buffers, and a sane one crosses few borders of the map (2.7.4.1: MAY limit). */
 	queue->chain_segments = queue->size + queue->map->count + 1024;
 	queue->segments_max = RK_BURST_MAX * RK_SEGMENTS_MAX + 2 * queue->chain_segments;
-	queue->segments = calloc(queue->segments_max, sizeof(*queue->segments));
-	queue->table = calloc(queue->size, sizeof(struct desc));
-	queue->gathered = calloc(queue->size, sizeof(*queue->gathered));
-	queue->pending = calloc(queue_packed(queue) ? queue->size : 1, sizeof(*queue->pending));
+	queue->segments = lines_new(queue->segments_max * sizeof(*queue->segments));
+	queue->table = lines_new(queue->size * sizeof(struct desc));
+	queue->gathered = lines_new(queue->size * sizeof(*queue->gathered));
+	queue->pending = lines_zeroed(queue_packed(queue) ? queue->size : 1, sizeof(*queue->pending));
 	while (queue->flight_mask < queue->size - 1)
 		queue->flight_mask = queue->flight_mask << 1 | 1;
-	queue->in_flight = calloc(queue->flight_mask + 1, sizeof(*queue->in_flight));
-	queue->bounce = malloc(RK_FRAME_MAX);
-	queue->expansion = malloc(sizeof(*queue->expansion));
+	queue->in_flight = lines_zeroed(queue->flight_mask + 1, sizeof(*queue->in_flight));
+	queue->bounce = lines_new(RK_FRAME_MAX);
+	queue->expansion = lines_new(sizeof(*queue->expansion));
 	if (!queue->expansion)
 		return false;
 	expansion_forget(queue->expansion);
@@ -139,7 +140,7 @@ struct rk_queue *rk_queue_new(const struct rk_ring_config *config, const struct 
 		errno = EINVAL;
 		return NULL;
 	}
-	queue = calloc(1, sizeof(*queue));
+	queue = lines_zeroed(1, sizeof(*queue));
 	if (!queue)
 		return NULL;
 	queue->map = map;

@@ -97,29 +97,33 @@ struct posted {
 	struct shm *header_at, *frame_at;
 };
 
+/* The first line of it is all that a turn needs that finds nothing: idle rings are many. */
 struct rk_queue {
-	struct shm *desc, *avail, *used;
+	struct shm *desc, *avail;
+	struct posted *posted; /* of a receive ring that is direct: as in_flight; else NULL */
+	uint32_t size, flags;
+	uint32_t fault;
+	uint16_t next;       /* the place of the first chain not yet taken */
+	uint16_t used_next;  /* where the next used element goes */
+	uint16_t used_shown; /* what VM1 was shown: behind used_next by what is not published */
+	uint16_t flying;     /* chains in flight */
+	uint16_t flight;     /* the oldest of them, free-running */
+	bool empty;          /* nothing was available when last looked */
+	bool waiting;        /* frames of the port wait for buffers, or the port for its other side */
+	bool unsuited;       /* a chain of it does not suit the port's VF */
+	bool plain;          /* plain chains go by the short way, in a burst */
+	uint8_t scattered;   /* so many more bursts are taken to lie in several regions */
+	struct shm *used;
+	/* ---- 64 bytes ---- */
 	const struct rk_map *map;
 	const struct rk_region *hint;       /* where the last buffer was */
 	const struct rk_region *table_hint; /* where the last indirect table was */
 	struct rk_direction_stats *stats;
-	uint32_t size, mask, flags, header_bytes;
+	uint32_t mask, header_bytes;
 	uint32_t frame_bytes_max;           /* of a frame without tags: mtu.h */
-	uint32_t fault;
-	bool plain;         /* plain chains go by the short way, in a burst */
-	uint8_t scattered;  /* so many more bursts are taken to lie in several regions */
 	uint32_t walked;    /* in this turn: see TURN_WALK_MAX */
-	uint16_t next;      /* the place of the first chain not yet taken */
-	uint16_t used_next; /* where the next used element goes */
-	uint16_t used_shown; /* what VM1 was shown: behind used_next by what is not published */
-	bool empty;         /* nothing was available when last looked */
-	bool waiting;       /* frames of the port wait for buffers, or the port for its other side */
-	uint16_t flying;    /* chains in flight */
-	uint16_t flight;    /* the oldest of them, free-running */
 	uint32_t flight_mask;
 	struct in_flight *in_flight; /* a first-in first-out of flight_mask + 1 */
-	struct posted *posted;       /* the same of a receive ring that is direct; else NULL */
-	bool unsuited;               /* a chain of it does not suit the port's VF */
 	int call_fd;
 	int64_t call_offset;
 	int kick_fd;

@@ -20,6 +20,7 @@
 #define RK_ABI 11u
 
 #define RK_BURST_MAX 256u
+#define RK_WORKS_MAX 65535u
 /* A frame's longest payload: a 16-bit IP length and room for the Ethernet header and tags. */
 #define RK_FRAME_MAX 65562u
 /* A frame given to a port has at most so many segments; one of more is made one first. */
@@ -164,7 +165,7 @@ struct rk_work {
 	uint32_t expected;          /* the generation this work was set up for */
 	uint32_t events;            /* out: RK_EVENT_GENERATION and those after it; the work is passed over while not 0 */
 	int32_t wake_fd;            /* readable when the generation changed; -1: nothing tells */
-	uint32_t idle;              /* of the loop: rounds in which nothing moved */
+	uint16_t idle, next;        /* of the loop: rounds in which nothing moved, and its lists (roster.h) */
 };
 
 struct rk_loop_stats {
@@ -177,7 +178,7 @@ struct rk_loop;
 
 RK_API struct rk_loop *rk_loop_new(uint32_t burst, struct rk_loop_stats *stats);
 RK_API void rk_loop_free(struct rk_loop *loop);
-/* Borrows the array until the next call has returned. Patch ports are joined to their other end, if it is among the works. */
+/* Borrows the array, of at most RK_WORKS_MAX, until the next call has returned. Patch ports are joined to their other end, if it is among the works. */
 RK_API void rk_loop_set(struct rk_loop *loop, struct rk_work *works, uint32_t count);
 /* Polls until an event; returns the events (never 0). */
 RK_API uint32_t rk_loop_run(struct rk_loop *loop, uint64_t budget_ns);

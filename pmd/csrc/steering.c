@@ -8,10 +8,10 @@
  * where a frame should go, not that the others wait for it).
  */
 #include "flow.h"
+#include "lines.h"
 #include "queue.h"
 
 #include <errno.h>
-#include <stdlib.h>
 
 #define WINDOW RK_BURST_MAX
 /* A port shows 64 frames at least, if it has them: of so many, some may be taken that it cannot let go of. */
@@ -249,7 +249,7 @@ struct rk_steering *rk_steering_new(struct rk_port *port, struct rk_queue *const
 		errno = EINVAL;
 		return NULL;
 	}
-	steering = calloc(1, sizeof(*steering));
+	steering = lines_zeroed(1, sizeof(*steering));
 	if (!steering)
 		return NULL;
 	steering->port = port;

@@ -1,9 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The driver's side of a virtqueue: what is given is published, what is used is judged. */
+#include "lines.h"
 #include "virtqueue.h"
-
-#include <stdlib.h>
-#include <string.h>
 
 #define AVAIL_NO_INTERRUPT 1u  /* 2.7.6 */
 #define USED_NO_NOTIFY 1u      /* 2.7.8 */
@@ -33,7 +31,7 @@ int virtqueue_init(struct virtqueue *queue, const struct rk_virtio_queue *config
 		.packed = features & RK_RING_PACKED,
 		.in_order = features & RK_RING_IN_ORDER,
 		.mask = config->size - 1,
-		.span = calloc(config->size, sizeof(*queue->span)),
+		.span = lines_zeroed(config->size, sizeof(*queue->span)),
 	};
 	if (!queue->span)
 		return -1;

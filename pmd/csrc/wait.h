@@ -29,4 +29,14 @@ bool waiter_sleep(struct waiter *waiter, uint64_t ns);
 /* From any thread: ends this sleep, or the next. */
 void waiter_wake(const struct waiter *waiter);
 
+/* Between two looks at memory that nobody has written yet. */
+static inline void relax(void)
+{
+#if defined(__x86_64__)
+	__builtin_ia32_pause();
+#elif defined(__aarch64__)
+	__asm__ volatile("yield");
+#endif
+}
+
 #endif
