@@ -31,7 +31,7 @@ from pmd.xdp_abi import XdpConfigStructure, XdpQueueStructure, XdpRingStructure
 if TYPE_CHECKING:
     from driver.igbvf.queue import QueuePair
 
-ABI = 11  # RK_ABI
+ABI = 12  # RK_ABI
 BURST_MAX = 256  # RK_BURST_MAX
 FRAME_MAX = 65562  # RK_FRAME_MAX
 DROP_SLOTS = 16
@@ -145,7 +145,8 @@ class Frame(Structure):
         ("bytes", c_uint32),
         ("verdict", c_uint32),
         ("offload", Offload),
-        ("header_read", c_uint16),
+        ("header_read", c_uint8),
+        ("done_here", c_uint8),
     ]
 
 

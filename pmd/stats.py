@@ -89,7 +89,8 @@ class AtVf:
 
     Attributes:
         rx_missed: Lost before we saw them, as far as it tells.
-        tx_zero_copy: Read by the VF from VM1's memory, not copied by us.
+        tx_zero_copy: Read by the VF from VM1's memory, not copied by us; of those that ask for a
+            checksum or to be cut, the VF's driver may copy the headers.
         rx_zero_copy: Written by the VF to VM1's memory, not copied by us.
     """
 

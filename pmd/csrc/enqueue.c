@@ -307,14 +307,13 @@ static bool judge(const struct rk_queue *queue, struct rk_frame *frame)
 {
 	struct rk_offload *offload = &frame->offload;
 
-	if (!(offload->flags | offload->gso_type)) {
-		*offload = (struct rk_offload){0};
+	if (offload_plain(frame))
 		return true;
-	}
 	frame->verdict = offload_judge(frame, RK_RING_OFFLOADS);
 	if (!(queue->flags & RK_RING_CSUM))
 		offload->flags &= (uint8_t)~RK_OFFLOAD_DATA_VALID;
-	return frame->verdict == RK_SENT && !(offload_needs(offload) & ~queue->flags);
+	frame->done_here = (offload_needs(offload) & ~queue->flags) != 0;
+	return frame->verdict == RK_SENT && !frame->done_here;
 }
 
 /* As place(), of a port whose frames have offloads; they are done in software where VM1 takes none. */
@@ -337,7 +336,7 @@ static __attribute__((noinline)) uint32_t place_judged(struct turn *turn, const 
 	if (expansion->begun && expansion->port != port)
 		return 0;
 	expansion->port = port;
-	expansion_make(expansion, frames, count, queue->flags);
+	expansion_make(expansion, frames, count);
 	done = place(turn, expansion->frames, expansion->count);
 	done = expansion_take(expansion, frames, done);
 	for (uint32_t i = 0; i < done; i++)

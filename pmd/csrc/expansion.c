@@ -23,8 +23,7 @@ static bool add(struct expansion *expansion, struct rk_frame *source, uint32_t f
 	return first + made.frames >= made.total;
 }
 
-void expansion_make(struct expansion *expansion, struct rk_frame *sources, uint32_t n,
-		    uint32_t allowed)
+void expansion_make(struct expansion *expansion, struct rk_frame *sources, uint32_t n)
 {
 	bool whole = true;
 	uint32_t i;
@@ -33,7 +32,7 @@ void expansion_make(struct expansion *expansion, struct rk_frame *sources, uint3
 	expansion->used = 0;
 	for (i = 0; i < n && whole && expansion->count < RK_BURST_MAX; i++) {
 		if (sources[i].verdict == RK_SENT) {
-			if (offload_needs(&sources[i].offload) & ~allowed)
+			if (sources[i].done_here)
 				whole = add(expansion, &sources[i], i == 0 ? expansion->begun : 0);
 			else
 				expansion->frames[expansion->count++] = sources[i];

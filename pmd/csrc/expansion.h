@@ -23,9 +23,8 @@ struct expansion {
 	uint8_t memory[2 * OFFLOAD_MEMORY_MIN];
 };
 
-/* Makes the frames of as many of n sources as there is room for; what is in allowed stays to be done. */
-void expansion_make(struct expansion *expansion, struct rk_frame *sources, uint32_t n,
-		    uint32_t allowed);
+/* Makes the frames of as many of n sources as there is room for: of those that are done_here; the others stay. */
+void expansion_make(struct expansion *expansion, struct rk_frame *sources, uint32_t n);
 
 /* The first `taken` frames are gone, with the verdicts that they have: how many sources are done with. These get
  * their verdicts: of several frames' the first that is not RK_SENT. */

@@ -19,14 +19,19 @@
 #define TYPE_SERVICE_TAG 0x88a8u /* 802.1ad */
 
 #define IPV4_BYTES 20u
+#define IPV4_LENGTH 2u    /* where fields are */
+#define IPV4_CHECKSUM 10u
 #define IPV4_FRAGMENT 0x3fffu /* more fragments, or not the first: RFC 791 */
 #define IPV6_BYTES 40u
+#define IPV6_LENGTH 4u
 #define IPV6_HOP_BY_HOP 0u /* RFC 8200, 4 */
 #define IPV6_ROUTING 43u
 #define IPV6_DESTINATION 60u
 
 #define IP_PROTOCOL_TCP 6u
 #define IP_PROTOCOL_UDP 17u
+#define TCP_CHECKSUM 16u
+#define UDP_CHECKSUM 6u
 
 struct headers {
 	uint8_t bytes[HEADERS_MAX];

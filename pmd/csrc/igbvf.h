@@ -3,6 +3,7 @@
 #ifndef IGBVF_H
 #define IGBVF_H
 
+#include "headers.h"
 #include "mmio.h"
 #include "port.h"
 
@@ -18,6 +19,22 @@
 #define RX_END (1u << 1)    /* EOP */
 #define RX_TAG (1u << 3)    /* VP: the VLAN tag was taken out */
 #define RX_ERROR (1u << 31) /* RXE: what passed the filters all the same */
+
+/* Transmit: bits of the command word, and of the status word after write-back. */
+#define TX_CONTEXT (2u << 20)  /* DTYP: context */
+#define TX_DATA (3u << 20)     /* DTYP: data */
+#define TX_END (1u << 24)      /* EOP */
+#define TX_FCS (1u << 25)      /* IFCS: the VF appends the FCS */
+#define TX_REPORT (1u << 27)   /* RS: write DD back */
+#define TX_ADVANCED (1u << 29) /* DEXT */
+#define TX_CUT (1u << 31)      /* TSE: cut it into segments */
+#define TX_DONE (1u << 0)      /* DD */
+#define TX_CONTEXT_SHIFT 4     /* IDX in the status word: the context to go by */
+#define TX_IP_CHECKSUM (1u << 8)        /* IXSM */
+#define TX_TRANSPORT_CHECKSUM (1u << 9) /* TXSM */
+#define TX_PAYLOAD_SHIFT 14    /* PAYLEN in the status word: bytes of the whole frame; without headers if it is cut */
+
+#define SPAN_HELD 0x8000u /* in tx_span: the frame is in VM1's memory */
 
 /* 16 bytes, as written for the VF; the VF writes its report over the second half. */
 struct igbvf_descriptor {
@@ -38,6 +55,15 @@ struct igbvf_ring {
 	uint32_t next;  /* transmit, and direct: the next one to fill. Both run on; masked they are indices */
 };
 
+/* What a context descriptor says, without its index. */
+struct igbvf_context {
+	uint32_t lengths; /* of the headers */
+	uint32_t kinds;   /* of the headers, and that it is a context */
+	uint32_t cut;     /* how a frame is cut, or 0 */
+};
+
+#define IGBVF_CONTEXTS 2u /* that the VF remembers: 0 of checksums, 1 of frames to be cut */
+
 struct igbvf_port {
 	struct rk_port port;
 	struct igbvf_ring rx, tx;
@@ -48,6 +74,7 @@ struct igbvf_port {
 	uint64_t interrupts_on, interrupts_off; /* the registers' addresses */
 	uint32_t held_done;  /* held frames that were sent, not yet told */
 	uint16_t *tx_span;   /* by the first descriptor of a frame: how many it has */
+	struct igbvf_context contexts[IGBVF_CONTEXTS]; /* that the VF has; zeroed: none */
 	struct iovec *shown; /* segments of the frames shown */
 	uint32_t shown_span[RK_BURST_MAX]; /* descriptors of each */
 	uint8_t tags[RK_BURST_MAX][IGBVF_TAG_BYTES];
@@ -66,7 +93,27 @@ static inline uint64_t buffer_iova(const struct igbvf_port *vf, const struct igb
 	return ring->buffers_iova + (uint64_t)index * vf->buffer_bytes;
 }
 
+/* Fills one data descriptor. last: the VF is to report it. */
+static inline void igbvf_tx_fill(struct igbvf_ring *tx, uint32_t at, uint64_t iova, uint32_t command,
+				 uint32_t status, bool last)
+{
+	struct igbvf_descriptor *to = &tx->descriptors[at & tx->mask];
+	uint32_t end = last ? TX_END | TX_REPORT : 0;
+
+	dma_write64(&to->address, iova);
+	dma_write32(&to->word2, TX_ADVANCED | TX_DATA | TX_FCS | end | command);
+	dma_write32(&to->word3, status);
+}
+
+/* Frames that ask for something: port_igbvf_offload.c. */
+
+/* What the VF does, if it has rings and buffers for the longest frame there is; RK_RING_OFFLOADS. */
+uint32_t igbvf_offloads(const struct igbvf_port *vf);
+/* Gives one to the VF, or a verdict; false: there is no room for it now. */
+bool igbvf_tx_asking(struct igbvf_port *vf, struct rk_frame *frame);
+
 /* Operations of the port: ringk.h. */
+bool igbvf_takes(const struct rk_port *port, const struct rk_frame *frame);
 uint32_t igbvf_tx(struct rk_port *port, struct rk_frame *frames, uint32_t n);
 uint32_t igbvf_reclaim(struct rk_port *port);
 uint32_t igbvf_arm(struct rk_port *port);

@@ -5,23 +5,30 @@
 #include "checksum.h"
 #include "shm.h"
 
-#define TCP_CHECKSUM 16u
-#define UDP_CHECKSUM 6u
 #define IPV4_BYTES_MAX 65535u /* an IPv6 packet of RK_FRAME_MAX is shorter than its length field can say */
 
-bool offload_headers(struct headers *headers, const struct rk_frame *frame)
+static bool headers_of_type(const struct headers *headers, const struct rk_frame *frame,
+			    uint8_t gso_type)
 {
-	const struct rk_offload *offload = &frame->offload;
-	const uint8_t type = offload->gso_type & (uint8_t)~RK_GSO_ECN;
+	const uint8_t type = gso_type & (uint8_t)~RK_GSO_ECN;
 	const bool udp = type == RK_GSO_UDP_L4;
 
-	if (!headers_read(headers, frame))
-		return false;
 	if (headers->protocol != (udp ? IP_PROTOCOL_UDP : IP_PROTOCOL_TCP))
 		return false;
 	if (!udp && headers->ipv6 != (type == RK_GSO_TCPV6))
 		return false;
-	if (!headers->ipv6 && frame->bytes - headers->network > IPV4_BYTES_MAX)
+	return headers->ipv6 || frame->bytes - headers->network <= IPV4_BYTES_MAX;
+}
+
+bool offload_headers(struct headers *headers, const struct rk_frame *frame)
+{
+	const struct rk_offload *offload = &frame->offload;
+	bool udp;
+
+	if (!headers_read(headers, frame))
+		return false;
+	udp = headers->protocol == IP_PROTOCOL_UDP;
+	if (offload->gso_type != RK_GSO_NONE && !headers_of_type(headers, frame, offload->gso_type))
 		return false;
 	return !(offload->flags & RK_OFFLOAD_NEEDS_CSUM) ||
 	       (offload->checksum_start == headers->transport &&

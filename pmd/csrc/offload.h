@@ -43,6 +43,16 @@ static inline uint32_t offload_needs(const struct rk_offload *offload)
 	return needs;
 }
 
+/* Whether a frame asks for nothing: then all of its offload is 0. */
+static inline bool offload_plain(struct rk_frame *frame)
+{
+	if (frame->offload.flags | frame->offload.gso_type)
+		return false;
+	frame->offload = (struct rk_offload){0};
+	frame->done_here = false;
+	return true;
+}
+
 /* Where plain frames are made: one segment each, in private memory. */
 struct offload_room {
 	struct rk_frame *frames;
@@ -79,8 +89,12 @@ struct offload_reader {
 void offload_read(struct offload_reader *from, uint8_t *to, size_t bytes);
 void offload_skip(struct offload_reader *from, size_t bytes);
 
-/* Reads the headers of a frame with a gso_type; false where they do not fit its offload. */
+/* Reads the headers of a frame with a judged offload; false where they are not those that it is of. */
 bool offload_headers(struct headers *headers, const struct rk_frame *frame);
+
+/* The sum of the pseudo header of bytes of TCP or UDP: addresses, protocol and length, in the order in which the machine
+ * adds. frame begins with the headers. */
+uint64_t offload_pseudo_sum(const struct headers *headers, const uint8_t *frame, uint32_t bytes);
 
 /* offload_make() of a frame with a gso_type. */
 enum rk_drop segment_make(const struct rk_frame *frame, uint32_t first,

@@ -165,6 +165,7 @@ static const struct rk_port_ops igbvf_ops = {
 	.direct = &igbvf_direct_ops,
 	.arm = igbvf_arm,
 	.disarm = igbvf_disarm,
+	.takes = igbvf_takes,
 };
 
 static int count_valid(uint32_t count)
@@ -216,6 +217,7 @@ struct rk_port *port_igbvf_open(const struct rk_port_config *config, char *error
 		  pair->rx_count);
 	ring_init(&vf->tx, pair->tx_ring, pair->tx_buffers, pair->tx_buffers_iova, pair->tx_tail,
 		  pair->tx_count);
+	vf->port.offloads = igbvf_offloads(vf);
 	vf->tx_span = lines_zeroed(pair->tx_count, sizeof(*vf->tx_span));
 	vf->shown = lines_zeroed(pair->rx_count + 2 * RK_BURST_MAX, sizeof(*vf->shown));
 	if (!vf->tx_span || !vf->shown) {

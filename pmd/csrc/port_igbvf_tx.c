@@ -9,17 +9,6 @@
 
 #define HELD_SEGMENTS_MAX 8u /* those in more pieces are copied */
 
-#define SPAN_HELD 0x8000u /* in tx_span: the frame is in VM1's memory */
-
-/* Transmit: bits of the command word, and of the status word after write-back. */
-#define TX_DATA (3u << 20)       /* DTYP: data */
-#define TX_END (1u << 24)        /* EOP */
-#define TX_FCS (1u << 25)        /* IFCS: the VF appends the FCS */
-#define TX_REPORT (1u << 27)     /* RS: write DD back */
-#define TX_ADVANCED (1u << 29)   /* DEXT */
-#define TX_PAYLOAD_SHIFT 14      /* PAYLEN in the status word: bytes of the whole frame */
-#define TX_DONE (1u << 0)        /* DD */
-
 /* Takes back the descriptors of frames that were sent: each frame's last one says so. */
 static void tx_reclaim(struct igbvf_port *vf)
 {
@@ -38,17 +27,6 @@ static void tx_reclaim(struct igbvf_port *vf)
 	}
 }
 
-static void tx_fill(struct igbvf_ring *tx, uint32_t at, uint64_t iova, uint32_t part, uint32_t bytes,
-		    bool last)
-{
-	struct igbvf_descriptor *to = &tx->descriptors[at & tx->mask];
-	uint32_t end = last ? TX_END | TX_REPORT : 0;
-
-	dma_write64(&to->address, iova);
-	dma_write32(&to->word2, TX_ADVANCED | TX_DATA | TX_FCS | end | part);
-	dma_write32(&to->word3, bytes << TX_PAYLOAD_SHIFT);
-}
-
 /* Whether the VF can and should read the frame where it is; then iovas has its segments' addresses. */
 static bool tx_holdable(const struct igbvf_port *vf, const struct rk_frame *frame, uint64_t *iovas)
 {
@@ -64,8 +42,8 @@ static void tx_hold(struct igbvf_port *vf, struct rk_frame *frame, const uint64_
 
 	vf->tx_span[tx->next & tx->mask] = (uint16_t)(frame->segment_count | SPAN_HELD);
 	for (uint32_t i = 0; i < frame->segment_count; i++)
-		tx_fill(tx, tx->next + i, iovas[i], (uint32_t)frame->segments[i].iov_len,
-			frame->bytes, i + 1 == frame->segment_count);
+		igbvf_tx_fill(tx, tx->next + i, iovas[i], (uint32_t)frame->segments[i].iov_len,
+			      frame->bytes << TX_PAYLOAD_SHIFT, i + 1 == frame->segment_count);
 	tx->next += frame->segment_count;
 	frame->verdict = RK_HELD;
 	vf->port.tx_held++;
@@ -88,8 +66,8 @@ static void tx_copy(struct igbvf_port *vf, const struct rk_frame *frame, uint32_
 		uint32_t begin = i * vf->buffer_bytes;
 		uint32_t part = bytes - begin < vf->buffer_bytes ? bytes - begin : vf->buffer_bytes;
 
-		tx_fill(tx, tx->next + i, buffer_iova(vf, tx, (tx->next + i) & tx->mask), part,
-			bytes, i + 1 == span);
+		igbvf_tx_fill(tx, tx->next + i, buffer_iova(vf, tx, (tx->next + i) & tx->mask), part,
+			      bytes << TX_PAYLOAD_SHIFT, i + 1 == span);
 	}
 	tx->next += span;
 }
@@ -110,6 +88,11 @@ uint32_t igbvf_tx(struct rk_port *port, struct rk_frame *frames, uint32_t n)
 		uint64_t iovas[HELD_SEGMENTS_MAX];
 		bool hold;
 
+		if (__builtin_expect(frames[i].offload.flags, 0)) {
+			if (!igbvf_tx_asking(vf, &frames[i]))
+				break;
+			continue;
+		}
 		if (frames[i].bytes > vf->frame_bytes_max) {
 			frames[i].verdict = RK_DROP_OVERSIZE;
 			continue;

@@ -29,9 +29,10 @@ struct rk_frame {
 	uint32_t segment_count;
 	uint32_t bytes;   /* sum of the segments */
 	uint32_t verdict; /* enum rk_drop; set by tx() for a frame it consumed without sending. Or RK_HELD */
-	/* To tx(): judged, and of the port's offloads. From rx(): all zero where flags and gso_type are. */
+	/* To tx(): judged, and such as the port takes. From rx(): all zero where flags and gso_type are. */
 	struct rk_offload offload;
-	uint16_t header_read; /* the kernel's own: the virtio-net header was read from VM1's memory */
+	uint8_t header_read; /* the kernel's own: the virtio-net header was read from VM1's memory */
+	uint8_t done_here;   /* the same: what it asks for is done before tx() is given it */
 };
 
 /* tx() consumed the frame, but the VF still reads it where it is; reclaim() tells when that is over. */
@@ -58,6 +59,9 @@ struct rk_port_ops {
 	uint32_t (*arm)(struct rk_port *port);
 	/* After it: it need not any more. NULL: it always does. */
 	void (*disarm)(struct rk_port *port);
+	/* Whether tx() will do what a judged frame asks for, which is of the port's offloads; VM1 may change the frame
+	 * between the two: then it is dropped as RK_DROP_BAD_OFFLOAD. NULL: it takes all such frames. */
+	bool (*takes)(const struct rk_port *port, const struct rk_frame *frame);
 };
 
 #define RK_ARMED 0u
@@ -100,8 +104,9 @@ struct rk_direct_ops {
 struct rk_port {
 	const struct rk_port_ops *ops;
 	uint64_t rx_missed; /* frames the VF's side lost before we saw them, as far as it tells */
-	uint64_t tx_held;   /* frames the VF read where they were, not copied by us */
-	/* RK_RING_OFFLOADS that tx() takes in a frame's offload; the kernel does the rest itself. 0: nor does rx() show any. */
+	uint64_t tx_held;   /* frames the VF read where they were, not copied by us but for headers that it mends */
+	/* RK_RING_OFFLOADS that tx() takes in a frame's offload, as far as takes() says so; the kernel does the rest itself.
+	 * 0: nor does rx() show any. */
 	uint32_t offloads;
 	uint32_t reads; /* not 0: tx() reads the frames' bytes by this core, so they are fetched ahead */
 	int32_t wake_fd; /* readable when rx() may have frames; RK_WAKE_* */

@@ -6,21 +6,16 @@
 #include "checksum.h"
 #include "shm.h"
 
-/* Where fields are: RFC 791, 8200, 9293, 768. */
-#define IPV4_LENGTH 2u
+/* Where fields are, beside those of headers.h: RFC 791, 8200, 9293, 768. */
 #define IPV4_ID 4u
-#define IPV4_CHECKSUM 10u
 #define IPV4_ADDRESSES 12u
-#define IPV6_LENGTH 4u
 #define IPV6_ADDRESSES 8u
 #define TCP_SEQUENCE 4u
 #define TCP_FLAGS 13u
 #define TCP_FIN 0x01u
 #define TCP_PSH 0x08u
 #define TCP_CWR 0x80u
-#define TCP_CHECKSUM 16u
 #define UDP_LENGTH 4u
-#define UDP_CHECKSUM 6u
 
 /* One frame of the series. */
 struct part {
@@ -61,8 +56,7 @@ static void number_tcp(const struct part *part, uint8_t *tcp)
 		tcp[TCP_FLAGS] &= (uint8_t)~TCP_CWR;
 }
 
-/* The pseudo header's addresses, protocol and length, in the order in which the machine adds. */
-static uint64_t pseudo_sum(const struct headers *headers, const uint8_t *frame, uint32_t bytes)
+uint64_t offload_pseudo_sum(const struct headers *headers, const uint8_t *frame, uint32_t bytes)
 {
 	const uint8_t *ip = frame + headers->network;
 	uint8_t rest[4];
@@ -91,7 +85,7 @@ static void finish(const struct headers *headers, const struct part *part, uint8
 	}
 	put16(checksum, 0);
 	store_checksum(checksum,
-		       pseudo_sum(headers, frame, bytes) + checksum_sum(transport, bytes));
+		       offload_pseudo_sum(headers, frame, bytes) + checksum_sum(transport, bytes));
 }
 
 enum rk_drop segment_make(const struct rk_frame *frame, uint32_t first,

@@ -16,6 +16,16 @@ void send_flatten(struct rk_queue *queue, struct rk_frame *frame)
 	frame->segment_count = 1;
 }
 
+/* Whether the port does what a judged frame asks for. */
+static bool takes(const struct rk_port *port, const struct rk_frame *frame)
+{
+	const uint32_t needs = offload_needs(&frame->offload);
+
+	if (needs & ~port->offloads)
+		return false;
+	return !needs || !port->ops->takes || port->ops->takes(port, frame);
+}
+
 /* Reads the header of a frame, once; whether the port can be given the frame as it is. */
 static bool judge(const struct rk_queue *queue, const struct rk_port *port, struct rk_frame *frame)
 {
@@ -27,13 +37,13 @@ static bool judge(const struct rk_queue *queue, const struct rk_port *port, stru
 		shm_copy_in(offload, shm_at(start, -(uint64_t)queue->header_bytes),
 			    sizeof(*offload));
 	}
-	if (!(offload->flags | offload->gso_type)) {
-		*offload = (struct rk_offload){0};
+	if (offload_plain(frame))
 		return true;
-	}
 	offload->flags &= RK_OFFLOAD_NEEDS_CSUM; /* 5.1.6.2.1: the others are the device's to set */
 	frame->verdict = offload_judge(frame, queue->flags);
-	return frame->verdict == RK_SENT && !(offload_needs(offload) & ~port->offloads);
+	if (frame->verdict == RK_SENT)
+		frame->done_here = !takes(port, frame);
+	return frame->verdict == RK_SENT && !frame->done_here;
 }
 
 uint32_t send_judged(struct rk_queue *queue, struct rk_port *port, struct rk_frame *frames,
@@ -49,7 +59,7 @@ uint32_t send_judged(struct rk_queue *queue, struct rk_port *port, struct rk_fra
 		expansion_forget(expansion);
 		return port->ops->tx(port, frames, n);
 	}
-	expansion_make(expansion, frames, n, port->offloads);
+	expansion_make(expansion, frames, n);
 	if (expansion->count)
 		taken = port->ops->tx(port, expansion->frames, expansion->count);
 	return expansion_take(expansion, frames, taken);

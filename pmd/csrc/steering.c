@@ -217,6 +217,13 @@ static void lane_disarm(struct rk_port *port)
 		shared->ops->disarm(shared);
 }
 
+static bool lane_takes(const struct rk_port *port, const struct rk_frame *frame)
+{
+	const struct rk_port *shared = ((const struct lane *)port)->steering->port;
+
+	return !shared->ops->takes || shared->ops->takes(shared, frame);
+}
+
 static void lane_close(struct rk_port *port)
 {
 	(void)port; /* the steering's */
@@ -228,7 +235,8 @@ static const struct rk_port_ops lane_ops = {.kind = "lane",
 					    .rx_done = lane_rx_done,
 					    .close = lane_close,
 					    .arm = lane_arm,
-					    .disarm = lane_disarm};
+					    .disarm = lane_disarm,
+					    .takes = lane_takes};
 static const struct rk_port_ops holding_lane_ops = {.kind = "lane",
 						    .tx = lane_tx,
 						    .rx = lane_rx,
@@ -236,7 +244,8 @@ static const struct rk_port_ops holding_lane_ops = {.kind = "lane",
 						    .reclaim = lane_reclaim,
 						    .close = lane_close,
 						    .arm = lane_arm,
-						    .disarm = lane_disarm};
+						    .disarm = lane_disarm,
+						    .takes = lane_takes};
 
 /* ---- its life ----------------------------------------------------------------------------------- */
 

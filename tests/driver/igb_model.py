@@ -17,6 +17,7 @@ from guest.closing import Closing
 from guest.errors import VhostPciError
 from guest.function import Area, Identity, Irq, Region, RegionInfo
 from guest.mapping import Mapping
+from tests.driver.igb_transmit import REPORT, IgbTransmit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -51,7 +52,8 @@ class IgbModel(Closing):
         heeds_limit: Whether frames longer than the PF lets the VF receive are dropped.
         irq_max: MSI-X vectors that it has. irqs: Eventfds, by vector. interrupts: How many it sent.
         masks_itself: Whether the PF has EIAM heeded (GPIE.EIAME).
-        wire: Frames sent. faults: Broken rules. gone: All reads are ones.
+        wire: Frames sent. transmit: Its transmit queue since it was reset.
+        faults: Broken rules. gone: All reads are ones.
     """
 
     name = "0000:01:10.0"
@@ -83,7 +85,7 @@ class IgbModel(Closing):
         self.read_only: set[int] = set()
         self.dma_limit = 1 << 40
         self._clear_to_send = False
-        self._gathered = b""
+        self.transmit = IgbTransmit(self._memory, self.faults)
         self.request = os.eventfd(0, os.EFD_CLOEXEC)
         self._file = os.memfd_create("bar0", os.MFD_CLOEXEC)
         os.ftruncate(self._file, BAR_SIZE)
@@ -128,7 +130,7 @@ class IgbModel(Closing):
             self.put(register, 0)
         self._causes = self._enabled = 0
         self._clear_to_send = False
-        self._gathered = b""
+        self.transmit = IgbTransmit(self._memory, self.faults)
 
     # ---- guest.function.Function
 
@@ -257,17 +259,11 @@ class IgbModel(Closing):
         """Send what the transmit ring holds, at most limit descriptors."""
         while limit and (descriptor := self._descriptor(TX)) is not None:
             limit -= 1
-            address, command, status = struct.unpack("<QII", descriptor)
-            if command >> 20 & 0xF != 3 or not command & 1 << 29 or not command & 1 << 25:
-                self.faults.append(f"a descriptor that is no advanced data: {command:#x}")
-            self._gathered += self._memory(address, command & 0xFFFF)
-            if command & 1 << 24:
-                if status >> 14 != len(self._gathered) or status & 1 or len(self._gathered) < 17:
-                    self.faults.append(f"{len(self._gathered)} bytes with status {status:#x}")
-                self.wire.append(self._gathered)
-                self._count("tx", len(self._gathered))
-                self._gathered = b""
-            if command & 1 << 27 and self.completes:
+            for frame in self.transmit.take(bytes(descriptor)):
+                self.wire.append(frame)
+                self._count("tx", len(frame))
+            command, status = struct.unpack_from("<II", descriptor, 8)
+            if command & REPORT and self.completes:
                 descriptor[12:] = struct.pack("<I", status | 1)
             self._advance(TX)
 

@@ -38,6 +38,7 @@ class PortOps(Structure):
         ("direct", c_void_p),
         ("arm", c_void_p),
         ("disarm", c_void_p),
+        ("takes", c_void_p),
     ]
 
 

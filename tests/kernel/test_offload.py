@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 
 ALL = Offloads.CSUM | Offloads.TSO4 | Offloads.TSO6 | Offloads.ECN | Offloads.USO
 NONE = NO_OFFLOADS
-_SETTINGS = settings(
+SETTINGS = settings(
     max_examples=80,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
@@ -170,6 +170,9 @@ def _told(draw: st.DrawFn) -> Told:
     return frame, offload
 
 
+FRAMES = st.lists(
+    st.tuples(_told(), st.lists(st.integers(1, 400), max_size=4).map(tuple)), min_size=1, max_size=6
+)  # with the cuts that make their buffers
 _SETS = st.sampled_from(
     [
         NONE,
@@ -182,7 +185,7 @@ _SETS = st.sampled_from(
 )
 
 
-@_SETTINGS
+@SETTINGS
 @given(
     frames=st.lists(_told(), min_size=1, max_size=6),
     negotiated=_SETS,
@@ -212,7 +215,7 @@ def test_transmit(
     assert dropped == ({"bad_offload": bad} if bad else {})
 
 
-@_SETTINGS
+@SETTINGS
 @given(
     frames=st.lists(_told(), min_size=1, max_size=6),
     negotiated=_SETS,
