@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from guest.errors import VhostPciError
 from guest.huge_pages import HugePageReserve
 from guest.kernel_facts import may_run_in_real_time
+from pmd.bench_feature import require_agreed
 from pmd.bench_ours import Ours
 from pmd.bench_rate import one_way_ns, rates
 from pmd.bench_result import Measured, rows
@@ -92,7 +93,7 @@ def place(options: BenchOptions, say: Callable[[str], None]) -> Iterator[tuple[P
 
 def _memory_bytes(options: BenchOptions) -> int:
     """What VM1s and peers of one case take at most, and a page each for rounding up."""
-    sides = 1 + len(options.peers)
+    sides = 1 + len(options.peers) + any(case.feature for case in options.cases)
     vm1 = max(
         case.functions * (2 * case.queue_size * max(_SLOT_BYTES, 2 * case.frame_bytes) + (4 << 20))
         for case in options.cases
@@ -104,14 +105,16 @@ def _memory_bytes(options: BenchOptions) -> int:
 def sides_of(
     case: Case, peers: Sequence[str], places: Places, waiter: Waiter
 ) -> Iterator[list[Side]]:
-    """Ours and each peer's side, in this order, not yet started; closed at the end."""
+    """Ours, ours without the case's feature, each peer's; not yet started, closed at the end."""
     with contextlib.ExitStack() as stack:
         root = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pmd-bench-")))
-        folders = [root / str(index) for index in range(1 + len(peers))]
+        folders = [root / str(index) for index in range(2 + len(peers))]
         for folder in folders:
             folder.mkdir()
         sides: list[Side] = [Ours(case, folders[0], places, waiter)]
-        for program, folder in zip(peers, folders[1:], strict=True):
+        if case.feature is not None:
+            sides.append(Ours(case.counterpart, folders[-1], places, waiter))
+        for program, folder in zip(peers, folders[1:-1], strict=True):
             sides.append(Testpmd(program, case, folder, places, waiter))
         for side in sides:
             stack.callback(side.close)
@@ -124,7 +127,7 @@ def _measure(case: Case, options: BenchOptions, places: Places, waiter: Waiter) 
             side.start()
             side.pause()
         _take_turns(sides, options.seconds, waiter)
-        ours, *peers = [_finish(side, case, len(places.vm1_cpus)) for side in sides]
+        ours, *peers = [_finish(side, len(places.vm1_cpus)) for side in sides]
         return rows(case, ours, peers)
 
 
@@ -138,9 +141,11 @@ def _take_turns(sides: Sequence[Side], seconds: float, waiter: Waiter) -> None:
             side.pause()
 
 
-def _finish(side: Side, case: Case, vm1_cpus: int) -> Measured:
-    label = side.label
+def _finish(side: Side, vm1_cpus: int) -> Measured:
+    label, case = side.label, side.case
     results = side.results()
+    if case.feature is not None:
+        require_agreed(case.feature, results, without=case.without)
     found = Measured(
         label,
         rates(results, case.direction, vm1_cpus),

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import enum
 import itertools
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Self
+
+from pmd.bench_feature import Feature
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -73,6 +75,7 @@ class Case:
         idle: So many more whose VM1 neither sends nor is sent anything.
         touch: What VM1 does for each frame. 1: writes (reads) descriptor, header and 64 bytes anew;
             2: the whole frame; 0: nothing but its indices, which shows the back-end alone.
+        feature: What is measured beside the same without it; without: that is this one.
     """
 
     mode: Mode
@@ -84,13 +87,22 @@ class Case:
     channels: int = 1
     idle: int = 0
     touch: int = 1
+    feature: Feature | None = None
+    without: bool = False
+
+    @property
+    def counterpart(self) -> Self:
+        """The same without its feature."""
+        split = self.feature == Feature.PACKED
+        return replace(self, without=True, ring=Ring.SPLIT if split else self.ring)
 
     @property
     def name(self) -> str:
         """Tells it from all others."""
         parts = [self.mode, self.direction, f"{self.frame_bytes}B", self.ring]
         parts += [f"q{self.queue_size}", f"b{self.burst}", f"c{self.channels}"]
-        return "-".join([*parts, *[f"i{self.idle}"] * (self.idle > 0), f"t{self.touch}"])
+        parts += [*[f"i{self.idle}"] * (self.idle > 0), f"t{self.touch}"]
+        return "-".join([*parts, *([self.feature] if self.feature else [])])
 
     @property
     def ends(self) -> int:
@@ -125,6 +137,7 @@ class Case:
         words += [f"{self.idle} idle"] * (self.idle > 0)
         words += [f"burst {self.burst}"] * (self.burst != BURST)
         words += [f"touch {self.touch}"] * (self.touch != 1)
+        words += [f"with {self.feature}"] * (self.feature is not None)
         return ", ".join(words)
 
 
@@ -149,20 +162,43 @@ def full(rings: Sequence[Ring]) -> list[Case]:
         for mode, direction, size in itertools.product(Mode, Direction, FULL_SIZES):
             if direction in _DIRECTIONS[mode]:
                 found += [Case(mode, direction, size, ring=ring)]
+        usual = Case(Mode.NULL, Direction.TX, 64, ring=ring)
         for queue_size in (128, 1024, 4096):
-            found += _each_way(ring, queue_size=queue_size)
+            found += _each_way(replace(usual, queue_size=queue_size))
         for burst in (8, 256):
-            found += _each_way(ring, burst=burst)
+            found += _each_way(replace(usual, burst=burst))
         # Not towards VM1s, which take turns on a CPU: a peer makes frames for all of them.
         for channels in (2, 4, 8):
-            found.append(Case(Mode.NULL, Direction.TX, 64, ring=ring, channels=channels))
-        found += _each_way(ring, touch=0)
+            found.append(replace(usual, channels=channels))
+        found += _each_way(replace(usual, touch=0))
     return found
 
 
-def _each_way(ring: Ring, **changed: int) -> Iterator[Case]:
-    for mode, direction in (Mode.NULL, Direction.TX), (Mode.GEN, Direction.RX):
-        yield Case(mode, direction, 64, ring=ring, **changed)
+_OF_FEATURES = {
+    Feature.PACKED: ((Mode.NULL, 64), (Mode.GEN, 64)),
+    Feature.MRG_RXBUF: ((Mode.GEN, 64), (Mode.GEN, 9000)),
+    Feature.EVENT_IDX: ((Mode.NULL, 64), (Mode.GEN, 64)),
+    Feature.INDIRECT: ((Mode.NULL, 64),),
+    Feature.IN_ORDER: ((Mode.NULL, 64), (Mode.GEN, 64)),
+    # What the VF does not do is done in software: copy's does neither.
+    Feature.CSUM: ((Mode.COPY, 1518),),
+    Feature.HOST_TSO4: ((Mode.COPY, 9000),),
+}
+
+
+def of_features(features: Sequence[Feature], rings: Sequence[Ring]) -> list[Case]:
+    """What shows what each of them costs or gains; packed rings only once."""
+    found = []
+    for feature in features:
+        for ring in (Ring.PACKED,) if feature == Feature.PACKED else rings:
+            for mode, size in _OF_FEATURES[feature]:
+                found.append(Case(mode, _DIRECTIONS[mode][0], size, ring=ring, feature=feature))
+    return found
+
+
+def _each_way(sends: Case) -> Iterator[Case]:
+    yield sends
+    yield replace(sends, mode=Mode.GEN, direction=Direction.RX)
 
 
 def cases(

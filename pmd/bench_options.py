@@ -13,6 +13,7 @@ from guest.cpus import default_lcores, parse_lcores, usable_cpus
 from guest.errors import UsageError, VhostPciError
 from pmd import bench_case
 from pmd.bench_case import Case, Direction, Mode, Ring
+from pmd.bench_feature import Feature
 from pmd.config import BURST_MAX
 
 _FLAG = Parameter(negative=())
@@ -28,7 +29,7 @@ _RANGES = {
     "latency": (1, 100_000_000),
 }
 _COMBINED = ("mode", "direction", "size", "queue_size", "burst", "channels", "idle", "touch")
-_Name = TypeVar("_Name", Mode, Direction, Ring)
+_Name = TypeVar("_Name", Mode, Direction, Ring, Feature)
 
 
 @Parameter(name="*")
@@ -50,6 +51,8 @@ class BenchFlags:
         channels: Functions served at once, 1 to 64.
         idle: So many functions more, whose VM1s do nothing.
         touch: What VM1 writes or reads of each frame: 0 nothing, 1 its first 64 bytes, 2 all of it.
+        feature: Instead, what these cost or gain, beside VM1 without each: packed, mrg_rxbuf,
+            event_idx, indirect, in_order, csum, host_tso4, or all of them: all.
         lcores: Forwarding CPUs, as of run. By default the last one allowed.
         vm1_cpus: CPUs of the VM1s. By default those below.
         latency: Instead of rates, how long frames of 64 bytes are under way from VM1 through loop
@@ -68,6 +71,7 @@ class BenchFlags:
     channels: str | None = None
     idle: int = 0
     touch: int = 1
+    feature: str | None = None
     lcores: Annotated[str | None, Parameter(name=["--lcores", "-l"])] = None
     vm1_cpus: str | None = None
     latency: str | None = None
@@ -98,9 +102,15 @@ class BenchFlags:
         usual = BenchFlags()
         chosen = [name for name in _COMBINED if getattr(self, name) != getattr(usual, name)]
         if self.latency is not None:
-            if chosen or self.full:
+            if chosen or self.full or self.feature:
                 raise UsageError("use", "--latency", "it says what is measured", "give it alone")
             return [Case(Mode.LOOP, Direction.BOTH, 64, ring=ring) for ring in rings]
+        if self.feature is not None:
+            if chosen or self.full or self.peer:
+                cause, remedy = "it says what is measured", "give it alone, or with --ring"
+                raise UsageError("use", f"--feature {self.feature}", cause, remedy)
+            every = ",".join(Feature) if self.feature == "all" else self.feature
+            return bench_case.of_features(_names("feature", every, Feature), rings)
         if not chosen:
             return bench_case.full(rings) if self.full else bench_case.quick(rings)
         if self.full:

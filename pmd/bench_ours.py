@@ -24,10 +24,11 @@ class Ours(Side):
     """As a user runs them, each in a process of its own."""
 
     def __init__(self, case: Case, directory: Path, places: Places, waiter: Waiter) -> None:
-        super().__init__(NAME, case, directory, places, waiter)
+        name = f"{NAME} without {case.feature}" if case.without else NAME
+        super().__init__(name, case, directory, places, waiter)
 
     def _start_back_end(self) -> list[Child]:
-        case = self._case
+        case = self.case
         for index in range(case.functions):
             sockets = (
                 *("--vhost-user", str(self.socket(index))),
@@ -59,7 +60,7 @@ class Ours(Side):
             ways = [channel[way] for channel in channels for way in ("vm1_to_vf", "vf_to_vm1")]
             cycles = sum(way["packets"] * way["cycles_per_packet"] for way in ways)
             # What goes from VM1 to VM1 is counted both ways, and is one packet.
-            once = self._case.mode in (Mode.LOOP, Mode.PATCH)
+            once = self.case.mode in (Mode.LOOP, Mode.PATCH)
             packets = sum(way["packets"] for way in (ways[1::2] if once else ways))
             return cycles / packets if packets else None
         return None

@@ -68,6 +68,7 @@ class Row:
             "channels": self.case.channels,
             "idle": self.case.idle,
             "touch": self.case.touch,
+            "feature": self.case.feature,
             "placement": self.ours.condition if self.ours else None,
             "one_way_ns": _round(self.one_way_ns),
             "ours_mpps": _round(self.ours.mpps if self.ours else None),

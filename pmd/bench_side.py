@@ -66,7 +66,7 @@ class Side(abc.ABC):
     ) -> None:
         self.name = name
         self.cycles_per_packet: float | None = None
-        self._case = case
+        self.case = case
         self._directory = directory
         self._places = places
         self._waiter = waiter
@@ -99,14 +99,14 @@ class Side(abc.ABC):
         """
         places, name = self._places, self.name
         self.start_back_end()
-        for index in range(self._case.channels + self._case.idle):
+        for index in range(self.case.channels + self.case.idle):
             cpu = places.vm1_cpus[index % len(places.vm1_cpus)]
             lcore = places.lcores[index % len(places.lcores)]
             place = Vm1Place(cpu, lcore if places.tagged else None, places.huge_pages)
             control = self._directory / f"{index}.control"
-            sockets = [self.socket(each) for each in self._case.functions_of(index)]
-            idle = index >= self._case.channels
-            vm1 = BenchVm1(name, self._case, sockets, control, place, idle=idle)
+            sockets = [self.socket(each) for each in self.case.functions_of(index)]
+            idle = index >= self.case.channels
+            vm1 = BenchVm1(name, self.case, sockets, control, place, idle=idle)
             self._vm1s.append(vm1)
             self._keep(vm1.child)
         for vm1 in self._vm1s:

@@ -48,7 +48,7 @@ class Testpmd(Side):
         return f"{self.name} {found[1]}" if found else self.name
 
     def _start_back_end(self) -> list[Child]:
-        case, lcores = self._case, self._places.lcores
+        case, lcores = self.case, self._places.lcores
         memory = ["--in-memory", "--single-file-segments"] if self._places.huge_pages else []
         # lcore 0 is the main one, which sleeps; each other forwards, pinned where ours does.
         threads = [f"0@{lcores[0]}", *(f"{i + 1}@{cpu}" for i, cpu in enumerate(lcores))]
@@ -65,16 +65,16 @@ class Testpmd(Side):
         ]
         environment = {"RUNTIME_DIRECTORY": str(self._directory)}
         child = self._keep(Child(self.name, command, first=True, environment=environment))
-        for index in range(self._case.functions):
+        for index in range(self.case.functions):
             self._wait_for_socket(self.socket(index))
         return [child]
 
     def _mbuf_bytes(self) -> int:
         """DPDK's default, or what makes one segment of a frame."""
-        return max(2176, self._case.frame_bytes + 256)
+        return max(2176, self.case.frame_bytes + 256)
 
     def _ports(self) -> Iterator[str]:
-        case = self._case
+        case = self.case
         for index in range(case.functions):
             yield f"net_vhost{index},iface={self.socket(index)},queues=1"
             active = index < case.channels * case.ends

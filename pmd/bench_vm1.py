@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from guest.errors import VhostPciError
 from pmd.bench_case import Direction, Ring
+from pmd.bench_feature import Feature, vm1_words
 from pmd.child import Child
 
 if TYPE_CHECKING:
@@ -75,7 +76,10 @@ class BenchVm1:
         command += ["--huge-pages"] if place.huge_pages else []
         tagged = place.peer_cpu is not None and not idle
         command += ["--peer-cpu", str(place.peer_cpu)] if tagged else []
-        command += ["--packed"] if case.ring == Ring.PACKED else []
+        packed = case.ring == Ring.PACKED and case.feature != Feature.PACKED
+        command += ["--packed"] if packed else []
+        if case.feature is not None:
+            command += vm1_words(case.feature, without=case.without)
         self.child = Child(f"VM1 of {name}", command, first=True)
 
     def ready(self) -> bool:

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * The copy port: takes every frame by a copy of it, as the port of a VF without a way into VM1's memory
- * does; has none. What that costs is measured with it.
+ * does; has none. It has no offloads either. What both cost is measured with it.
  */
 #define _GNU_SOURCE
 #include "port.h"
@@ -74,7 +74,6 @@ struct rk_port *port_copy_open(const struct rk_port_config *config, char *error,
 		return port_refuse(error, error_bytes, "out of memory");
 	}
 	copy->port.ops = &copy_ops;
-	copy->port.offloads = RK_RING_OFFLOADS;
 	copy->port.reads = 1;
 	copy->port.wake_fd = RK_WAKE_NONE;
 	return &copy->port;

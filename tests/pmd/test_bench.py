@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from guest.errors import VhostPciError
+from pmd.bench_feature import Feature, require_agreed
 from tests.pmd.processes import Process, marked, pmd
 from tests.pmd.test_cli import misused, refused
 from tests.pmd.wait import wait_for
@@ -49,6 +51,10 @@ def huge_pages() -> Iterator[None]:
         (("--latency", "0"), "cannot use --latency 0: '0' is not 1 to 100000000"),
         (("--latency", "9", "--size", "64"), "cannot use --latency: it says what is measured"),
         (("--latency", "9", "--plot", "/x.svg"), "cannot use --plot /x.svg: it draws rates"),
+        (("--feature", "frob"), "cannot use --feature frob: it is none; there are packed, mrg_rxb"),
+        (("--feature", "all", "--size", "64"), "cannot use --feature all: it says what is measur"),
+        (("--feature", "csum", "--peer", "x"), "cannot use --feature csum: it says what is measu"),
+        (("--feature", "csum", "--latency", "9"), "cannot use --latency: it says what is measure"),
         (("--seconds", "0.1"), "cannot use --seconds 0.1: it is not 0.5 to 3600"),
         (("--lcores", "0", "--vm1-cpus", "0"), "cannot use --lcores 0: CPU 0 is there twice"),
         (("--plot", "/rates.png"), "cannot use --plot /rates.png: the picture is an SVG"),
@@ -179,6 +185,32 @@ def test_latency() -> None:
         best, worst = row["p50_ns_spread"]
         assert best <= row["p50_ns"] <= worst
         assert 0 < row["sent"] <= 1
+
+
+def test_features() -> None:
+    """Beside VM1 without each; the run itself sees to it that VM1 and its device agreed so."""
+    with pmd("bench", "--feature", "packed,csum", "--seconds", "0.5", "--json") as process:
+        found = rows_of(process)
+    kinds = [(row["feature"], row["mode"], row["ring"], row["peer"]) for row in found]
+    assert list(dict.fromkeys(kinds)) == [
+        ("packed", "null", "packed", "pmd without packed"),
+        ("packed", "gen", "packed", "pmd without packed"),
+        ("csum", "copy", "split", "pmd without csum"),
+    ]
+    for row in found:
+        assert row["case"].endswith(f"-{row['feature']}")
+        assert row["ours_mpps"] > 0
+        assert row["peer_mpps"] > 0
+        assert row["peer_cycles_per_packet"] > 0
+
+
+@pytest.mark.parametrize("without", [False, True])
+def test_a_feature_that_was_not_agreed_on(without: bool) -> None:
+    """0x20000000: VIRTIO_F_EVENT_IDX."""
+    results = [{"features": hex(1 << 29)}, {"features": hex(0 if not without else 1 << 29)}]
+    with pytest.raises(VhostPciError, match=r"event_idx: VM1 and its device (did not )?agree"):
+        require_agreed(Feature.EVENT_IDX, results, without=without)
+    require_agreed(Feature.EVENT_IDX, [{"features": hex(0)}], without=True)
 
 
 @pytest.mark.system

@@ -149,6 +149,7 @@ def test_the_json_object() -> None:
         "channels": 1,
         "idle": 0,
         "touch": 1,
+        "feature": None,
         "placement": "near_quiet",
         "one_way_ns": 62.5,
         "ours_mpps": 30.0,

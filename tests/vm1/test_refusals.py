@@ -99,6 +99,8 @@ def test_second(tmp_path: Path) -> None:
         (["replay", "--second", first], "that is --vhost-user too"),
         (["replay", "--second", second, "--reconnect"], "it does not go with --reconnect"),
         (["replay", "--offloads"], "it is for verify only"),
+        (["verify", "--leave", "csum"], "--leave csum: it is for replay only"),
+        (["replay", "--leave", "tso", "--size", "imix"], "it needs frames of one size"),
         (["replay", "--second", f"{second},server"], "it is not PATH or PATH,listen"),
     ):
         status, line = refused(*arguments, "--vhost-user", first)

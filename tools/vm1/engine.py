@@ -111,6 +111,7 @@ class Engine(Closing):
             tap_fd=tap_fd,
             poll=traffic.poll,
             offloads=_offloads(features) if options.mode == Mode.VERIFY else Offload(0),
+            leave=options.rings.leave,
             slice_cycles=round(SLICE_S * tsc_hz()) if options.mode == Mode.REPLAY else 0,
         )
         configs = [ring.config(features) for ring in rings.rings]

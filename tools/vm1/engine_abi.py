@@ -9,7 +9,7 @@ import importlib.resources
 
 from guest.errors import VhostPciError
 
-ABI = 5
+ABI = 6
 SLICES_MAX = 256  # of one vm1_run
 LATENCY_BUCKETS = 2304
 HEADROOM = 64  # bytes of a buffer's area before the frame
@@ -99,7 +99,7 @@ class Config(ctypes.Structure):
         ("tap_fd", ctypes.c_int32),
         ("poll", ctypes.c_uint32),
         ("offloads", ctypes.c_uint32),
-        ("reserved", ctypes.c_uint32),
+        ("leave", ctypes.c_uint32),
         ("slice_cycles", ctypes.c_uint64),
     )
 

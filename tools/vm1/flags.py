@@ -12,6 +12,7 @@ from cyclopts import Parameter
 from guest.errors import UsageError
 from tools.vm1.options import (
     Direction,
+    Leave,
     MemoryOptions,
     RingOptions,
     Sizes,
@@ -120,6 +121,8 @@ class RingFlags:
         in_order: Take VIRTIO_F_IN_ORDER where it is offered.
         offloads: verify: take checksum and TCP segmentation offload where they are offered, and
             leave them to the device in half of the frames.
+        leave: replay: of each frame, TCP over IPv4, leave the checksum to the device, or its
+            cutting into segments of 1448 bytes as well.
         legacy: Leave VIRTIO_F_VERSION_1 out.
     """
 
@@ -134,6 +137,7 @@ class RingFlags:
     event_idx: bool = True
     in_order: bool = True
     offloads: Annotated[bool, _FLAG] = False
+    leave: Literal["nothing", "csum", "tso"] = "nothing"
     legacy: Annotated[bool, _FLAG] = False
 
     def options(self) -> RingOptions:
@@ -150,6 +154,7 @@ class RingFlags:
             event_idx=self.event_idx,
             in_order=self.in_order,
             offloads=self.offloads,
+            leave=Leave[self.leave.upper()],
             legacy=self.legacy,
         )
 

@@ -15,6 +15,7 @@ from guest.errors import VhostPciError, errno_text
 from tools import vhost_user_abi as abi
 from tools import vhost_user_wire as wire
 from tools.vhost_user_abi import Feature, ProtocolFeature, Request
+from tools.vm1.options import Leave
 
 if TYPE_CHECKING:
     import socket
@@ -32,14 +33,15 @@ _INFLIGHT_BYTES = 24  # what QEMU sends and some back-ends insist on: a padded s
 def wanted_features(options: RingOptions) -> tuple[Feature, Feature]:
     """The feature bits a run needs, and those it takes where they are offered."""
     needed, taken = Feature(0), Feature.PROTOCOL_FEATURES
-    if not options.legacy:
-        needed |= Feature.VERSION_1
-    if options.packed:
-        needed |= Feature.RING_PACKED
-    if options.indirect:
-        needed |= Feature.INDIRECT_DESC
-    if options.pairs > 1:
-        needed |= Feature.NET_MQ | Feature.PROTOCOL_FEATURES
+    for wanted, feature in (
+        (not options.legacy, Feature.VERSION_1),
+        (options.packed, Feature.RING_PACKED),
+        (options.indirect, Feature.INDIRECT_DESC),
+        (options.pairs > 1, Feature.NET_MQ | Feature.PROTOCOL_FEATURES),
+        (options.leave != Leave.NOTHING, Feature.NET_CSUM),
+        (options.leave == Leave.TSO, Feature.NET_HOST_TSO4),
+    ):
+        needed |= feature if wanted else Feature(0)
     if options.mergeable:
         taken |= Feature.NET_MRG_RXBUF
     if options.event_idx:

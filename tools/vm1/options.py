@@ -29,6 +29,14 @@ class Mode(enum.IntEnum):
     LATENCY = 4
 
 
+class Leave(enum.IntEnum):
+    """What of each replayed frame is left to the device (vm1.h VM1_LEAVE_*)."""
+
+    NOTHING = 0
+    CSUM = 1
+    TSO = 2
+
+
 class Direction(enum.IntFlag):
     """Which rings carry frames (vm1.h VM1_TRANSMIT, VM1_RECEIVE)."""
 
@@ -126,6 +134,7 @@ class RingOptions:
     event_idx: bool = True
     in_order: bool = True
     offloads: bool = False
+    leave: Leave = Leave.NOTHING
     legacy: bool = False
 
 
@@ -236,6 +245,12 @@ def _check_offloads(options: Options) -> None:
     if rings.offloads:
         _require("--offloads", "", options.mode == Mode.VERIFY, "it is for verify only")
         _require("--offloads", "", not rings.legacy, "it does not go with --legacy")
+    leave, sizes = rings.leave, options.traffic.sizes
+    if leave != Leave.NOTHING:
+        name = leave.name.lower()
+        _require("--leave", name, options.mode == Mode.REPLAY, "it is for replay only")
+        _require("--leave", name, not rings.legacy, "it does not go with --legacy")
+        _require("--leave", name, sizes.least == sizes.most, "it needs frames of one size")
 
 
 def _check_second(options: Options) -> None:

@@ -51,6 +51,7 @@ struct vm1 {
 	struct slicer *slicer; /* replay */
 	struct vm1 *second;    /* replay: runs with this one, or NULL */
 	struct latency *latency;
+	_Alignas(16) uint8_t header[16];  /* replay: the virtio-net header of each frame */
 	_Alignas(16) uint8_t pattern[64]; /* replay: how each frame begins */
 };
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * The replay's short way: buffers of one descriptor, frames of one size, touch 1, a header of 12 bytes, and a
+ * The replay's short way: buffers of one descriptor that hold a frame, frames of one size, touch 1, a header of 12 bytes, and a
  * device that goes by the order. Whatever is otherwise it leaves to ring_take(), which judges it.
  *
  * It keeps everything that changes in registers: a store to VM1's memory could be one to struct ring, as
@@ -15,6 +15,8 @@
 
 #define PLAIN_HEADER 12u
 #define TOUCHED 64u
+/* Of the bytes that are other ones each time: TCP's sequence and acknowledgement numbers, where it is TCP. */
+#define NUMBER_AT 38u
 
 static inline bool plain_applies(const struct vm1 *vm1, const struct ring *ring)
 {
@@ -22,7 +24,7 @@ static inline bool plain_applies(const struct vm1 *vm1, const struct ring *ring)
 
 	return ring->simple && ring->header_bytes == PLAIN_HEADER && config->touch == 1 &&
 	       !config->imix && config->size_min == config->size_max &&
-	       config->size_min >= TOUCHED;
+	       config->size_min >= TOUCHED && ring->capacity >= PLAIN_HEADER + config->size_max;
 }
 
 /* What of a ring changes during a turn. */
@@ -122,9 +124,9 @@ static inline void plain_post(const struct ring *ring, struct plain *plain, bool
 /* Header, and 64 bytes that are other ones each time. */
 static inline void plain_write(const struct vm1 *vm1, uint8_t *frame, uint64_t number)
 {
-	memset(frame - PLAIN_HEADER, 0, PLAIN_HEADER);
+	memcpy(frame - PLAIN_HEADER, vm1->header, PLAIN_HEADER);
 	memcpy(frame, vm1->pattern, TOUCHED);
-	memcpy(frame + 16, &number, sizeof(number));
+	memcpy(frame + NUMBER_AT, &number, sizeof(number));
 }
 
 typedef uint64_t lanes __attribute__((vector_size(16), aligned(1)));

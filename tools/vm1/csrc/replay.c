@@ -29,7 +29,7 @@ static void write_payload(const struct vm1 *vm1, struct ring *ring, uint32_t slo
 	uint64_t number = ring->avail_index;
 
 	memcpy(frame, vm1->pattern, bytes < TOUCHED ? bytes : TOUCHED);
-	memcpy(frame + 16, &number, sizeof(number));
+	memcpy(frame + NUMBER_AT, &number, sizeof(number));
 	if (bytes > TOUCHED)
 		memset(frame + TOUCHED, (int)ring->avail_index, bytes - TOUCHED);
 }
@@ -64,6 +64,23 @@ static void repeat_entries(struct ring *ring)
 	}
 }
 
+/* Of a TCP segment over IPv4 as long as the frame: all but its sequence numbers is alike in each. */
+static void make_offload(struct vm1 *vm1)
+{
+	const uint32_t headers = offload_header_bytes(false);
+	const struct offload_shape shape = {
+		.pieces = 1, .piece_bytes = vm1->config.size_min - headers};
+	struct net_header header;
+
+	offload_seal(vm1->pattern, &shape, &header);
+	if (vm1->config.leave == VM1_LEAVE_TSO) {
+		header.gso_type = NET_GSO_TCPV4;
+		header.gso_size = VM1_SEGMENT;
+		header.hdr_len = (uint16_t)headers;
+	}
+	memcpy(vm1->header, &header, sizeof(header));
+}
+
 static void make_pattern(struct vm1 *vm1)
 {
 	const uint16_t type = FRAME_ETHERTYPE;
@@ -72,6 +89,14 @@ static void make_pattern(struct vm1 *vm1)
 	memcpy(vm1->pattern, vm1->config.destination, 6);
 	memcpy(vm1->pattern + 6, vm1->config.source, 6);
 	memcpy(vm1->pattern + 12, &type, sizeof(type));
+	if (vm1->config.leave != VM1_LEAVE_NOTHING)
+		make_offload(vm1);
+}
+
+static void post_frame(const struct vm1 *vm1, struct ring *ring, uint32_t slot, uint32_t length)
+{
+	memcpy(ring_header(ring, slot), vm1->header, ring->header_bytes);
+	ring_post(ring, slot, ring->header_bytes + length);
 }
 
 void replay_stock(struct vm1 *vm1)
@@ -89,7 +114,7 @@ void replay_stock(struct vm1 *vm1)
 			uint32_t slot = ring_free_pop(ring), length = draw_size(vm1);
 
 			write_payload(vm1, ring, slot, length);
-			transmit_post(ring, slot, length);
+			post_frame(vm1, ring, slot, length);
 		}
 		ring_show(ring);
 	}
@@ -133,19 +158,31 @@ static bool transmit_one(struct vm1 *vm1, struct ring *ring)
 	length = draw_size(vm1);
 	vm1->stats->sent_bytes += chain.posted - ring->header_bytes;
 	write_payload(vm1, ring, chain.slot, length);
-	transmit_post(ring, chain.slot, length);
+	post_frame(vm1, ring, chain.slot, length);
 	return true;
 }
 
-static bool receive_one(struct vm1 *vm1, struct ring *ring)
+/* *partial: one more of the buffers that do not end a frame. */
+static bool receive_one(struct vm1 *vm1, struct ring *ring, uint32_t *partial)
 {
 	struct used_chain chain;
+	struct net_header header;
 
 	if (!ring_take(ring, &chain))
 		return false;
 	sink = read_payload(vm1, ring, chain.slot, chain.written);
-	if (chain.written > ring->header_bytes)
-		vm1->stats->received_bytes += chain.written - ring->header_bytes;
+	vm1->stats->received_bytes += chain.written;
+	if (ring->merging) {
+		ring->merging--;
+	} else {
+		memcpy(&header, ring_header(ring, chain.slot), sizeof(header));
+		if (vm1->config.mergeable && header.num_buffers)
+			ring->merging = header.num_buffers - 1;
+		vm1->stats->received_bytes -= chain.written < ring->header_bytes ?
+						      chain.written :
+						      ring->header_bytes;
+	}
+	*partial += ring->merging != 0;
 	ring_post(ring, chain.slot, ring->capacity);
 	return true;
 }
@@ -155,7 +192,7 @@ static uint32_t turn_touched(struct vm1 *vm1, struct ring *ring, bool receive)
 {
 	bool plain = plain_applies(vm1, ring);
 	uint64_t read = 0, *bytes = receive ? &vm1->stats->received_bytes : &vm1->stats->sent_bytes;
-	uint32_t packets = 0;
+	uint32_t packets = 0, partial = 0;
 
 	if (!ring_look(ring))
 		return 0;
@@ -164,14 +201,14 @@ static uint32_t turn_touched(struct vm1 *vm1, struct ring *ring, bool receive)
 			packets += plain_turn(vm1, ring, receive, REPLAY_BURST - packets, bytes,
 					      &read);
 		if (packets == REPLAY_BURST ||
-		    !(receive ? receive_one(vm1, ring) : transmit_one(vm1, ring)))
+		    !(receive ? receive_one(vm1, ring, &partial) : transmit_one(vm1, ring)))
 			break;
 		packets++;
 	}
 	ring_publish(ring);
 	if (receive)
 		sink = read;
-	return packets;
+	return packets - partial;
 }
 
 static uint32_t turn_transmit(struct vm1 *vm1, struct ring *ring)

@@ -56,6 +56,7 @@ struct ring {
 	uint16_t event;         /* split: used_event as last written */
 	bool packed;
 	bool simple;            /* one descriptor a buffer, in the ring */
+	uint16_t merging;       /* replay: buffers to come of the frame at hand: 5.1.6.4 */
 	bool broken;            /* what the device says of its progress cannot be trusted any more */
 	uint16_t write_flag;    /* DESC_F_WRITE in a receive ring */
 	/* packed: where the next descriptor is made available, and found used; and its flags of this lap */

@@ -14,7 +14,7 @@
 #define VM1_API __attribute__((visibility("default")))
 
 /* Changes with any structure or signature here; engine.py refuses another. */
-#define VM1_ABI 5u
+#define VM1_ABI 6u
 
 #define VM1_PAIRS_MAX 64u
 #define VM1_CHAIN_MAX 32u
@@ -67,6 +67,12 @@ struct vm1_ring_config {
 #define VM1_OFFLOAD_GUEST_TSO4 (1u << 4)
 #define VM1_OFFLOAD_GUEST_TSO6 (1u << 5)
 
+/* What is left to the device of each replayed frame. */
+#define VM1_LEAVE_NOTHING 0u
+#define VM1_LEAVE_CSUM 1u
+#define VM1_LEAVE_TSO 2u /* its checksum, and its cutting into segments of VM1_SEGMENT bytes */
+#define VM1_SEGMENT 1448u
+
 struct vm1_config {
 	uint32_t mode;         /* enum vm1_mode */
 	uint32_t pairs;
@@ -86,7 +92,7 @@ struct vm1_config {
 	int32_t tap_fd;        /* tap: the open device, borrowed */
 	uint32_t poll;         /* tap: never sleep */
 	uint32_t offloads;     /* verify: VM1_OFFLOAD_*, as negotiated */
-	uint32_t reserved;
+	uint32_t leave;        /* replay: VM1_LEAVE_*, as negotiated; frames of one size */
 	uint64_t slice_cycles; /* replay: TSC cycles of a slice; 0: none are noted */
 };
 
