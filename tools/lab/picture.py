@@ -140,6 +140,7 @@ VF_KINDS = {
 _WAIT_FOR_FILE = "n=0; while [ ! -e {0} ]; do n=$((n+1)); [ $n -lt 900 ]; sleep 0.1; done"
 _PROGRAMS = "/usr/lib/vhost-pci-lab"
 _FRAMES = ("python3", f"{_PROGRAMS}/frames.py")
+TRANSFER = ("python3", f"{_PROGRAMS}/transfer.py")
 _FUNCTIONS = f"lspci -Dnd {_FUNCTION_ID} | sed 's/ .*//'"
 
 
@@ -250,6 +251,8 @@ class Picture(Closing):
         """Run `pmd` in VM2 with these options, and wait until it serves."""
         self.pmd = self.vm2.agent.start("pmd", "run", "--bar", "2", *options)
         self.wait_until_served()
+        # Until its lcores run, frames wait; on a slow machine longer than VM1 asks for an address.
+        self.pmd.wait_for("serving", STEP_TIMEOUT_S)
         return self.pmd
 
     def wait_until_served(self) -> None:
@@ -324,10 +327,9 @@ class Picture(Closing):
     def transfer(self, source: Vm, target: Vm, size_bytes: int) -> tuple[str, float]:
         """Send random bytes by TCP; the SHA-256 that both ends found, and how long it took in s."""
         address = VM1_ADDRESS if target is self.vm1 else OUTSIDE_ADDRESS
-        program = ["python3", f"{_PROGRAMS}/transfer.py"]
-        receive = target.agent.start(*program, "receive", address, str(_PORT))
+        receive = target.agent.start(*TRANSFER, "receive", address, str(_PORT))
         receive.wait_for("ready", STEP_TIMEOUT_S)
-        words = [*program, "send", address, str(_PORT), str(size_bytes)]
+        words = [*TRANSFER, "send", address, str(_PORT), str(size_bytes)]
         sent = source.agent.run(*words, timeout_s=_TRANSFER_TIMEOUT_S).strip()
         if receive.wait(STEP_TIMEOUT_S) != 0:
             raise receive.failure(f"ended with status {receive.status}")

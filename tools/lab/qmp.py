@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import select
+import socket
 import time
 from collections import deque
 from typing import TYPE_CHECKING, Any
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from guest.errors import VhostPciError, errno_text
 
 if TYPE_CHECKING:
-    import socket
+    from collections.abc import Sequence
 
 _TIMEOUT_S = 120.0  # a machine restored from a file on a busy host answers late
 
@@ -48,11 +49,22 @@ class Qmp:
         named = {key.replace("_", "-"): value for key, value in arguments.items()}
         return self.execute_named(command, named)
 
-    def execute_named(self, command: str, arguments: dict[str, object]) -> Any:  # noqa: ANN401
-        """As `execute`, for argument names that Python cannot say."""
+    def give(self, name: str, fd: int) -> None:
+        """Give QEMU a copy of a descriptor, which it then knows by that name.
+
+        Raises:
+            VhostPciError: As of `execute`.
+        """
+        self.execute_named("getfd", {"fdname": name}, [fd])
+
+    def execute_named(
+        self, command: str, arguments: dict[str, object], descriptors: Sequence[int] = ()
+    ) -> Any:  # noqa: ANN401
+        """As `execute`, for argument names that Python cannot say; descriptors go with it."""
         request = json.dumps({"execute": command, "arguments": arguments}) + "\n"
         try:
-            self._socket.sendall(request.encode())
+            first = socket.send_fds(self._socket, [request.encode()], descriptors)
+            self._socket.sendall(request.encode()[first:])
         except OSError as error:
             raise VhostPciError("ask", f"QEMU of {self._name}", errno_text(error)) from error
         deadline = time.monotonic() + _TIMEOUT_S
