@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pmd.commands import app
+from pmd.kernel_library import library
 from pmd.run_command import plain_flags
 from tests.pmd.processes import ROOT, Device, Vm1
 from tests.pmd.wait import wait_for
@@ -119,7 +121,11 @@ def test_a_run_imports_nothing_slow(tmp_path: Path) -> None:
         wait_for(lambda: _started(device), "VM1's rings")
         program = SERVE.format(path=sys.path, device=device.name)
         command = [sys.executable, "-I", "-S", "-c", program]
-        done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=ROOT)
+        # An editable installation's library is found by what -S leaves out.
+        there = {**os.environ, "PMD_KERNEL_LIBRARY": library()._name}
+        done = subprocess.run(
+            command, capture_output=True, text=True, check=False, cwd=ROOT, env=there
+        )
     assert done.returncode == 0, done.stderr
     assert "(forwarding)" in done.stdout
     imported = set(done.stderr.splitlines()[-1].split())

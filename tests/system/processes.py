@@ -25,7 +25,10 @@ START_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 60.0
 
 _IDLE = re.compile(r"0\.000 Mpps 0\.000 Gbit/s")
-_SUMMARY = re.compile(r"(?:VM1 -> VF|VF -> VM1): (\d+) packets, (\d+) bytes,.* (\d+) dropped")
+_SUMMARY = re.compile(
+    r"(?:VM1 -> VF|VF -> VM1): (\d+) packets, (\d+) bytes,.* \d+ dropped((?:\n +dropped \w+: \d+)*)"
+)
+_REASON = re.compile(r"dropped (\w+): (\d+)")
 
 
 class Program(Closing):
@@ -174,7 +177,11 @@ class Moved:
 
     packets: int
     bytes: int
-    dropped: int
+    drops: dict[str, int]
+
+    @property
+    def dropped(self) -> int:
+        return sum(self.drops.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -232,8 +239,12 @@ class Pmd(Program):
         """Ends it, and returns what each channel did, in the order of the command line."""
         text = self.end()
         moved = [
-            Moved(int(packets), int(size), int(dropped))
-            for packets, size, dropped in _SUMMARY.findall(text)
+            Moved(
+                int(packets),
+                int(size),
+                {reason: int(count) for reason, count in _REASON.findall(drops)},
+            )
+            for packets, size, drops in _SUMMARY.findall(text)
         ]
         assert len(moved) == 2 * self._channel_count, text
         return [Summary(*moved[i : i + 2]) for i in range(0, len(moved), 2)]

@@ -124,6 +124,7 @@ def test_transmitted_frames_arrive(tmp_path: Path, rings: Rings) -> None:
                 counts = testpmd.stop_forwarding()
                 assert counts.tx_packets + counts.tx_dropped == offered
                 sent.append(counts.tx_packets)
+                pmd.wait_until_quiet(1)  # or the next ones find the ring still full
             pmd.wait_until_quiet()
         summary = pmd.summary()
     assert min(sent) >= rings.queue_size * rings.queue_pairs // 2
@@ -237,7 +238,8 @@ def test_frames_circulate(tmp_path: Path, packed: bool) -> None:
     """1024 frames for each queue go round between testpmd and loop for a while; none gets lost.
 
     What testpmd sent, the VF got; what the VF gave, testpmd got or has in its receive rings. A
-    frame ends only where testpmd itself finds its transmit ring full, and says so.
+    frame ends where testpmd finds its transmit ring full, and says so, or where it ends itself:
+    what then still waits for its buffers the VF drops.
     """
     rings = Rings(mergeable=True, in_order=False, queue_size=256, queue_pairs=2, packed=packed)
     with Device(tmp_path) as device, Pmd([(device.function, "loop")]) as pmd:
@@ -250,9 +252,12 @@ def test_frames_circulate(tmp_path: Path, packed: bool) -> None:
         summary = pmd.summary()
     first = 32 * BURST * rings.queue_pairs
     assert counts.tx_packets + counts.tx_dropped == counts.rx_packets + first
-    assert counts.rx_packets > 100 * first
-    assert summary.vm1_to_vf.packets == counts.tx_packets
-    assert summary.vm1_to_vf.dropped == summary.vf_to_vm1.dropped == 0
+    assert counts.rx_packets > 10 * first
+    left = counts.tx_packets - summary.vm1_to_vf.packets
+    assert left <= rings.queue_size * rings.queue_pairs
+    assert summary.vm1_to_vf.dropped == left
+    assert summary.vm1_to_vf.drops.keys() <= {"disabled", "vf_down"}
+    assert summary.vf_to_vm1.dropped == 0
     waiting = summary.vf_to_vm1.packets - counts.rx_packets
     assert 0 <= waiting <= rings.queue_size * rings.queue_pairs
     assert summary.vm1_to_vf.packets >= summary.vf_to_vm1.packets
