@@ -7,11 +7,15 @@ import re
 from typing import TYPE_CHECKING
 
 import pytest
+from scapy.layers.inet import IP, TCP
+from scapy.utils import rdpcap
 
-from tools.lab.picture import STEP_TIMEOUT_S, VF_KINDS
+from tests.kernel.offload_frames import check
+from tools.lab.picture import STEP_TIMEOUT_S, VF_KINDS, VM1_ADDRESS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     from tests.vm.conftest import Stage
     from tools.lab.agent import Job
@@ -20,6 +24,9 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(1800)]
 
 LARGE_BYTES = 50_000_000
+CAPTURED_BYTES = 300_000
+ETHERNET_BYTES = 14
+MSS_MAX = 1460  # of an MTU of 1500
 SMALL_BYTES = 1_000_000
 WAY = VF_KINDS["igb"]
 GOES_ON_FRAMES = 300
@@ -28,7 +35,6 @@ GOES_ON_FRAMES = 300
 def _bring_up(picture: Picture) -> None:
     picture.start_device()
     picture.start_vm1()
-    picture.finish_checksums()
     picture.start_vm2(kind="igb")
     picture.plug()
     picture.start_pmd("igb", "--json", "--poll", "interrupt", *WAY.options)
@@ -51,6 +57,34 @@ def vf_interrupts(picture: Picture) -> int:
     """How many VM2 has had from the VF; vhost-pci functions have no MSI-X."""
     count = "awk '/vfio-msix/ { n += $2 + $3 } END { print n + 0 }' /proc/interrupts"
     return int(picture.vm2.agent.shell(count))
+
+
+@contextlib.contextmanager
+def captured(picture: Picture, path: Path) -> Iterator[None]:
+    """What outside receives and sends meanwhile, in a pcap file."""
+    dump = {"qom-type": "filter-dump", "id": "dump", "netdev": "wire0", "maxlen": 1 << 16}
+    picture.outside.qmp.execute("object-add", **dump, file=str(path))
+    yield
+    picture.outside.qmp.execute("object-del", id="dump")
+
+
+def test_the_vf_does_what_vm1_leaves_to_its_device(up: Picture, tmp_path: Path) -> None:
+    """On the wire are legal segments, many more than frames of VM1's; that none of these was copied
+    is for the last test."""
+    wire = tmp_path / "wire.pcap"
+    before, _ = vm1_counters(up)
+    with captured(up, wire):
+        up.transfer(up.vm1, up.outside, CAPTURED_BYTES)
+    after, _ = vm1_counters(up)
+    sent = [each for each in rdpcap(str(wire)) if TCP in each and each[IP].src == VM1_ADDRESS]
+    carried: set[int] = set()
+    for each in sent:
+        ip = check(bytes(each)[: ETHERNET_BYTES + each[IP].len])[IP]  # without padding
+        size = ip.len - 4 * (ip.ihl + ip[TCP].dataofs)
+        assert size <= MSS_MAX
+        carried.update(range(ip[TCP].seq, ip[TCP].seq + size))
+    assert len(carried) == CAPTURED_BYTES
+    assert after - before < len(sent) / 2
 
 
 def test_all_sizes_and_fifty_megabytes(up: Picture) -> None:

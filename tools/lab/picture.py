@@ -17,6 +17,7 @@ from guest.errors import VhostPciError
 from tools.lab import own
 from tools.lab.device import Device
 from tools.lab.nic import Nic
+from tools.lab.vm import BOUNCE_BYTES
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -97,6 +98,7 @@ class VfKind:
         driver: The card's own, if its name is another.
         properties: Of the card, as of QMP's device_add.
         copies: Whether frames are copied between it and VM1.
+        offloads: Whether it does what VM1 leaves to it.
         vlan: One that its frames may be tagged for; 0: that depends.
     """
 
@@ -106,6 +108,7 @@ class VfKind:
     driver: str = ""
     properties: dict[str, object] = field(default_factory=dict)
     copies: bool = True
+    offloads: bool = False
     vlan: int = 0
 
     @property
@@ -118,19 +121,22 @@ VF_KINDS = {
     "packet": VfKind("e1000e", "", "packet:eth0"),
     "tap": VfKind("e1000e", _BRIDGE, "tap:tap0"),
     "igb": VfKind(
-        "igb", _SRIOV, f"igbvf:{{}},{_MAC.format(1)},vlans={_VLAN}", copies=False, vlan=_VLAN
+        "igb",
+        _SRIOV,
+        f"igbvf:{{}},{_MAC.format(1)},vlans={_VLAN}",
+        copies=False,
+        offloads=True,
+        vlan=_VLAN,
     ),
     "virtio-net": VfKind(
         "virtio-net-pci",
         _TAKE_OVER,
         "virtio-net:{}," + _MAC.format(1),
         driver="virtio_net",
-        # QEMU reads VM1's memory, which is another's BAR, by way of bounce buffers: 4 KiB of them
-        # by default, and one that has too few of them stops the device.
         properties={
             "disable-legacy": "on",
             "iommu_platform": True,
-            "x-max-bounce-buffer-size": 4 << 20,
+            "x-max-bounce-buffer-size": BOUNCE_BYTES,
         },
         copies=False,
         vlan=_VLAN,
@@ -235,7 +241,7 @@ class Picture(Closing):
     def start_pmd(self, kind: str, *options: str) -> Job:
         """Run `pmd` in VM2 between the function and a VF of that kind, and wait until it serves.
 
-        Where frames are not to be copied, VM1 has to finish their checksums itself.
+        Where frames are not to be copied, VM1 has to finish their checksums itself, or the VF.
         """
         if kind not in self._specs:
             script = VF_KINDS[kind].prepare

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 PORTS = 6  # root ports
 PROCESSORS = 2
 _RESERVED_GIB = 16  # of each root port, for windows: stock QEMU reserves next to nothing
+# QEMU reads VM1's memory, which is another's BAR, by way of bounce buffers, of which a card has
+# 4 KiB by default: one that has too few of them stops, or sends nothing of the frame.
+BOUNCE_BYTES = 4 << 20
 _PLUG_TIMEOUT_S = 120.0
 
 
@@ -102,6 +105,7 @@ class Vm(Closing):
             command = [*qemu.command, "-name", name, *hardware.options()]
             backend = f"memory-backend-file,id=memory,size={size_bytes},share=on"
             command += ["-object", f"{backend},mem-path=/proc/self/fd/{self.memory.fd}"]
+            command += ["-global", f"igbvf.x-max-bounce-buffer-size={BOUNCE_BYTES}"]
             command += ["-incoming", "defer"] if filled is not None else []
             command += ["-serial", f"file:{self.console}"]
             command += ["-chardev", f"socket,id=monitor,fd={its_monitor.fileno()}"]
