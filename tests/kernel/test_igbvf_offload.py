@@ -49,12 +49,15 @@ class Sender(Closing):
     """VM1's transmit ring, and a VF that reaches VM1's memory, or not (shared).
 
     lanes: queue pairs that share the VF's, of which this is the last; 0: it has the VF to itself.
+    count: descriptors of the transmit ring that the port is told of.
     """
 
-    def __init__(self, *, shared: bool = True, lanes: int = 0) -> None:
+    def __init__(self, *, shared: bool = True, lanes: int = 0, count: int = TX_COUNT) -> None:
         self.model = IgbModel()
         self.vf = IgbVf("igbvf:01:10.0", self.model.name, None, lambda _: self._function())
         (spec,) = self.vf.open(1)
+        assert spec.igbvf is not None
+        spec = replace(spec, igbvf=replace(spec.igbvf, tx=replace(spec.igbvf.tx, count=count)))
         with ExitStack() as stack:
             stack.callback(self.vf.close)
             self.port = stack.enter_context(Port(spec))
@@ -204,6 +207,16 @@ def test_what_no_context_expresses_is_done_in_software(sender: Sender) -> None:
         assert sender.finish() == expected, name
         assert (sender.model.transmit.asked, sender.port.tx_held) == (0, 0), name
     assert sender.drops == {"oversize": 1}
+
+
+def test_a_ring_too_short_for_the_longest_frame() -> None:
+    """It would wait for ever: the software has it instead."""
+    with Sender(count=32) as sender:
+        for told in (TAKEN[6], TAKEN[2]):
+            sender.model.wire.clear()
+            sender.post(told)
+            assert sender.finish() == software(told)
+        assert sender.model.transmit.asked == 0
 
 
 @pytest.mark.parametrize("lanes", [0, 2])
