@@ -1,4 +1,4 @@
-"""Layout of BAR 0 of the vhost-pci function: docs/device.md, version 1.2, as declarations.
+"""Layout of BAR 0 of the vhost-pci function: docs/device.md, version 1.3, as declarations.
 
 Shared by the driver (driver/vhost_pci.py) and the device (tools/device): constants, records.
 """
@@ -14,7 +14,7 @@ DEVICE_ID = 0x10F0
 CLASS_CODE = 0x020000
 MAGIC = 0x49435056  # "VPCI"
 VERSION_MAJOR = 1
-VERSION_MINOR = 2
+VERSION_MINOR = 3
 
 WINDOW_RW = 2  # BAR 2
 COMMIT_REGION = 4  # BAR 4
@@ -36,6 +36,7 @@ class Register(enum.IntEnum):
     QUEUE_ERROR = 0x18
     QUEUE_COUNT = 0x1C
     KICK_ARM = 0x20
+    DRIVER_FEATURES = 0x24
     KICK = 0x400  # + 4 * ring: names VM1's kick eventfd, see docs/device.md 4
     DOORBELL = 0x800  # + 4 * ring
 
@@ -45,6 +46,12 @@ class DriverStatus(enum.IntEnum):
 
     DETACHED = 0
     ACTIVE = 1
+
+
+class DriverFeature(enum.IntFlag):
+    """Bits of DRIVER_FEATURES."""
+
+    MARKS = 1 << 0  # the dirty map: docs/device.md 5.7
 
 
 class Status(enum.IntFlag):
@@ -93,6 +100,7 @@ HEADER = Record(
         ("dirty_size", 0x40, 8),
         ("commit_size", 0x48, 4),
         ("mtu", 0x4C, 4),
+        ("dirty_shift", 0x50, 4),
     ),
     itemsize=256,
 )
@@ -124,5 +132,8 @@ MEMORY = Record(
 
 DRIVER = Record((("heartbeat", 0, 8), ("pid", 8, 4)), itemsize=4096)
 PID_OFFSET = 8
+
+# A mark of the dirty map is of so many bytes at least: those that one byte of a vhost log is of.
+DIRTY_SHIFT_MIN = 15
 
 COMMIT = Record((("committed", 0, 4), ("intended", 4, 4)), itemsize=8)

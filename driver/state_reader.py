@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from driver.state_area import (
     COMMIT,
+    DIRTY_SHIFT_MIN,
     DRIVER,
     GENERATION_OFFSET,
     HEADER,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from guest.mapping import Mapping
 
 _COMMIT_SIZE_MAX = 1 << 20  # of a later minor version; ours has 8 KiB
+ADDRESS_BITS = 64
 _RETRY_S = 0.0001  # the device writes for microseconds
 
 
@@ -129,7 +131,15 @@ class StateReader:
         size = header["commit_size"]
         if 0 < size < header["ring_count"] * COMMIT.itemsize or size > _COMMIT_SIZE_MAX:
             raise self._contradiction(f"its commit area has {size} bytes")
+        self._check_dirty(header)
         return header
+
+    def _check_dirty(self, header: dict[str, int]) -> None:
+        start, size = header["dirty_offset"], header["dirty_size"]
+        shift = header["dirty_shift"]
+        if start and (start + size > self._size or not DIRTY_SHIFT_MIN <= shift < ADDRESS_BITS):
+            cause = f"its dirty map is {size} bytes at {start:#x}, of 2^{shift} each"
+            raise self._contradiction(cause)
 
     def _check_section(
         self, header: dict[str, int], section: str, count: int, item_size: int

@@ -31,6 +31,7 @@ from driver.state_area import (
     VENDOR_ID,
     VERSION_MAJOR,
     WINDOW_RW,
+    DriverFeature,
     DriverStatus,
     Register,
     RingFlag,
@@ -57,6 +58,18 @@ _COMMAND_MEMORY = 1 << 1
 _COMMAND_BUS_MASTER = 1 << 2
 
 
+@dataclass(frozen=True, slots=True)
+class DirtyMap:
+    """Where this process marks what it writes to VM1's memory (docs/device.md 5.7).
+
+    size marks from address on, a byte for each 1 << shift bytes of bus addresses; until close.
+    """
+
+    address: int
+    size: int
+    shift: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class DeviceState:
     """The device as it was at one generation.
@@ -64,6 +77,7 @@ class DeviceState:
     Rings are as published: `Ring.check` each against memory and features before it runs. regions
     is the kernel's table: addresses in the windows that are mapped until the next `VhostPci.state`
     or close. mtu: of what VM1 receives; 0: none was told.
+    dirty: None while nothing is to be marked.
     """
 
     generation: int
@@ -73,6 +87,7 @@ class DeviceState:
     rings: tuple[Ring, ...]
     memory: MemoryMap
     regions: list[HostRegion]
+    dirty: DirtyMap | None = None
 
 
 class VhostPci(Closing):
@@ -271,7 +286,15 @@ class VhostPci(Closing):
             rings=tuple(_ring(index, row) for index, row in enumerate(tables.rings)),
             memory=memory,
             regions=memory.regions(self._areas),
+            dirty=self._dirty_map(tables.header),
         )
+
+    def _dirty_map(self, header: dict[str, int]) -> DirtyMap | None:
+        start = header["dirty_offset"]
+        if not start:
+            return None
+        address = self._state_area.address + start
+        return DirtyMap(address, header["dirty_size"], header["dirty_shift"])
 
     def _is_window(self, index: int) -> bool:
         if index == WINDOW_RW:
@@ -297,6 +320,7 @@ class VhostPci(Closing):
     def activate(self) -> None:
         """Tell the device that this process is going to touch the rings (DRIVER_STATUS 1)."""
         self._state_area.store(self._driver_offset + PID_OFFSET, os.getpid())
+        self._write(Register.DRIVER_FEATURES, DriverFeature.MARKS)
         self._write(Register.DRIVER_STATUS, DriverStatus.ACTIVE)
         self._active = True
 

@@ -294,6 +294,7 @@ class Channel:
                 combining=combining,
                 kick_fd=kick_fd,
                 mtu=state.mtu,
+                dirty=state.dirty,
             )
             return Queue(config, map_, self._ring_stats(ring), name)
         except QueueError as error:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from driver.memory_map import HostRegion
+    from driver.vhost_pci import DirtyMap
 
 __all__ = [
     "BURST_MAX",
@@ -102,7 +103,8 @@ class RingConfig:
     open until the queue is closed. kick_fd: readable when VM1 kicked, -1 where nothing tells; open
     until no loop has the queue's work. commit: address of a packed ring's commit words, mapped
     until then (docs/device.md 5.6). mtu: of a receive ring, for frames that are not to be cut
-    (5.1.4.1); 0: any length will do.
+    (5.1.4.1); 0: any length will do. dirty: where what is written to a receive ring's buffers is
+    marked, mapped until then (docs/device.md 5.7); None: nobody asks.
     """
 
     desc: int
@@ -116,6 +118,7 @@ class RingConfig:
     kick_fd: int = -1
     commit: int = 0
     mtu: int = 0
+    dirty: DirtyMap | None = None
 
 
 class QueueError(VhostPciError):
@@ -159,6 +162,7 @@ class Queue(Handle):
         self.config = config
         self.stats = stats
         self.name = name
+        dirty = config.dirty
         structure = RingConfigStructure(
             config.desc,
             config.avail,
@@ -171,6 +175,7 @@ class Queue(Handle):
             config.kick_fd,
             config.mtu,
             config.commit,
+            *((dirty.address, dirty.size, dirty.shift) if dirty else (0, 0, 0)),
         )
         handle = library().rk_queue_new(ctypes.byref(structure), map_.handle, ctypes.byref(stats))
         if not handle:

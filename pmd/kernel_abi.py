@@ -31,7 +31,7 @@ from pmd.xdp_abi import XdpConfigStructure, XdpQueueStructure, XdpRingStructure
 if TYPE_CHECKING:
     from driver.igbvf.queue import QueuePair
 
-ABI = 12  # RK_ABI
+ABI = 13  # RK_ABI
 BURST_MAX = 256  # RK_BURST_MAX
 FRAME_MAX = 65562  # RK_FRAME_MAX
 DROP_SLOTS = 16
@@ -91,6 +91,10 @@ class RingConfigStructure(Structure):
         ("kick_fd", c_int32),
         ("mtu", c_uint32),
         ("commit", c_uint64),
+        ("dirty", c_uint64),
+        ("dirty_bytes", c_uint64),
+        ("dirty_shift", c_uint32),
+        ("reserved", c_uint32),
     ]
 
 

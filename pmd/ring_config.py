@@ -9,6 +9,7 @@ from pmd.kernel import RingConfig, RingFlags
 
 if TYPE_CHECKING:
     from driver.ring import Ring
+    from driver.vhost_pci import DirtyMap
     from guest.function import Doorbell
 
 _ALIKE = (
@@ -44,6 +45,7 @@ def ring_config(
     combining: bool = False,
     kick_fd: int = -1,
     mtu: int = 0,
+    dirty: DirtyMap | None = None,
 ) -> RingConfig:
     """The kernel's configuration of a ring that `Ring.check` let pass.
 
@@ -55,6 +57,7 @@ def ring_config(
         combining: The windows are mapped write-combining.
         kick_fd: Readable when VM1 kicked; -1: nothing tells.
         mtu: VM1's; 0: it was told none.
+        dirty: Where what is written to VM1's buffers is to be marked; None: nobody asks.
     """
     flags = RingFlags(0)
     for needed, flag in (*_ALIKE, *(_TRANSMIT if ring.transmits else _RECEIVE)):
@@ -82,4 +85,5 @@ def ring_config(
         kick_fd=kick_fd,
         commit=commit,
         mtu=mtu if not ring.transmits and features & Feature.NET_MTU else 0,
+        dirty=None if ring.transmits else dirty,
     )

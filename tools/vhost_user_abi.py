@@ -24,6 +24,8 @@ VRING_STATE = struct.Struct("<II")  # index, number
 VRING_ADDRESS = struct.Struct("<IIQQQQ")  # index, flags, descriptor, used, available, log
 MEMORY_HEADER = struct.Struct("<II")  # regions, padding
 MEMORY_REGION = struct.Struct("<QQQQ")  # guest address, size, user address, mmap offset
+LOG = struct.Struct("<QQ")  # mmap size, mmap offset
+VRING_LOG = 1  # in the flags of VRING_ADDRESS: what is written to the used ring is to be logged
 INFLIGHT = struct.Struct("<QQHH")  # mmap size, mmap offset, rings, their size; may be padded to 24
 SINGLE_REGION = struct.Struct("<QQQQQ")  # padding, then a memory region
 

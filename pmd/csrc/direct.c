@@ -6,6 +6,7 @@
  * several of them has no header in the further ones (5.1.6.4): what belongs there the port has to tell.
  */
 #include "layout.h"
+#include "dirty.h"
 #include "lines.h"
 #include "mtu.h"
 
@@ -150,6 +151,13 @@ static struct found find_frame(struct rk_queue *queue, const struct rk_filled *f
 	return found;
 }
 
+/* All that we or the VF can have written to a chain. */
+static void mark_posted(const struct rk_queue *queue, const struct posted *posted)
+{
+	dirty_mark(queue, posted->header_at, queue->header_bytes);
+	dirty_mark(queue, posted->frame_at, posted->room);
+}
+
 /* Returns the chains of a frame, with its header and what belongs in front of them; or empty. */
 static void return_frame(struct rk_queue *queue, const struct rk_filled *filled,
 			 const struct found *found)
@@ -170,6 +178,8 @@ static void return_frame(struct rk_queue *queue, const struct rk_filled *filled,
 			shm_copy_out(posted->header_at, filled[i].front,
 				     length < queue->header_bytes ? length : queue->header_bytes);
 		}
+		if (queue->dirty)
+			mark_posted(queue, posted);
 		ring_return(queue, posted->head, length, sent && i + 1 < found->span);
 		queue->flight++;
 		queue->flying--;

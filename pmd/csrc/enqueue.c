@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* VM1 receives: frames of the port go into available chains; what cannot hold one is returned empty. */
 #include "plain.h"
+#include "dirty.h"
 #include "mtu.h"
 #include "writer.h"
 
@@ -107,23 +108,6 @@ static inline uint32_t plain_targets(struct rk_queue *queue, const struct rk_fra
 	return n + any;
 }
 
-static inline void write_plain(const struct rk_frame *frame, const uint8_t *header,
-			       uint32_t header_bytes, struct shm *to)
-{
-	/* 10 or 12: constants compile to stores. */
-	if (header_bytes == HEADER_BYTES_MAX)
-		shm_copy_out(to, header, HEADER_BYTES_MAX);
-	else
-		shm_copy_out(to, header, HEADER_BEFORE_BUFFERS);
-	to = shm_at(to, header_bytes);
-	for (uint32_t i = 0; i < frame->segment_count; i++) {
-		const struct iovec *segment = &frame->segments[i];
-
-		shm_copy_frame_out(to, segment->iov_base, segment->iov_len);
-		to = shm_at(to, segment->iov_len);
-	}
-}
-
 /* Writes n frames where plain chains want them; returns their bytes. Compiled once without offloads. */
 static inline uint64_t write_run(const struct rk_queue *queue, const struct rk_frame *frames,
 				 uint32_t n, struct shm *const *targets, uint32_t *lengths,
@@ -174,6 +158,8 @@ static uint32_t place_plain(struct turn *turn, const struct rk_frame *frames, ui
 	n = plain_targets(queue, frames, heads, descs, count, targets);
 	bytes = turn->offloads ? write_run(queue, frames, n, targets, lengths, true)
 			       : write_run(queue, frames, n, targets, lengths, false);
+	if (__builtin_expect(queue->dirty != NULL, false))
+		dirty_mark_all(queue, targets, lengths, n);
 	ring_return_run(queue, heads, lengths, n);
 	queue->next = queue->used_next;
 	queue->walked += n;
@@ -283,6 +269,8 @@ static enum outcome place_any(struct turn *turn, const struct rk_frame *frame)
 			return FRAME_WAITS;
 	}
 	write_frame(queue, frame, (uint16_t)have.chains);
+	if (queue->dirty)
+		dirty_mark_segments(queue, queue->segments, need);
 	consume(turn, &have, need);
 	queue->stats->packets++;
 	queue->stats->bytes += frame->bytes;

@@ -5,6 +5,7 @@
 #include "turn.h"
 
 #include "call.h"
+#include "dirty.h"
 #include "lines.h"
 #include "mtu.h"
 
@@ -155,7 +156,10 @@ struct rk_queue *rk_queue_new(const struct rk_ring_config *config, const struct 
 	queue->call_fd = config->call_fd;
 	queue->call_offset = config->call_offset;
 	queue->kick_fd = config->kick_fd;
-	if (find_parts(queue, config) && allocate(queue) && begin(queue))
+	if (config->dirty)
+		queue->dirty = dirty_new(config, map);
+	if ((queue->dirty || !config->dirty) && find_parts(queue, config) && allocate(queue) &&
+	    begin(queue))
 		return queue;
 	error = errno;
 	rk_queue_free(queue);
@@ -175,6 +179,7 @@ void rk_queue_free(struct rk_queue *queue)
 	free(queue->posted);
 	free(queue->bounce);
 	free(queue->expansion);
+	free(queue->dirty);
 	free(queue);
 }
 

@@ -116,6 +116,7 @@ struct rk_queue {
 	struct shm *used;
 	/* ---- 64 bytes ---- */
 	const struct rk_map *map;
+	struct dirty *dirty;                /* what marks written buffers; NULL: nobody asks */
 	const struct rk_region *hint;       /* where the last buffer was */
 	const struct rk_region *table_hint; /* where the last indirect table was */
 	struct rk_direction_stats *stats;

@@ -17,7 +17,7 @@
 #define RK_API __attribute__((visibility("default")))
 
 /* Changes with any structure or signature here; pmd/kernel.py refuses another. */
-#define RK_ABI 12u
+#define RK_ABI 13u
 
 #define RK_BURST_MAX 256u
 #define RK_WORKS_MAX 65535u
@@ -107,6 +107,10 @@ struct rk_ring_config {
 	int32_t kick_fd;            /* readable when VM1 kicked; -1: nothing tells */
 	uint32_t mtu;               /* a receive ring: of frames that are not to be cut; 0: any */
 	uint64_t commit;            /* packed: the ring's commit words in this process, else 0: docs/device.md 5.6 */
+	uint64_t dirty;             /* a receive ring's map of marks in this process, 0: none: docs/device.md 5.7 */
+	uint64_t dirty_bytes;
+	uint32_t dirty_shift;       /* of the bytes that each has a mark for; less than 64 */
+	uint32_t reserved;
 };
 
 struct rk_direction_stats {

@@ -3,9 +3,7 @@
 #ifndef WRITER_H
 #define WRITER_H
 
-#include "shm.h"
-
-#include <sys/uio.h>
+#include "queue.h"
 
 /* Writes bytes into segments, front to back. */
 struct writer {
@@ -27,6 +25,24 @@ static inline void write_out(struct writer *to, const uint8_t *from, size_t byte
 			to->segment++;
 			to->offset = 0;
 		}
+	}
+}
+
+/* A header and a frame into one buffer that holds both. */
+static inline void write_plain(const struct rk_frame *frame, const uint8_t *header,
+			       uint32_t header_bytes, struct shm *into)
+{
+	/* 10 or 12: constants compile to stores. */
+	if (header_bytes == HEADER_BYTES_MAX)
+		shm_copy_out(into, header, HEADER_BYTES_MAX);
+	else
+		shm_copy_out(into, header, HEADER_BEFORE_BUFFERS);
+	into = shm_at(into, header_bytes);
+	for (uint32_t i = 0; i < frame->segment_count; i++) {
+		const struct iovec *segment = &frame->segments[i];
+
+		shm_copy_frame_out(into, segment->iov_base, segment->iov_len);
+		into = shm_at(into, segment->iov_len);
 	}
 }
 

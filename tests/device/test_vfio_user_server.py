@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tests.device.device_host import DeviceHost
     from tests.device.vm1_memory import Vm1
 
-STATE_SIZE = 0x3F000
+STATE_SIZE = 0xFF000
 
 
 def config32(client: RawClient, offset: int) -> int:
@@ -87,7 +87,7 @@ def test_realize_sequence_of_stock_qemu(host: DeviceHost, vm1: Vm1) -> None:
         info = qemu.ask(GET_INFO, struct.pack("<IIII", 16, 0, 0, 0))
         assert info.payload == struct.pack("<IIII", 16, 3, 9, 5)
         fixed, areas, fd = sparse_info(qemu, 0)
-        assert fixed == (64, 15, 0, 32, 0x40000, 0)
+        assert fixed == (64, 15, 0, 32, 0x100000, 0)
         assert areas == [(0x1000, STATE_SIZE)]
         with mmap.mmap(fd, STATE_SIZE, offset=0x1000) as mapped:
             header = np.frombuffer(mapped[: HEADER.itemsize], HEADER)[0]
@@ -138,7 +138,7 @@ def test_bar_sizing_and_masks(host: DeviceHost, vm1: Vm1) -> None:
     with host.attached() as client:
         client.write(7, 0x10, b"\xff" * 24)
         bars = struct.unpack("<QQQ", client.read(7, 0x10, 24).payload[16:])
-        assert bars == (0xFFFFFFFFFFFC0004, 0xFFFFFFFFFFC0000C, 0xFFFFFFFFFFFFE004)
+        assert bars == (0xFFFFFFFFFFF00004, 0xFFFFFFFFFFC0000C, 0xFFFFFFFFFFFFE004)
         client.write(7, 0, b"\xff" * 4)
         assert config32(client, 0) == 0x10F01AF4
         client.write(7, 4, b"\xff\xff")

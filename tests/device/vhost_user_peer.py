@@ -97,6 +97,7 @@ def descriptors_of(state: Vm1State) -> set[int]:
     fds = {region.file.fd for region in state.memory}
     for ring in state.rings:
         fds |= {ring.kick_fd, ring.call_fd, ring.error_fd}
+    fds |= {state.log.fd} if state.log else set()
     return fds - {-1}
 
 

@@ -315,14 +315,15 @@ def test_a_device_that_is_gone(function: FakeFunction) -> None:
 def test_activate_and_close(function: FakeFunction) -> None:
     with VhostPci(function) as device:
         device.activate()
-        assert function.writes == [(Register.DRIVER_STATUS, 1)]
+        begun = [(Register.DRIVER_FEATURES, 1), (Register.DRIVER_STATUS, 1)]
+        assert function.writes == begun
         pid = struct.unpack("<I", function.state_area(DRIVER_OFFSET + 8, 4))[0]
         assert pid == os.getpid()
-    assert function.writes == [(Register.DRIVER_STATUS, 1), (Register.DRIVER_STATUS, 0)]
+    assert function.writes == [*begun, (Register.DRIVER_STATUS, 0)]
     with VhostPci(function) as device:
         device.activate()
         device.deactivate()
-    assert len(function.writes) == 4
+    assert len(function.writes) == 6
 
 
 def test_registers_written(function: FakeFunction) -> None:

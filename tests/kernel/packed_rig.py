@@ -81,6 +81,9 @@ class PackedRig(Rig):
         """Write the descriptor at index, whatever it was."""
         self.poke(DESC + 16 * index, struct.pack("<QIHH", address, length, buffer_id, flags))
 
+    def _own_parts(self) -> list[tuple[int, int]]:
+        return [(DESC, 16 * self.layout.size), (DEVICE_EVENT, 4)]
+
     def config(self) -> RingConfig:
         config = super().config()
         address = self.commit.ctypes.data

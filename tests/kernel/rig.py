@@ -21,6 +21,7 @@ from driver.device_ring import DescFlag, DeviceRing, Layout
 from driver.memory_map import MappedArea, MemoryMap
 from driver.offload import PLAIN, Offloads
 from driver.split_ring import SplitRing
+from driver.vhost_pci import DirtyMap
 from guest.closing import Closing
 from guest.function import Area, RegionInfo
 from pmd.kernel import (
@@ -65,6 +66,8 @@ TABLE = [
     (TOP, 0x1000, 0x30000, 2, 3),
 ]
 WINDOWS = {2: 0x70000, 4: 0x4000}
+PAGE_SHIFT = 12
+MARKS = (BIG + BIG_SIZE) >> PAGE_SHIFT  # the last page there is has none: it is past the map's end
 
 DESC, AVAIL, USED = RINGS, RINGS + 0x2000, RINGS + 0x4000  # enough for a size of 512
 
@@ -111,6 +114,7 @@ class Rig(Closing):
             self.memory, {window: data.data for window, data in self.windows.items()}
         )
         self.kick_fd = -1
+        self.marks: npt.NDArray[np.uint8] | None = None  # of each page, where it is to be marked
         self.plain = True  # whether plain chains go the short way; verdicts are to be the same
         self._stack = ExitStack()
         self.call_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -169,6 +173,36 @@ class Rig(Closing):
     def used_index(self) -> int:
         return int(struct.unpack("<H", self.peek(USED + 2, 2))[0])
 
+    def mark(self) -> None:
+        """Have what is written to buffers be marked from the next queue on."""
+        self.marks = np.zeros(MARKS + 64, np.uint8)
+
+    def _own_parts(self) -> list[tuple[int, int]]:
+        """What the device's side writes of the ring, which it need not mark."""
+        return [(USED, 6 + 8 * self.layout.size)]
+
+    def content(self) -> dict[int, bytes]:
+        """All memory, for `unmarked`."""
+        return {window: data.tobytes() for window, data in self.windows.items()}
+
+    def unmarked(self, before: dict[int, bytes]) -> list[int]:
+        """Bus addresses of pages that are another content than before, and have no mark."""
+        assert self.marks is not None
+        assert not self.marks[MARKS:].any(), "marked past the map's end"
+        own = {
+            page
+            for bus, size in self._own_parts()
+            for page in range(bus >> PAGE_SHIFT, (bus + size - 1 >> PAGE_SHIFT) + 1)
+        }
+        found = []
+        for bus, length, offset, window, _ in TABLE:
+            for at in range(0, length, 1 << PAGE_SHIFT):
+                page, part = (bus + at) >> PAGE_SHIFT, slice(offset + at, offset + at + 0x1000)
+                changed = self.windows[window][part].tobytes() != before[window][part]
+                if changed and page < MARKS and page not in own and not self.marks[page]:
+                    found.append(bus + at)
+        return found
+
     def kernel_map(self) -> Map:
         """A map onto the windows; freed with the rig."""
         areas = {
@@ -202,7 +236,11 @@ class Rig(Closing):
             self.call_fd,
             mtu=layout.mtu,
             kick_fd=self.kick_fd,
+            dirty=self._dirty_map(),
         )
+
+    def _dirty_map(self) -> DirtyMap | None:
+        return None if self.marks is None else DirtyMap(self.marks.ctypes.data, MARKS, PAGE_SHIFT)
 
     def queue(self, stats: DirectionStats) -> Queue:
         """The kernel's queue, from the memory as it is; freed with the rig."""
@@ -311,6 +349,7 @@ def receive(
     then: As for `transmit`.
     """
     ring, copies, queue = begin(rig, then)
+    content = rig.content()
     port = rig.port()
     give(port, frames)
     work = Work(None, queue, port)
@@ -322,4 +361,5 @@ def receive(
         before = (ring.completed, len(left))
         left = left[ring.receive(left, burst) :]
     assert frames_of(port) == left
+    assert rig.marks is None or rig.unmarked(content) == []
     return agree(rig, ring, copies, queue, left)

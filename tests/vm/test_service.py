@@ -64,6 +64,27 @@ def test_a_killed_pmd_is_succeeded(served: Picture) -> None:
     both_ways(served, MIB)
 
 
+def test_a_migration_that_is_given_up(served: Picture) -> None:
+    """VM1's memory goes slowly to nowhere while frames come; `pmd` marks what it writes in VM2."""
+    vm1, device = served.vm1, served.device
+    capability = {"capability": "x-ignore-shared", "state": False}  # its template's
+    vm1.qmp.execute("migrate-set-capabilities", capabilities=[capability])
+    vm1.qmp.execute("migrate-set-parameters", max_bandwidth=MIB)
+    vm1.qmp.execute("migrate", uri="exec:cat > /dev/null")
+
+    def dirty() -> dict[str, int]:
+        return dict(device.state()["function"]["dirty"])
+
+    device.wait_until(lambda: dirty()["shift"] > 0, STEP_TIMEOUT_S, "be asked for a log")
+    device.wait_until(device.is_served, STEP_TIMEOUT_S, "see pmd follow")
+    served.transfer(served.outside, vm1, MIB)
+    device.wait_until(lambda: dirty()["marks_taken"] > 0, STEP_TIMEOUT_S, "see marks")
+    vm1.qmp.execute("migrate_cancel")
+    device.wait_until(lambda: dirty()["shift"] == 0, STEP_TIMEOUT_S, "hear of the end")
+    assert dirty()["times_all"] == 0
+    both_ways(served, MIB)
+
+
 def test_ten_vm1s_one_pmd(served: Picture) -> None:
     pmd = served.pmd
     for number in range(REPLACEMENTS):

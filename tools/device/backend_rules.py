@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from tools.vhost_user_abi import (
     BASELINE_REGIONS,
     INFLIGHT,
+    LOG,
     MEMORY_HEADER,
     MEMORY_REGION,
     SINGLE_REGION,
@@ -39,6 +40,7 @@ PROTOCOL_FEATURES = int(
     | ProtocolFeature.GPA_ADDRESSES
     | ProtocolFeature.MTU
     | ProtocolFeature.INFLIGHT_SHMFD
+    | ProtocolFeature.LOG_SHMFD
 )
 
 
@@ -59,6 +61,7 @@ class Reason(enum.StrEnum):
     EVENTFD = "eventfd"
     FILE = "file"
     MEMORY = "memory"
+    LOG = "log"
 
 
 class RefusalError(Exception):
@@ -115,6 +118,9 @@ RULES: dict[int, Rule] = {
         limit=MEMORY_HEADER.size + MEMORY_SLOTS * MEMORY_REGION.size,
         fds=(0, MEMORY_SLOTS),
         takes_away=True,
+    ),
+    Request.SET_LOG_BASE: Rule(
+        LOG.size, fds=(1, 1), needs=ProtocolFeature.LOG_SHMFD, answers=True, takes_away=True
     ),
     Request.SET_VRING_NUM: Rule(VRING_STATE.size),
     Request.SET_VRING_ADDR: Rule(VRING_ADDRESS.size),

@@ -13,12 +13,14 @@ from typing import TYPE_CHECKING
 from tools.device import backend_rules as rules
 from tools.device.backend_rules import Reason, RefusalError
 from tools.device.commit_area import COMMIT_SIZE
+from tools.device.dirty_log import Log, check_log, make_log
 from tools.device.memory_table import MemoryTable, RegionDescription, is_sealed
 from tools.device.offer import MTU_MIN
 from tools.device.ring_set import RingSet
 from tools.device.vm1_state import Vm1State
 from tools.vhost_user_abi import (
     INFLIGHT,
+    LOG,
     MEMORY_HEADER,
     MEMORY_REGION,
     RING_SIZE_MAX,
@@ -61,6 +63,8 @@ class FrontEndState:
         self.features: int | None = None
         self.protocol_features = ProtocolFeature(0)
         self.status = 0
+        self._logging = False
+        self._log: Log | None = None
         self._backend_channel = -1
         self._warned_unsealed = False
         self._handlers: dict[int, Handler] = {
@@ -69,6 +73,7 @@ class FrontEndState:
             Request.SET_OWNER: self._set_owner,
             Request.RESET_OWNER: self._reset_owner,
             Request.SET_MEM_TABLE: self._set_memory_table,
+            Request.SET_LOG_BASE: self._set_log,
             Request.GET_PROTOCOL_FEATURES: self._get_protocol_features,
             Request.SET_PROTOCOL_FEATURES: self._set_protocol_features,
             Request.GET_QUEUE_NUM: self._get_queue_count,
@@ -87,7 +92,7 @@ class FrontEndState:
 
     @property
     def accepted(self) -> Feature:
-        """The virtio features VM1's driver accepted; bit 30 is vhost-user's own and left out."""
+        """The virtio features VM1's driver accepted; vhost's own bits 26 and 30 are left out."""
         return Feature((self.features or 0) & ~int(Feature.PROTOCOL_FEATURES))
 
     def handle(self, message: Message, fds: Descriptors) -> Answer:
@@ -108,6 +113,8 @@ class FrontEndState:
             commit_serial=self._commits.serial,
             resumes=self.rings.resumes,
             mtu=self.mtu if self.accepted & Feature.NET_MTU else 0,
+            logging=self._logging,
+            log=self._log,
         )
 
     def note_stops(self, before: Vm1State, after: Vm1State) -> None:
@@ -124,7 +131,8 @@ class FrontEndState:
         self.released.extend(self.table.descriptors)
         self.rings.close()
         self._release(self._backend_channel)
-        self.table, self._backend_channel = MemoryTable(), -1
+        self._release(self._log.fd if self._log else -1)
+        self.table, self._backend_channel, self._log = MemoryTable(), -1, None
         self.close_released()
 
     # -- negotiation --
@@ -137,12 +145,14 @@ class FrontEndState:
         if unknown := features & ~self._offer.features:
             text = f"accepts features {unknown:#x}, which were not offered"
             raise RefusalError(Reason.FEATURES, text, must_tell=True)
+        logging, features = bool(features & Feature.LOG_ALL), features & ~int(Feature.LOG_ALL)
         # QEMU says the same again for each of its queue pairs while the first ones run.
         if features != self.features and self.rings.started:
             text = "changes features under a started ring"
             raise RefusalError(Reason.RING_STARTED, text, must_tell=True)
         self.features = features
         self.rings.take_features(features)
+        self._logging = logging
         return None
 
     def _get_protocol_features(self, _message: Message, _fds: Descriptors) -> Answer:
@@ -178,6 +188,7 @@ class FrontEndState:
         self.rings.stop_all()
         self.features = None
         self.rings.take_features(None)
+        self._logging = False
         self.status = 0
         return None
 
@@ -211,6 +222,17 @@ class FrontEndState:
         self._release(self._backend_channel)
         self._backend_channel = fds.take(fd)
         return None
+
+    # -- migration --
+
+    def _set_log(self, message: Message, fds: Descriptors) -> Answer:
+        size, offset = LOG.unpack(message.payload)
+        fd = next(iter(fds))
+        log = make_log(fd, offset, size, self.table.regions)
+        self._release(self._log.fd if self._log else -1)
+        fds.take(fd)
+        self._log = log
+        return lambda: b""
 
     # -- what a front-end keeps for the next device: docs/device.md 5.6 --
 
@@ -281,6 +303,7 @@ class FrontEndState:
         return lambda: U64.pack(rules.MEMORY_SLOTS)
 
     def _replace_table(self, table: MemoryTable, fds: Descriptors) -> None:
+        check_log(self._log, table.regions)
         before, after = self.table.descriptors, table.descriptors
         for fd in after - before:
             fds.take(fd)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from driver.state_area import DriverStatus
+from driver.state_area import DriverFeature, DriverStatus
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -16,9 +16,11 @@ SAMPLE_INTERVAL_S = 0.1
 
 
 class DriverWatch:
-    """DRIVER_STATUS and ACK.
+    """DRIVER_STATUS, DRIVER_FEATURES and ACK.
 
-    Thread rule: the event loop's.
+    Thread rule: the event loop's. marks: the driver marks what it writes to VM1's memory
+    (docs/device.md 5.7). unmarked: one may have written without a mark, and is no longer active;
+    whoever looks at it sets it back.
 
     Args:
         heartbeat: Reads the driver area's heartbeat.
@@ -31,9 +33,23 @@ class DriverWatch:
         self._changed = asyncio.Event()
         self.status = DriverStatus.DETACHED
         self.acknowledged: int | None = None
+        self.marks = False
+        self.unmarked = False
+
+    def set_features(self, features: int) -> None:
+        """DRIVER_FEATURES was written; an active driver cannot change them."""
+        if self.status == DriverStatus.DETACHED:
+            self.marks = bool(features & DriverFeature.MARKS)
+
+    def lose(self) -> None:
+        """The driver is gone without having said so."""
+        self.unmarked |= self.status == DriverStatus.ACTIVE
+        self.set_status(DriverStatus.DETACHED)
+        self.marks = False
 
     def set_status(self, status: DriverStatus) -> None:
-        """DRIVER_STATUS was written, or the driver is gone."""
+        """DRIVER_STATUS was written."""
+        self.unmarked |= self.status == DriverStatus.ACTIVE and not self.marks
         self.status = status
         self._changed.set()
 

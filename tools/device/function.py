@@ -10,7 +10,7 @@ import asyncio
 import errno
 import logging
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -21,12 +21,12 @@ from driver.state_area import (
     QUEUE_COUNT_MAX,
     RING,
     WINDOW_RW,
-    DriverStatus,
     RingFlag,
     Status,
 )
 from guest.function import Area, Irq, Region, RegionInfo
 from tools.device.commit_area import COMMIT_SIZE, CommitArea
+from tools.device.dirty_map import DirtyMap
 from tools.device.driver_watch import DriverWatch
 from tools.device.interrupts import Interrupts
 from tools.device.kicks import KickWatch
@@ -89,6 +89,7 @@ class VhostPciDevice:
         self._driver = DriverWatch(
             lambda: self._writer.driver_area().heartbeat, lambda: self._writer.generation
         )
+        self._dirty = DirtyMap(self._writer, self._driver)
         self._kicks = KickWatch(self._kicked)
         self._registers = Registers(ring_count, self._driver, self._kicks, queue_error)
         self._vm1 = VM1_AWAY
@@ -109,22 +110,31 @@ class VhostPciDevice:
         """Show a new state; returns when nothing of the former one is in use any more.
 
         That is once the driver acknowledged, or is not there, or was declared dead: 5 s at most.
+        What was written until then VM1's log shows, if it has one.
         Borrows the state's descriptors until the next publish has returned.
         """
         async with self._publishing:
             before = self._vm1
             self.commits.start(before, state)
             self._vm1 = state
-            self._kicks.take(state.rings)
-            self._registers.take(state.rings)
-            self._show()
-            cause = await self._driver.wait()
-            if cause:
-                log.warning("driver: declared dead: %s", cause)
-                self._driver.set_status(DriverStatus.DETACHED)
-                if self._disconnect is not None:
-                    self._disconnect(f"the driver is dead: {cause}")
+            self._dirty.begin(state)
+            # The log is the device's own affair.
+            if state.log == before.log or replace(before, log=state.log) != state:
+                self._kicks.take(state.rings)
+                self._registers.take(state.rings)
+                self._show()
+                await self._follow()
             self.commits.finish(before, state)
+            self._dirty.settle(before)
+
+    async def _follow(self) -> None:
+        """Wait for the driver; one that is dead is sent away."""
+        cause = await self._driver.wait()
+        if cause:
+            log.warning("driver: declared dead: %s", cause)
+            self._driver.lose()
+            if self._disconnect is not None:
+                self._disconnect(f"the driver is dead: {cause}")
 
     def _show(self) -> None:
         """Write tables and windows anew, under a new generation, and interrupt the driver."""
@@ -149,7 +159,8 @@ class VhostPciDevice:
             self._vm1.features,
             ring_table(rings, self._writer.ring_count, packed=layout_of(self._vm1.features).packed),
             self._layout.memory_table(),
-            self._vm1.mtu,
+            mtu=self._vm1.mtu,
+            dirty_shift=self._dirty.shift,
         )
         self.interrupts.signal(Irq.MSI, 0)
 
@@ -183,7 +194,7 @@ class VhostPciDevice:
         self._disconnect = None
         self.interrupts.close()
         self._kicks.disarm_all()
-        self._driver.set_status(DriverStatus.DETACHED)
+        self._driver.lose()
         self._driver.acknowledged = None
         self._writer.clear_driver_area()
         self._frozen = None
@@ -195,7 +206,7 @@ class VhostPciDevice:
 
     def reset(self) -> None:
         """Function-level reset (docs/device.md 7). VM1 is not disturbed."""
-        self._driver.set_status(DriverStatus.DETACHED)
+        self._driver.lose()
         self._kicks.disarm_all()
         self.interrupts.release(Irq.MSI)
         self.config.reset()
@@ -301,6 +312,7 @@ class VhostPciDevice:
                 }
                 for window in self._layout.windows
             ],
+            "dirty": self._dirty.describe(),
             "memory_entries": len(self._layout.entries),
             "memory_left_out": len(self._layout.left_out),
             "armed_kicks": list(self._kicks.armed),
@@ -311,6 +323,7 @@ class VhostPciDevice:
     def close(self) -> None:
         """Free everything; the client and VM1 have been sent away before."""
         self._kicks.take(())
+        self._dirty.close()
         self.interrupts.close()
         self.commits.close()
         self._writer.close()

@@ -16,7 +16,8 @@ MTU_MIN = 68  # virtio 1.3, 5.1.4.1
 MTU_MAX = 65535
 
 # Without these there is no device of ours to talk to (virtio 1.3, 6.2; vhost-user).
-ALWAYS = Feature.VERSION_1 | Feature.PROTOCOL_FEATURES
+# LOG_ALL is vhost's own: by it VM1's VMM asks for the log of changed memory, to migrate VM1.
+ALWAYS = Feature.VERSION_1 | Feature.PROTOCOL_FEATURES | Feature.LOG_ALL
 # CTRL_VQ, MQ, STATUS and GUEST_ANNOUNCE belong to the control queue, which front-ends end
 # themselves; without them in the offer QEMU and DPDK would hide several queues from their guests.
 RINGS = (

@@ -11,6 +11,7 @@ from driver.state_area import (
     MAGIC,
     VERSION_MAJOR,
     VERSION_MINOR,
+    DriverFeature,
     DriverStatus,
     Register,
 )
@@ -37,7 +38,7 @@ class Registers:
 
     Args:
         ring_count: QUEUE_COUNT.
-        driver: Takes DRIVER_STATUS and ACK.
+        driver: Takes DRIVER_STATUS, DRIVER_FEATURES and ACK.
         kicks: Takes KICK_ARM.
         queue_error: Called with the ring of a QUEUE_ERROR.
     """
@@ -69,6 +70,7 @@ class Registers:
             Register.ACK: driver.acknowledge,
             Register.QUEUE_ERROR: self._write_queue_error,
             Register.KICK_ARM: self._write_kick_arm,
+            Register.DRIVER_FEATURES: driver.set_features,
         }
 
     def take(self, rings: Sequence[RingState]) -> None:
@@ -81,6 +83,8 @@ class Registers:
             return bytes(count)
         if offset == Register.DRIVER_STATUS:
             return struct.pack("<I", self._driver.status)
+        if offset == Register.DRIVER_FEATURES:
+            return struct.pack("<I", DriverFeature.MARKS if self._driver.marks else 0)
         return struct.pack("<I", self._constants.get(offset, 0))
 
     def write(self, offset: int, data: bytes) -> None:

@@ -16,12 +16,13 @@ HALF_MASK = 0xFFFF
 
 
 class Part(NamedTuple):
-    """One of a ring's three areas: fixed + each * size bytes."""
+    """One of a ring's three areas: fixed + each * size bytes; written: by the device's side too."""
 
     name: str
     alignment: int
     fixed: int
     each: int
+    written: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,17 +71,17 @@ class RingLayout:
 SPLIT = RingLayout(
     False,
     (
-        Part("descriptor table", 16, 0, 16),
-        Part("available ring", 2, 6, 2),
-        Part("used ring", 4, 6, 8),
+        Part("descriptor table", 16, 0, 16, written=False),
+        Part("available ring", 2, 6, 2, written=False),
+        Part("used ring", 4, 6, 8, written=True),
     ),
 )
 PACKED = RingLayout(
     True,
     (
-        Part("descriptor ring", 16, 0, 16),
-        Part("driver event suppression", 4, 4, 0),
-        Part("device event suppression", 4, 4, 0),
+        Part("descriptor ring", 16, 0, 16, written=True),
+        Part("driver event suppression", 4, 4, 0, written=False),
+        Part("device event suppression", 4, 4, 0, written=True),
     ),
 )
 

@@ -11,7 +11,7 @@ from tools.device.backend_rules import Reason, RefusalError
 from tools.device.memory_table import MemoryTable
 from tools.device.ring_layout import PACKED, SPLIT, RingLayout, layout_of
 from tools.device.rings import Ring, check_alignment, leave, may_begin, parse_event
-from tools.vhost_user_abi import VRING_ADDRESS, VRING_STATE, Feature, Request
+from tools.vhost_user_abi import VRING_ADDRESS, VRING_LOG, VRING_STATE, Feature, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -156,10 +156,10 @@ class RingSet:
         return None
 
     def _set_addresses(self, message: Message, _fds: Descriptors) -> Answer:
-        index, flags, desc, used, avail, _log = VRING_ADDRESS.unpack(message.payload)
+        index, flags, desc, used, avail, log = VRING_ADDRESS.unpack(message.payload)
         ring = self._ring(index)
-        if flags:
-            raise RefusalError(Reason.VALUE, f"has flags {flags:#x}, and logging was not offered")
+        if flags & ~VRING_LOG:
+            raise RefusalError(Reason.VALUE, f"has unknown flags {flags:#x}")
         addresses = (desc, avail, used)
         check_alignment(addresses, self._layouts()[0])  # of both, split asks for less
         if self._table.regions and not any(
@@ -172,6 +172,7 @@ class RingSet:
         if addresses != ring.addresses:
             self._check_stopped(index, "addresses")
         ring.addresses = addresses
+        ring.log = log if flags & VRING_LOG else None
         return None
 
     def _get_base(self, message: Message, _fds: Descriptors) -> Answer:

@@ -33,6 +33,7 @@ class Ring:
     """One ring of the connection. The descriptors belong to the connection's state. -1: none.
 
     addresses: user addresses of the parts of descriptors, of the driver, of the device.
+    log: the bus address at which what is written to the last is to be logged.
     base: as SET_VRING_BASE gave it; after a stop, where the ring stood.
     kicked: a kick eventfd came, or word that there is none, and nothing has stopped the ring since.
     broken: the driver has quarantined it, and nothing has stopped it since.
@@ -40,6 +41,7 @@ class Ring:
 
     size: int = 0
     addresses: tuple[int, int, int] | None = None
+    log: int | None = None
     base: int = 0
     kicked: bool = False
     enabled: bool = False
@@ -75,6 +77,7 @@ class Ring:
             call_fd=self.call_fd,
             error_fd=self.error_fd,
             call_serial=self.call_serial,
+            log=None if self.log == device else self.log,  # there it is marked anyhow
         )
 
     def stop(self) -> int:

@@ -1,8 +1,8 @@
 """Writer of the state area: the shared memory of BAR 0 and its generation protocol.
 
 docs/device.md 5. The memory is shared with whoever drives the function, so the device builds every
-state in private memory and copies it out; of what is shared it reads the driver area only, which
-lies behind the tables.
+state in private memory and copies it out; of what is shared it reads what the driver writes only,
+which lies behind the tables: the driver area and the dirty map.
 """
 
 from __future__ import annotations
@@ -32,11 +32,13 @@ from tools.device.commit_area import COMMIT_SIZE
 if TYPE_CHECKING:
     import numpy.typing as npt
 
-BAR0_SIZE = 256 << 10
+BAR0_SIZE = 1 << 20
 STATE_OFFSET = PAGE_SIZE
 STATE_SIZE = BAR0_SIZE - STATE_OFFSET
 RING_OFFSET = HEADER.itemsize
-DRIVER_OFFSET = STATE_SIZE - DRIVER.itemsize
+DRIVER_OFFSET = (256 << 10) - STATE_OFFSET - DRIVER.itemsize
+DIRTY_SIZE = 512 << 10
+DIRTY_OFFSET = STATE_SIZE - DIRTY_SIZE
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +80,9 @@ class StateWriter:
         features: int,
         rings: npt.NDArray[np.void],
         memory: npt.NDArray[np.void],
+        *,
         mtu: int = 0,
+        dirty_shift: int = 0,
     ) -> int:
         """Publish a state; returns its generation, which is even.
 
@@ -88,6 +92,7 @@ class StateWriter:
             rings: ring_count items of dtype RING.
             memory: at most memory_capacity items of dtype MEMORY, sorted by bus address.
             mtu: VM1's, 0 if it was told none.
+            dirty_shift: the dirty map's, 0 while nothing is to be marked.
         """
         odd, even = (self.generation + 1) & 0xFFFFFFFF, (self.generation + 2) & 0xFFFFFFFF
         image = np.zeros(DRIVER_OFFSET, dtype=np.uint8)
@@ -102,6 +107,9 @@ class StateWriter:
         header["memory_count"], header["memory_capacity"] = len(memory), self.memory_capacity
         header["driver_offset"], header["driver_size"] = DRIVER_OFFSET, DRIVER.itemsize
         header["commit_size"], header["mtu"] = COMMIT_SIZE, mtu
+        if dirty_shift:
+            header["dirty_offset"], header["dirty_size"] = DIRTY_OFFSET, DIRTY_SIZE
+            header["dirty_shift"] = dirty_shift
         self._place(image, RING_OFFSET, rings, self.ring_count)
         self._place(image, self._memory_offset, memory, self.memory_capacity)
         # docs/device.md 5.2. Each step is a store or a memcpy inside a call into C, so the compiler
@@ -135,12 +143,23 @@ class StateWriter:
         start = STATE_OFFSET + DRIVER_OFFSET
         self._map[start : start + DRIVER.itemsize] = bytes(DRIVER.itemsize)
 
+    def take_marks(self) -> npt.NDArray[np.intp]:
+        """Which bytes of the dirty map are not 0, ascending; they are 0 from now on.
+
+        A stored mark is never lost: one that is stored meanwhile either is in the answer, or stays.
+        """
+        start = STATE_OFFSET + DIRTY_OFFSET
+        marks = np.frombuffer(self._map, np.uint8, DIRTY_SIZE, start)
+        found = np.flatnonzero(marks)
+        marks[found] = 0
+        return found
+
     def read(self, offset: int, count: int) -> bytes:
         """Trapped read: what the client could read through its own mapping (offset in BAR 0)."""
         return self._map[offset : offset + count]
 
     def write_driver_area(self, offset: int, data: bytes) -> None:
-        """Trapped write at an offset in BAR 0; outside the driver area without effect."""
+        """Trapped write at an offset in BAR 0; in front of the driver area without effect."""
         start = STATE_OFFSET + DRIVER_OFFSET
         skip = max(0, start - offset)
         kept = data[skip:]

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tools.device.dirty_log import Log
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +38,10 @@ class MemoryRegion:
 
 @dataclass(frozen=True, slots=True)
 class RingState:
-    """One ring, addresses already turned into bus addresses and checked. -1: no such eventfd."""
+    """One ring, addresses already turned into bus addresses and checked. -1: no such eventfd.
+
+    log: where else VM1 wants its used part to be marked, while it migrates.
+    """
 
     size: int = 0
     started: bool = False
@@ -47,6 +54,7 @@ class RingState:
     call_fd: int = -1
     error_fd: int = -1
     call_serial: int = 0
+    log: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +62,8 @@ class Vm1State:
     """All of it; replaced as a whole.
 
     commit_serial: of the commit area's file. resumes: the front-end kept it (docs/device.md 5.6).
-    mtu: what VM1 was told and accepted, else 0.
+    mtu: what VM1 was told and accepted, else 0. logging: changed memory is to be marked;
+    in the log, as soon as there is one.
     """
 
     connected: bool
@@ -64,3 +73,5 @@ class Vm1State:
     commit_serial: int = 0
     resumes: bool = False
     mtu: int = 0
+    logging: bool = False
+    log: Log | None = None
