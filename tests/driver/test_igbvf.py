@@ -67,7 +67,7 @@ def opened(model: IgbModel, mac: bytes | None = None) -> tuple[IgbVf, PortSpec]:
 
 def assert_let_go(model: IgbModel) -> None:
     assert model.closed
-    assert model.dma == {}
+    assert (model.dma, model.irqs) == ({}, ())
     assert [model.get(ring + CONTROL) & ENABLE for ring in (RX, TX)] == [0, 0]
     for mapping in model.mappings:
         with pytest.raises(ValueError, match="closed"):
@@ -96,6 +96,7 @@ def test_up_and_down(model: IgbModel) -> None:
         mapping.address + RX + TAIL,
         mapping.address + TX + TAIL,
     )
+    assert model.irqs == (pair.wake_fd,)
     for ring, base, count in ((pair.rx, RX, RX_COUNT), (pair.tx, TX, TX_COUNT)):
         assert model.get(base + HIGH) << 32 | model.get(base + LOW) == ring.iova
         assert model.get(base + LENGTH) == 16 * count == ring.size
