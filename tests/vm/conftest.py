@@ -11,7 +11,7 @@ import sys
 import tempfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import pytest
 
@@ -25,8 +25,9 @@ from tools.lab.template import Templates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
 
-    from tools.lab.vm import Vm
+T = TypeVar("T")
 
 
 def _tell(line: str) -> None:
@@ -81,9 +82,9 @@ class Stage:
         made = Picture(ingredients.templates, ingredients.package, directory, number)
         return self._stack.enter_context(made)
 
-    def enter(self, vm: Vm) -> Vm:
-        """End this machine too when the stage is cleared."""
-        return self._stack.enter_context(vm)
+    def enter(self, what: AbstractContextManager[T]) -> T:
+        """End this machine or server too when the stage is cleared."""
+        return self._stack.enter_context(what)
 
     def clear(self) -> None:
         """End what is up."""
