@@ -58,7 +58,7 @@ def resolve(specs: Sequence[str]) -> list[Choice]:
 
     Raises:
         UsageError: There are more VFs than channels, or fewer.
-        VhostPciError: There is none, or they cannot be listed.
+        VhostPciError: There is none, or interfaces cannot be listed.
     """
     functions = [f for known in _KNOWN for f in pci_functions(known.vendor, known.device)]
     named = [spec for spec in specs if spec != AUTO]

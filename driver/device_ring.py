@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from driver.memory_map import TranslationError
-from driver.offload import NO_OFFLOADS, Offloads
+from driver.offloads import NO_OFFLOADS, Offloads
 from driver.ring import ETHERNET_HEADER_BYTES
 
 if TYPE_CHECKING:

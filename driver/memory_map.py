@@ -6,7 +6,6 @@ A table is immutable; a new one replaces it whole, between bursts.
 from __future__ import annotations
 
 from bisect import bisect_right
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple, NewType
 
 from driver.state_area import Permission
@@ -27,8 +26,7 @@ class TranslationError(VhostPciError):
     """A bus address is not VM1's memory, or not with the permission asked for."""
 
 
-@dataclass(frozen=True, slots=True)
-class Run:
+class Run(NamedTuple):
     """Contiguous bytes of one window: what a bus address range is, as far as it goes."""
 
     window: int
@@ -36,8 +34,7 @@ class Run:
     length: int
 
 
-@dataclass(frozen=True, slots=True)
-class MappedArea:
+class MappedArea(NamedTuple):
     """size bytes of a window from offset on, at address in this process."""
 
     offset: int
@@ -57,8 +54,7 @@ class HostRegion(NamedTuple):
     permission: int
 
 
-@dataclass(frozen=True, slots=True)
-class _Entry:
+class _Entry(NamedTuple):
     bus: int
     length: int
     offset: int

@@ -18,6 +18,8 @@ import enum
 import struct
 from dataclasses import dataclass, replace
 
+from driver.offloads import Offloads
+
 HEADERS_MAX = 256
 _FORMAT = struct.Struct("<BBHHHH")
 _IPV4, _IPV6 = 0x0800, 0x86DD
@@ -26,19 +28,6 @@ _EXTENSIONS = (0, 43, 60)  # hop-by-hop, routing, destination: RFC 8200, 4
 _ROUTING = 43
 _TCP, _UDP = 6, 17
 _FIN_PSH, _CWR = 0x09, 0x80
-
-
-class Offloads(enum.IntFlag):
-    """RK_RING_OFFLOADS: what may be left to the other side."""
-
-    CSUM = 1 << 8
-    TSO4 = 1 << 9
-    TSO6 = 1 << 10
-    ECN = 1 << 11
-    USO = 1 << 12
-
-
-NO_OFFLOADS = Offloads(0)
 
 
 class OffloadFlag(enum.IntFlag):

@@ -6,7 +6,6 @@ The driver reads with `struct`: importing numpy takes longer than attaching to a
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -15,17 +14,17 @@ if TYPE_CHECKING:
 _CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
 
 
-@dataclass(frozen=True, slots=True)
 class Record:
     """One record: unsigned fields, by offset, with nothing but padding between them.
 
-    Attributes:
+    Args:
         fields: Name, offset and size in bytes of each.
         itemsize: Of the whole record, in bytes.
     """
 
-    fields: tuple[tuple[str, int, int], ...]
-    itemsize: int
+    def __init__(self, fields: tuple[tuple[str, int, int], ...], itemsize: int) -> None:
+        self.fields = fields
+        self.itemsize = itemsize
 
     @property
     def names(self) -> tuple[str, ...]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from driver.memory_map import BusAddress, TranslationError
@@ -64,14 +63,13 @@ class Part(NamedTuple):
     written: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Ring:
+class Ring(NamedTuple):
     """One entry of the ring table (docs/device.md 5.3), as the device gave it: not yet checked.
 
     avail, used: of a packed ring the driver's and the device's event suppression structure.
     """
 
-    index: int
+    index: int  # type: ignore[assignment] # and not tuple.index
     size: int
     flags: RingFlag
     desc: BusAddress

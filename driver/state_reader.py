@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from driver.state_area import (
     COMMIT,
@@ -30,8 +29,7 @@ ADDRESS_BITS = 64
 _RETRY_S = 0.0001  # the device writes for microseconds
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class Tables:
+class Tables(NamedTuple):
     """Private copies of one even generation: header fields by name, rows of RING and of MEMORY."""
 
     generation: int

@@ -11,8 +11,7 @@ import contextlib
 import os
 import struct
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from driver.kick_events import KickEvents
 from driver.memory_map import BusAddress, MappedArea, MemoryMap
@@ -58,8 +57,7 @@ _COMMAND_MEMORY = 1 << 1
 _COMMAND_BUS_MASTER = 1 << 2
 
 
-@dataclass(frozen=True, slots=True)
-class DirtyMap:
+class DirtyMap(NamedTuple):
     """Where this process marks what it writes to VM1's memory (docs/device.md 5.7).
 
     size marks from address on, a byte for each 1 << shift bytes of bus addresses; until close.
@@ -70,8 +68,7 @@ class DirtyMap:
     shift: int
 
 
-@dataclass(frozen=True, slots=True, eq=False)
-class DeviceState:
+class DeviceState(NamedTuple):
     """The device as it was at one generation.
 
     Rings are as published: `Ring.check` each against memory and features before it runs. regions

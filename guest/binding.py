@@ -9,9 +9,8 @@ goes or the machine restarts; making it last longer is driverctl's business.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from guest.discovery import SYSFS, group_members, pci_function
 from guest.errors import VhostPciError, errno_text
@@ -39,8 +38,7 @@ def obstructing(members: list[PciFunction]) -> list[PciFunction]:
     return [m for m in members if m.driver and not is_vfio(m.driver) and m.driver not in _HARMLESS]
 
 
-@dataclass(frozen=True, slots=True)
-class Step:
+class Step(NamedTuple):
     """One thing that is done: a module loaded, or, with a path, a value written there."""
 
     value: str

@@ -1,23 +1,18 @@
-"""PCI functions of this machine, as udev and sysfs show them."""
+"""PCI functions of this machine, as sysfs shows them."""
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import NamedTuple
 
 from guest.errors import UsageError, VhostPciError
-
-if TYPE_CHECKING:
-    import pyudev
 
 SYSFS = Path("/sys")
 _ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
 
 
-@dataclass(frozen=True, slots=True)
-class PciFunction:
+class PciFunction(NamedTuple):
     """A PCI function at the moment of asking.
 
     class_code has 24 bits. driver is None where none is bound, iommu_group where there is no
@@ -52,15 +47,11 @@ def full_address(text: str) -> str:
 
 
 def pci_functions(vendor: int, device: int) -> list[PciFunction]:
-    """All functions with these ids, by address; empty on a machine without PCI.
-
-    Raises:
-        VhostPciError: libudev is missing.
-    """
-    devices = udev_context().list_devices(subsystem="pci")
-    devices.match_attribute("vendor", f"{vendor:#06x}").match_attribute("device", f"{device:#06x}")
-    found = (_read(Path(each.sys_path)) for each in devices)
-    return sorted((each for each in found if each is not None), key=lambda each: each.address)
+    """All functions with these ids, by address; empty on a machine without PCI."""
+    devices = SYSFS / "bus/pci/devices"
+    paths = sorted(devices.iterdir()) if devices.exists() else ()
+    found = (_read(path) for path in paths if _ids(path) == (vendor, device))
+    return [each for each in found if each is not None]
 
 
 def pci_function(address: str, root: Path = SYSFS) -> PciFunction:
@@ -93,21 +84,12 @@ def group_members(function: PciFunction) -> list[PciFunction]:
     return sorted((each for each in found if each is not None), key=lambda each: each.address)
 
 
-def udev_context() -> pyudev.Context:
-    """A connection to libudev.
-
-    Raises:
-        VhostPciError: It is missing.
-    """
+def _ids(path: Path) -> tuple[int, int] | None:
+    """Vendor and device; None if the function has gone meanwhile."""
     try:
-        # Here, since the import itself looks for libudev.
-        import pyudev  # noqa: PLC0415
-
-        return pyudev.Context()
-    except (ImportError, OSError) as error:
-        raise VhostPciError(
-            "list", "PCI functions", f"libudev is missing ({error})", "install libudev1"
-        ) from error
+        return int((path / "vendor").read_text(), 16), int((path / "device").read_text(), 16)
+    except OSError:
+        return None
 
 
 def _read(path: Path) -> PciFunction | None:

@@ -8,8 +8,7 @@ Indices, flags and capabilities are VFIO's (linux/vfio.h).
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol, Self
+from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,27 +41,24 @@ class Irq(enum.IntEnum):
     REQ = 4
 
 
-@dataclass(frozen=True, slots=True)
-class Area:
+class Area(NamedTuple):
     """A mappable part of a region: both in bytes, page aligned, relative to the region."""
 
     offset: int
     size: int
 
 
-@dataclass(frozen=True, slots=True)
-class RegionInfo:
+class RegionInfo(NamedTuple):
     """One region as it is now. A size of 0 means it does not exist; no areas means trapped only."""
 
-    index: int
+    index: int  # type: ignore[assignment] # and not tuple.index
     size: int
     readable: bool
     writable: bool
     areas: tuple[Area, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class Identity:
+class Identity(NamedTuple):
     """PCI identity, as in configuration space; class_code is 24 bits."""
 
     vendor: int
@@ -73,8 +69,7 @@ class Identity:
     subsystem_device: int
 
 
-@dataclass(frozen=True, slots=True)
-class Doorbell:
+class Doorbell(NamedTuple):
     """How to ring one register: 8 bytes to an eventfd (offset None), or 4 bytes at offset of fd.
 
     The Function owns fd, until its next `doorbells()` call or its close.

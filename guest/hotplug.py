@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 import socket
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from guest.closing import Closing
-from guest.discovery import pci_functions, udev_context
+from guest.discovery import pci_functions
 from guest.errors import VhostPciError, errno_text
 
 if TYPE_CHECKING:
@@ -24,8 +23,7 @@ if TYPE_CHECKING:
 _UDEVD = Path("/run/udev/control")
 
 
-@dataclass(frozen=True, slots=True)
-class Change:
+class Change(NamedTuple):
     """A function is there to be used (plugged in, or given a driver), or it has gone."""
 
     address: str
@@ -35,63 +33,71 @@ class Change:
 class Hotplug(Closing):
     """The functions with these ids: those that are here, then every change.
 
-    A change may be told twice, and one that `present` has seen already may follow: the caller
-    looks at what it has. Thread rule: one thread at a time.
+    First `present`, and whatever that leads to; then `watch`, which takes longer than both, since
+    it loads libudev. A change may be told twice, and one that `present` has seen already may
+    follow: the caller looks at what it has. Thread rule: one thread at a time.
 
     Args:
         vendor: The PCI vendor.
         device: The PCI device id.
         source: "udev" or "kernel"; by default udevd's where it runs.
-
-    Raises:
-        VhostPciError: libudev is missing, or the kernel has no uevents for us.
     """
 
     def __init__(self, vendor: int, device: int, source: str | None = None) -> None:
-        context = udev_context()
-        import pyudev  # noqa: PLC0415 - udev_context has seen that it can be imported
-
         self._ids = vendor, device
         self._pci_id = f"{vendor:04X}:{device:04X}"
+        self._source = source or ("udev" if _UDEVD.exists() else "kernel")
+        self._monitor: pyudev.Monitor | None = None
+        self._socket: socket.socket | None = None
+        self._known: set[str] = set()
+        self._compares = True
+
+    def watch(self) -> None:
+        """Begin to, if need be; `changes` first tells what came and went since `present`.
+
+        Raises:
+            VhostPciError: libudev is missing, or the kernel has no uevents for us.
+        """
+        if self._socket is not None:
+            return
         try:
-            self._monitor: pyudev.Monitor | None = pyudev.Monitor.from_netlink(
-                context, source or ("udev" if _UDEVD.exists() else "kernel")
-            )
+            # Here, since the import itself looks for libudev, by way of other processes.
+            import pyudev  # noqa: PLC0415
+
+            context = pyudev.Context()
+        except (ImportError, OSError) as error:
+            cause = f"libudev is missing ({error})"
+            raise VhostPciError("watch", "PCI functions", cause, "install libudev1") from error
+        try:
+            self._monitor = pyudev.Monitor.from_netlink(context, self._source)
             self._monitor.filter_by("pci")
-            # Before anybody enumerates: a function that comes in between is told twice, not never.
             self._monitor.start()
             self._socket = socket.socket(fileno=os.dup(self._monitor.fileno()))
         except OSError as error:
             raise VhostPciError("watch", "PCI functions", errno_text(error)) from error
-        self._known: set[str] = set()
 
     def fileno(self) -> int:
-        """Readable when `changes` may have something."""
-        return self._socket.fileno()
+        """Readable when `changes` may have something; after `watch`."""
+        return self._socket.fileno() if self._socket is not None else -1
 
     def present(self) -> list[str]:
-        """The addresses of the functions that are here now, sorted.
-
-        Raises:
-            VhostPciError: They cannot be listed.
-        """
+        """The addresses of the functions that are here now, sorted."""
         found = [function.address for function in pci_functions(*self._ids)]
         self._known = set(found)
         return found
 
     def changes(self) -> list[Change]:
-        """What has changed since the last call, in order; does not wait.
-
-        Raises:
-            VhostPciError: The functions cannot be listed, after the kernel's queue ran over.
-        """
-        found: list[Change] = []
+        """What has changed since the last call, in order; does not wait. After `watch`."""
+        # Looked at after `watch`: what comes in between is told twice, not never.
+        found = self._compared() if self._compares else []
+        self._compares = False
         try:
             for event in self._events():
                 found += self._judge(event)
         except OSError:
             # The socket's queue ran over. Asking for the error takes it back.
-            self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+            if self._socket is not None:
+                self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             for _ in self._events():
                 pass  # older than what is looked at now
             found += self._compared()
@@ -112,7 +118,7 @@ class Hotplug(Closing):
         return []
 
     def _compared(self) -> list[Change]:
-        """Events were lost: what has gone of what was known, and all that is here."""
+        """Nobody heard all events: what has gone of what was known, and all that is here."""
         former = self._known
         here = self.present()
         gone = [Change(address, present=False) for address in sorted(former.difference(here))]
@@ -120,5 +126,7 @@ class Hotplug(Closing):
 
     def close(self) -> None:
         """Stop watching. Twice is fine."""
-        self._socket.close()
+        if self._socket is not None:
+            self._socket.close()
+        self._socket = None
         self._monitor = None  # pyudev closes its descriptor with the last reference

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from guest.pci_config import COMMAND, COMMAND_MEMORY, CONFIG_SIZE, HEADER_SIZE, capabilities
 
@@ -24,8 +23,7 @@ _BAR0 = 0x10
 _CAPABILITY_MSI = 0x05
 
 
-@dataclass(frozen=True, slots=True)
-class Bar:
+class Bar(NamedTuple):
     """One BAR. A size of 0 with `implemented` means that it was given no addresses."""
 
     size: int
@@ -33,8 +31,7 @@ class Bar:
     implemented: bool
 
 
-@dataclass(frozen=True, slots=True)
-class PciFacts:
+class PciFacts(NamedTuple):
     """One function at the moment of asking.
 
     Attributes:

@@ -10,8 +10,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from guest import vfio_abi as abi
 from guest.closing import Closing
@@ -54,8 +53,7 @@ def ask_info(syscalls: Syscalls, fd: int, request: int, structure: ctypes.Struct
         size = needed
 
 
-@dataclass(frozen=True, slots=True)
-class IommuInfo:
+class IommuInfo(NamedTuple):
     """What the container's IOMMU takes.
 
     page_sizes is their bit map; iova_ranges are (first, last), both inclusive, empty where the
@@ -67,10 +65,10 @@ class IommuInfo:
     mappings_left: int | None
 
 
-@dataclass(slots=True)
 class _Group:
-    fd: int
-    users: int
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.users = 0
 
 
 class Container(Closing):
@@ -107,7 +105,7 @@ class Container(Closing):
             VhostPciError: The group cannot be used; the cause says why, the remedy what to bind.
         """
         if number not in self._groups:
-            self._groups[number] = _Group(self._open_group(number), 0)
+            self._groups[number] = _Group(self._open_group(number))
         group = self._groups[number]
         group.users += 1
         return group.fd

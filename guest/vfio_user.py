@@ -7,7 +7,6 @@ are those of `guest.vfio_user_abi`; nothing the server says is used before it wa
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import mmap
 import os
 import stat
@@ -139,7 +138,7 @@ class VfioUserFunction(Closing):
             undo.callback(close_fds, fds)
             info, offset = region_info(payload, index)
             undo.pop_all()
-        return info if fds else dataclasses.replace(info, areas=()), offset, fds
+        return info if fds else info._replace(areas=()), offset, fds
 
     def read(self, index: int, offset: int, size: int) -> bytes:
         """REGION_READ, in pieces of what both sides take."""

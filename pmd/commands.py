@@ -103,7 +103,7 @@ def list_functions(*, json: Annotated[bool, _FLAG] = False) -> None:
     Args:
         json: Print a JSON array instead of a table.
     """
-    from pmd.listing import found, table  # noqa: PLC0415 - pyudev, which only this command needs
+    from pmd.listing import found, table  # noqa: PLC0415 - what only this command needs
 
     functions = found()
     if json:

@@ -6,8 +6,7 @@ command line says wins over the file, key by key.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from guest.errors import UsageError, errno_text
 
@@ -24,8 +23,7 @@ COPIES = ("auto", "always", "never")  # pmd/ports.py Copy
 _SECONDS_MAX = 1e9
 
 
-@dataclass(frozen=True, slots=True)
-class Options:
+class Options(NamedTuple):
     """What `pmd run` does. Every value is in its range; the names are not judged.
 
     Attributes:
@@ -57,8 +55,7 @@ class Options:
     json: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class _Key:
+class _Key(NamedTuple):
     """One key: the field it fills, what a value must be, and what turns it into that or None."""
 
     field: str

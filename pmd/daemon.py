@@ -91,8 +91,6 @@ class Daemon(Closing):
         self._turn = itertools.cycle(self._lcores)
         self._selector.register(self._event, selectors.EVENT_READ)
         self._selector.register(signals, selectors.EVENT_READ)
-        if slots is not None:
-            self._selector.register(slots, selectors.EVENT_READ, slots)
 
     def run(
         self, view: View, period_s: float, duration_s: float | None
@@ -100,12 +98,15 @@ class Daemon(Closing):
         """Forward until a signal or the duration's end; the first and the last snapshot.
 
         Raises:
-            VhostPciError: A VF cannot be opened, before anything ran.
+            VhostPciError: A VF cannot be opened, before anything ran; or nobody can tell what
+                functions come and go.
             BrokenPipeError: Nobody reads the view any more.
         """
         # Whoever sees VM1 served may end us: that is no bring-up that was cut short.
         self._signals.serve()
         self._begin()
+        if self._slots is not None:
+            self._watch(self._slots)
         first = before = self.snapshot()
         end = first.time_s + duration_s if duration_s is not None else float("inf")
         show_at = first.time_s + period_s
@@ -136,6 +137,12 @@ class Daemon(Closing):
                     raise  # so it is the VF
                 self._lose(channel, str(error))
         self._place(*self._channels)
+
+    def _watch(self, slots: Slots) -> None:
+        """From now on; not earlier, since VM1 need not wait for it."""
+        slots.watch()
+        self._selector.register(slots, selectors.EVENT_READ, slots)
+        self._lose_all(slots.changes(), "unplugged")
 
     def snapshot(self) -> stats.Snapshot:
         """All counters, now."""

@@ -43,7 +43,7 @@ def examine(devices: Sequence[str], lcores: str) -> list[Finding]:
 
     Raises:
         UsageError: A device or CPU is none.
-        VhostPciError: Functions or CPUs cannot be listed, or a PCI address is not there.
+        VhostPciError: CPUs cannot be listed, or a PCI address is not there.
     """
     cpus = parse_lcores(lcores) if lcores else default_lcores(1)
     functions: list[PciFunction] = []

@@ -15,8 +15,7 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from guest.errors import VhostPciError
 from pmd.guard import Guard
@@ -94,8 +93,7 @@ class Map(Handle):
         return (host, run.value) if host else None
 
 
-@dataclass(frozen=True, slots=True)
-class RingConfig:
+class RingConfig(NamedTuple):
     """struct rk_ring_config: bus addresses; size in descriptors; header 10 or 12 bytes (5.1.6.1).
 
     call_fd: -1 where VM1 gave none. call_offset -1: it is an eventfd; else 32 bits are written at
@@ -278,8 +276,7 @@ class Work:
         return int(library().rk_work_drain(ctypes.byref(self.structure)))
 
 
-@dataclass(frozen=True, slots=True)
-class Poll:
+class Poll(NamedTuple):
     """How a loop polls: struct rk_poll.
 
     idle_ns: It sleeps once nothing moved for so long; None: never. coalesce_ns: How long a call to

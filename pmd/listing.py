@@ -19,11 +19,7 @@ if TYPE_CHECKING:
 
 
 def found() -> list[dict[str, Any]]:
-    """The functions as JSON objects, by address; `obstacle` is empty where one can be used.
-
-    Raises:
-        VhostPciError: They cannot be listed.
-    """
+    """The functions as JSON objects, by address; `obstacle` is empty where one can be used."""
     return [describe(function) for function in pci_functions(VENDOR_ID, DEVICE_ID)]
 
 

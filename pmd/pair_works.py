@@ -9,8 +9,7 @@ and so is a port: a group of pairs and ports is one lcore's.
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from driver.software_vf import PortSpec
 from pmd.kernel import Port, Work
@@ -26,8 +25,7 @@ if TYPE_CHECKING:
     from pmd.steering import Group, SteeredPort
 
 
-@dataclass(frozen=True, slots=True)
-class Watched:
+class Watched(NamedTuple):
     """The facts that all works of a channel watch: see `Work`."""
 
     generation_address: int

@@ -8,8 +8,7 @@ also comes back with any new generation: the memory may be another.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from driver.state_area import RingFlag
 
@@ -22,8 +21,7 @@ def _setup(ring: Ring) -> tuple[int, ...]:
     return (ring.size, layout, ring.desc, ring.avail, ring.used, ring.base)
 
 
-@dataclass(frozen=True, slots=True)
-class _Record:
+class _Record(NamedTuple):
     setup: tuple[int, ...]
     generation: int | None
 

@@ -65,13 +65,14 @@ def run(options: Options, view: View) -> tuple[stats.Snapshot, stats.Snapshot]:
         for channel in channels:
             if slots is None or channel not in slots:
                 channel.attach()
-        for channel in slots.begin() if slots is not None else ():
-            try:
-                channel.attach()
-            except DeviceGoneError as error:  # as if it had gone later: the next is served
-                _log.error("%s", error)
-            if channel not in channels:  # one more than auto's first
-                channels.append(channel)
+        if slots is not None:
+            for channel in slots.begin():
+                if channel not in channels:  # one more than auto's first
+                    channels.append(channel)
+                try:
+                    channel.attach()
+                except DeviceGoneError as error:  # as if it had gone later: the next is served
+                    slots.again(channel, error)
         poll = Poll(idle_ns, options.coalesce_us * 1000)
         daemon = stack.enter_context(
             Daemon(channels, cpus, options.burst, signals, slots=slots, poll=poll)

@@ -12,8 +12,7 @@ from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from driver.software_vf import parse_vf
 from guest.closing import Closing
@@ -37,8 +36,7 @@ _PAUSE_S = 0.1
 _LONGEST_PAUSE_S = 6.4
 
 
-@dataclass(frozen=True, slots=True)
-class VfTemplate:
+class VfTemplate(NamedTuple):
     """A `--vf` of `auto`: `{n}` in it stands for 0, 1, 2 ... of the channels made from it."""
 
     spec: str
@@ -53,8 +51,7 @@ class VfTemplate:
         return self.spec.replace(NUMBER, str(number))
 
 
-@dataclass(frozen=True, slots=True)
-class _Slot:
+class _Slot(NamedTuple):
     source: PciSource
     channel: Channel
 
@@ -65,7 +62,7 @@ class Slots(Closing):
     Thread rule: one thread.
 
     Args:
-        hotplug: Watching vhost-pci functions; stays the caller's.
+        hotplug: Of vhost-pci functions; stays the caller's.
         serving: How the channels serve.
     """
 
@@ -81,8 +78,16 @@ class Slots(Closing):
         self._due: dict[str, float] = {}
 
     def fileno(self) -> int:
-        """Readable when `changes` may have something."""
+        """Readable when `changes` may have something; after `watch`."""
         return self._hotplug.fileno()
+
+    def watch(self) -> None:
+        """Begin to see functions come and go: `changes` is due, which has what came meanwhile.
+
+        Raises:
+            VhostPciError: That cannot be seen.
+        """
+        self._hotplug.watch()
 
     def add(self, source: PciSource, template: VfTemplate) -> Channel:
         """A channel, not attached, for the function of a source.
@@ -112,11 +117,7 @@ class Slots(Closing):
         return min(self._due.values(), default=float("inf"))
 
     def begin(self) -> Iterator[Channel]:
-        """The channels to attach first: those of addresses, here or not, then those of auto.
-
-        Raises:
-            VhostPciError: The functions cannot be listed.
-        """
+        """The channels to attach first: those of addresses, here or not, then those of auto."""
         here = self._hotplug.present()
         for slot in self._slots:
             if not slot.source.follows:
@@ -127,11 +128,7 @@ class Slots(Closing):
             _log.info("%s: no vhost-pci function here yet; waiting for one", AUTO)
 
     def changes(self) -> list[Channel]:
-        """Take note of what came and went; the channels whose function has gone.
-
-        Raises:
-            VhostPciError: The functions cannot be listed.
-        """
+        """Take note of what came and went; the channels whose function has gone."""
         lost: list[Channel] = []
         for change in self._hotplug.changes():
             served = [s.channel for s in self._slots if s.source.name == change.address]

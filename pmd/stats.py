@@ -6,8 +6,7 @@ snapshot may be a burst apart.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from pmd.kernel import DirectionStats
@@ -21,8 +20,7 @@ def _differences(left: tuple[int, ...], right: tuple[int, ...]) -> tuple[int, ..
     return tuple(a - b for a, b in zip(left, right, strict=True))
 
 
-@dataclass(frozen=True, slots=True)
-class Direction:
+class Direction(NamedTuple):
     """One direction of a queue pair, or of several summed (ringk.h rk_direction_stats).
 
     Attributes:
@@ -40,7 +38,7 @@ class Direction:
     cycles: int
     calls: int
 
-    def __add__(self, other: Direction) -> Direction:
+    def __add__(self, other: Direction) -> Direction:  # type: ignore[override] # tuples are joined
         return Direction(
             self.packets + other.packets,
             self.bytes + other.bytes,
@@ -83,8 +81,7 @@ def direction(counters: DirectionStats) -> Direction:
     )
 
 
-@dataclass(frozen=True, slots=True)
-class AtVf:
+class AtVf(NamedTuple):
     """What the VF's side of a queue pair counted: frames.
 
     Attributes:
@@ -98,7 +95,7 @@ class AtVf:
     tx_zero_copy: int = 0
     rx_zero_copy: int = 0
 
-    def __add__(self, other: AtVf) -> AtVf:
+    def __add__(self, other: AtVf) -> AtVf:  # type: ignore[override] # tuples are joined
         return AtVf(
             self.rx_missed + other.rx_missed,
             self.tx_zero_copy + other.tx_zero_copy,
@@ -113,15 +110,14 @@ class AtVf:
         )
 
 
-@dataclass(frozen=True, slots=True)
-class Pair:
+class Pair(NamedTuple):
     """A queue pair: its directions, and what the VF's side of it counted."""
 
     vm1_to_vf: Direction
     vf_to_vm1: Direction
     at_vf: AtVf
 
-    def __add__(self, other: Pair) -> Pair:
+    def __add__(self, other: Pair) -> Pair:  # type: ignore[override] # tuples are joined
         return Pair(
             self.vm1_to_vf + other.vm1_to_vf,
             self.vf_to_vm1 + other.vf_to_vm1,
@@ -141,8 +137,7 @@ class Pair:
         return self.vm1_to_vf + self.vf_to_vm1
 
 
-@dataclass(frozen=True, slots=True)
-class Channel:
+class Channel(NamedTuple):
     """A channel: one entry a queue pair it ever ran, at least one.
 
     Attributes:
@@ -167,8 +162,7 @@ class Channel:
         return total
 
 
-@dataclass(frozen=True, slots=True)
-class Lcore:
+class Lcore(NamedTuple):
     """A poll loop (ringk.h rk_loop_stats): rounds, and TSC cycles inside the loop."""
 
     cpu: int
@@ -201,8 +195,7 @@ class Lcore:
         return self.busy_cycles / self.cycles if self.cycles else 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Snapshot:
+class Snapshot(NamedTuple):
     """Everything at time_s of the monotonic clock."""
 
     time_s: float

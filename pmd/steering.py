@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from guest.errors import VhostPciError
 from pmd.handle import Handle
@@ -21,8 +20,7 @@ if TYPE_CHECKING:
     from pmd.port import Port
 
 
-@dataclass(frozen=True, slots=True)
-class Group:
+class Group(NamedTuple):
     """Queue pairs and ports that one lcore runs; the pairs send on its ports, pair n on port n.
 
     What a port receives goes to those of its pairs that receive, else to the first pair.

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from driver.state_area import Permission
 from driver.vhost_pci import VhostPci
@@ -31,8 +30,7 @@ class MemoryType(enum.Enum):
     UNCACHED = "uncached"
 
 
-@dataclass(frozen=True, slots=True)
-class WindowSpeed:
+class WindowSpeed(NamedTuple):
     """What was measured.
 
     Attributes:

@@ -8,7 +8,7 @@ import fcntl
 import os
 import sys
 
-from driver.offload import Offloads
+from driver.offloads import Offloads
 from driver.software_vf import abi
 from driver.software_vf.vf import PortSpec, Vf
 

@@ -5,11 +5,10 @@ from __future__ import annotations
 import contextlib
 import os
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from driver.offload import NO_OFFLOADS, Offloads
+from driver.offloads import NO_OFFLOADS, Offloads
 from guest.errors import VhostPciError, errno_text
 
 if TYPE_CHECKING:
@@ -25,8 +24,7 @@ FRAME_BYTES_MIN = 60  # Ethernet's minimum, without FCS
 FRAME_BYTES_MAX = 65562  # RK_FRAME_MAX of pmd/csrc/ringk.h
 
 
-@dataclass(frozen=True, slots=True)
-class PortSpec:
+class PortSpec(NamedTuple):
     """What one queue pair's port is opened with: struct rk_port_config of pmd/csrc/ringk.h.
 
     fd belongs to whoever holds the PortSpec, until a port was opened with it: then to the port.

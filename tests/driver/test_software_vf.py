@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from driver.offload import Offloads
+from driver.offloads import Offloads
 from driver.software_vf import FRAME_BYTES_MAX, KINDS, PortSpec, abi, parse_vf
 from guest.errors import UsageError, VhostPciError
 from pmd.kernel_abi import FRAME_MAX

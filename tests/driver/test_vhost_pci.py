@@ -6,7 +6,6 @@ import os
 import re
 import struct
 import threading
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
@@ -67,7 +66,7 @@ def test_only_bar_2_is_the_window(function: FakeFunction, bar: int) -> None:
 def test_another_function_is_named(
     function: FakeFunction, change: dict[str, int], cause: str
 ) -> None:
-    function.identity_now = replace(function.identity_now, **change)
+    function.identity_now = function.identity_now._replace(**change)
     with pytest.raises(VhostPciError, match=cause):
         VhostPci(function)
     assert function.command == 0x0400

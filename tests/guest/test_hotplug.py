@@ -6,6 +6,8 @@ import contextlib
 import os
 import select
 import socket
+import subprocess
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,13 +27,19 @@ FIRST, SECOND = "0000:fe:00.0", "0000:fe:01.0"
 needs_root = pytest.mark.skipif(bool(must_be_root()), reason=must_be_root())
 
 
+def watching(source: str | None = None) -> Hotplug:
+    hotplug = Hotplug(*IDS, source=source)
+    hotplug.watch()
+    return hotplug
+
+
 def told(*events: tuple[str, ...], before: Callable[[Hotplug], None] | None = None) -> list[Change]:
     """The changes after these events of udevd: (action, address and so on)."""
 
     def work() -> list[Change]:
         with (
             contextlib.closing(FakeUdevd()) as udevd,
-            Hotplug(*IDS, source="udev") as hotplug,
+            watching(source="udev") as hotplug,
         ):
             if before is not None:
                 before(hotplug)
@@ -77,7 +85,7 @@ def test_the_going_of_what_never_came() -> None:
 @needs_root
 def test_the_descriptor_tells_when_there_is_something() -> None:
     def work() -> tuple[int, int, int]:
-        with contextlib.closing(FakeUdevd()) as udevd, Hotplug(*IDS, source="udev") as hotplug:
+        with contextlib.closing(FakeUdevd()) as udevd, watching(source="udev") as hotplug:
             quiet = len(select.select([hotplug], [], [], 0)[0])
             udevd.say("add", FIRST)
             loud = len(select.select([hotplug], [], [], 10)[0])
@@ -92,7 +100,7 @@ def test_more_events_than_the_kernel_keeps() -> None:
     """What was known and is not here has gone; afterwards all is as before."""
 
     def work() -> tuple[list[Change], int, list[Change]]:
-        with contextlib.closing(FakeUdevd()) as udevd, Hotplug(*IDS, source="udev") as hotplug:
+        with contextlib.closing(FakeUdevd()) as udevd, watching(source="udev") as hotplug:
             udevd.say("add", FIRST)
             assert hotplug.changes() == [Change(FIRST, present=True)]
             with socket.socket(fileno=os.dup(hotplug.fileno())) as small:
@@ -111,16 +119,40 @@ def test_more_events_than_the_kernel_keeps() -> None:
     assert after == [Change(SECOND, present=True)]
 
 
-def test_what_is_here_is_present_and_no_change() -> None:
+def test_what_is_here_is_present_and_told_once_more() -> None:
+    """What comes between `present` and `watch` was seen by neither."""
     with Hotplug(*IDS) as hotplug:
-        assert hotplug.present() == [function.address for function in pci_functions(*IDS)]
+        here = hotplug.present()
+        assert here == [function.address for function in pci_functions(*IDS)]
+        hotplug.watch()
+        hotplug.watch()
+        assert hotplug.changes() == [Change(address, present=True) for address in here]
         assert hotplug.changes() == []
 
 
+def test_without_libudev() -> None:
+    """Another process, whose ctypes finds no library."""
+    script = (
+        "import ctypes.util\n"
+        "ctypes.util.find_library = lambda name: None\n"
+        "from guest.hotplug import Hotplug\n"
+        "from guest.errors import VhostPciError\n"
+        "hotplug = Hotplug(1, 2)\n"
+        "print(hotplug.present())\n"
+        "try:\n    hotplug.watch()\n"
+        "except VhostPciError as error:\n    print(error)\n"
+    )
+    output = subprocess.run(
+        [sys.executable, "-c", script], check=True, capture_output=True, text=True
+    ).stdout
+    assert output.startswith("[]\ncannot watch PCI functions: libudev is missing (")
+    assert output.endswith("install libudev1\n")
+
+
 def test_closing_twice_leaves_no_descriptor() -> None:
-    Hotplug(*IDS).close()  # the first one imports pyudev
+    watching().close()  # the first one imports pyudev
     before = len(list(DESCRIPTORS.iterdir()))
-    hotplug = Hotplug(*IDS)
+    hotplug = watching()
     hotplug.close()
     hotplug.close()
     assert len(list(DESCRIPTORS.iterdir())) == before

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import errno
 import os
 import re
@@ -79,7 +78,7 @@ def test_nodes_refused(kernel: FakeVfio, path: str, error: int, text: str) -> No
     ],
 )
 def test_functions_refused(kernel: FakeVfio, change: dict[str, object], text: str) -> None:
-    pci = dataclasses.replace(PCI, **change)  # type: ignore[arg-type]
+    pci = PCI._replace(**change)  # type: ignore[arg-type]
     with pytest.raises(VhostPciError, match=re.escape(text)):
         VfioFunction.attach(pci, kernel)
 
@@ -113,7 +112,7 @@ def test_not_a_pci_function(kernel: FakeVfio) -> None:
 
 
 def test_a_vfio_driver_of_the_functions_own(kernel: FakeVfio) -> None:
-    VfioFunction.attach(dataclasses.replace(PCI, driver="mlx5_vfio_pci"), kernel).close()
+    VfioFunction.attach(PCI._replace(driver="mlx5_vfio_pci"), kernel).close()
 
 
 # ---- the ladder -------------------------------------------------------------------------------
@@ -143,10 +142,8 @@ def test_two_functions_share_a_container(kernel: FakeVfio) -> None:
     kernel.groups[27] = FakeGroup({"0000:03:00.0": FakeDevice()})
     with Container(kernel) as container:
         first = VfioFunction(container, PCI)
-        second = VfioFunction(container, dataclasses.replace(PCI, address=other))
-        third = VfioFunction(
-            container, dataclasses.replace(PCI, address="0000:03:00.0", iommu_group=27)
-        )
+        second = VfioFunction(container, PCI._replace(address=other))
+        third = VfioFunction(container, PCI._replace(address="0000:03:00.0", iommu_group=27))
         assert kernel.log.count("VFIO_SET_IOMMU") == 1
         assert kernel.log.count("open /dev/vfio/26") == 1
         first.dma_map(0x7F0000000000, PAGE, 0, writable=True)

@@ -25,7 +25,7 @@ from tests.kernel.holding_port import (
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from driver.offload import Offloads
+    from driver.offloads import Offloads
 
 Told = tuple[bytes, Offload]
 

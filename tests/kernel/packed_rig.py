@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-from dataclasses import replace
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
@@ -87,7 +86,7 @@ class PackedRig(Rig):
     def config(self) -> RingConfig:
         config = super().config()
         address = self.commit.ctypes.data
-        return replace(config, flags=config.flags | RingFlags.PACKED, commit=address)
+        return config._replace(flags=config.flags | RingFlags.PACKED, commit=address)
 
     def oracle(self) -> tuple[DeviceRing, dict[int, bytearray]]:
         copies = {window: bytearray(data.tobytes()) for window, data in self.windows.items()}

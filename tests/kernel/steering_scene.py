@@ -9,7 +9,8 @@ from scapy.layers.inet import IP, UDP
 from scapy.layers.l2 import Ether
 from scapy.packet import Raw
 
-from driver.offload import NO_OFFLOADS, PLAIN
+from driver.offload import PLAIN
+from driver.offloads import NO_OFFLOADS
 from pmd.kernel import DirectionStats, Queue, Work, drop_names
 from pmd.steering import Steering
 from tests.kernel.offload_port import OffloadPort

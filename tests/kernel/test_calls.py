@@ -6,7 +6,6 @@ import os
 import struct
 import tempfile
 import threading
-from dataclasses import replace
 
 import pytest
 
@@ -85,7 +84,7 @@ def test_call_whatever_suppression_says() -> None:
 def test_a_register_is_written_where_there_is_no_eventfd() -> None:
     with Rig(8) as rig, tempfile.TemporaryFile(buffering=0) as bar:
         bar.write(bytes(range(16)))
-        config = replace(rig.config(), call_fd=bar.fileno(), call_offset=8)
+        config = rig.config()._replace(call_fd=bar.fileno(), call_offset=8)
         with Queue(config, rig.kernel_map(), DirectionStats()) as queue:
             queue.call()
         assert os.pread(bar.fileno(), 16, 0) == bytes([*range(8), 1, 0, 0, 0, *range(12, 16)])
@@ -101,7 +100,7 @@ def test_a_full_eventfd_does_not_block() -> None:
 def test_a_ring_without_call_descriptor_calls_nobody() -> None:
     with Rig(8) as rig:
         rig.chain(0, [FRAME])
-        config = replace(rig.config(), call_fd=-1)
+        config = rig.config()._replace(call_fd=-1)
         map_: Map = rig.kernel_map()
         with Queue(config, map_, DirectionStats()) as queue:
             work = Work(queue, None, rig.port())

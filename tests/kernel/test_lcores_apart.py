@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ctypes
 from contextlib import ExitStack
-from dataclasses import replace
 from itertools import combinations
 
 from driver.software_vf import PortSpec
@@ -66,7 +65,7 @@ def busy_work(stack: ExitStack) -> Work:
     """One that moves something in each round: its frames are over the MTU, and need no buffer."""
     rig = stack.enter_context(Rig(8, mtu=68))
     rig.chain(0, [(DATA, 2048)], WRITE)
-    config = replace(rig.config(), kick_fd=-1)
+    config = rig.config()._replace(kick_fd=-1)
     queue = Queue(config, rig.kernel_map(), own_lines(DirectionStats))
     port = stack.enter_context(Port(PortSpec("gen", frame_bytes=1514)))
     return Work(None, stack.enter_context(queue), port)

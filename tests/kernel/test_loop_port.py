@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import numpy as np
 
 from driver.offload import PLAIN
@@ -55,8 +53,8 @@ def test_a_loop_in_one_memory() -> None:
     """VM1's transmit buffer may be its receive buffer as well: its own trouble."""
     with Rig(8) as rig, Port(PortSpec("loop")) as port:
         config = rig.config()
-        rx_rings = replace(
-            config, desc=config.desc + 0x200, avail=config.avail + 0x200, used=config.used + 0x200
+        rx_rings = config._replace(
+            desc=config.desc + 0x200, avail=config.avail + 0x200, used=config.used + 0x200
         )
         map_ = rig.kernel_map()
         rig.chain(0, [(BIG, 2000)])

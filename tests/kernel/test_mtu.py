@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from driver.offload import PLAIN, Gso, Offloads
+from driver.offload import PLAIN, Gso
+from driver.offloads import Offloads
 from pmd.kernel import DirectionStats, Work, drop_names
 from tests.kernel.offload_frames import asking, packet
 from tests.kernel.offload_port import OffloadPort, Told

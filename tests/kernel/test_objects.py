@@ -6,7 +6,6 @@ import shutil
 import subprocess
 import threading
 import time
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -119,7 +118,7 @@ def test_a_failed_queue_leaves_no_user_behind() -> None:
     with Rig(8) as rig:
         map_ = rig.kernel_map()
         with pytest.raises(VhostPciError):
-            Queue(replace(rig.config(), size=3), map_, DirectionStats())
+            Queue(rig.config()._replace(size=3), map_, DirectionStats())
         map_.close()
 
 

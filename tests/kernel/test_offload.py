@@ -12,18 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP, UDP
 
-from driver.offload import (
-    ECN,
-    NO_OFFLOADS,
-    PLAIN,
-    Gso,
-    Offload,
-    OffloadError,
-    OffloadFlag,
-    Offloads,
-    judge,
-    plain,
-)
+from driver.offload import ECN, PLAIN, Gso, Offload, OffloadError, OffloadFlag, judge, plain
+from driver.offloads import NO_OFFLOADS, Offloads
 from pmd.kernel import DirectionStats, Work, drop_names
 from tests.kernel.offload_frames import SEQUENCE, asking, check, packet
 from tests.kernel.offload_port import OffloadPort, Told

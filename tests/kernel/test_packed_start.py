@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import struct
-from dataclasses import replace
 
 import pytest
 
@@ -92,7 +91,7 @@ BAD_LAYOUTS = {
 def test_s28_impossible_geometry(name: str) -> None:
     change, number = BAD_LAYOUTS[name]
     with PackedRig(9) as rig:
-        config = replace(rig.config(), **change)  # type: ignore[arg-type]
+        config = rig.config()._replace(**change)  # type: ignore[arg-type]
         with pytest.raises(QueueError) as caught:
             Queue(config, rig.kernel_map(), DirectionStats(), "ring 1 of VM1")
         assert caught.value.errno == number
@@ -100,7 +99,7 @@ def test_s28_impossible_geometry(name: str) -> None:
 
 def test_the_driver_event_may_be_in_read_only_memory() -> None:
     with PackedRig(9) as rig:
-        config = replace(rig.config(), avail=READ_ONLY, desc=DATA_END - 16 * 9)
+        config = rig.config()._replace(avail=READ_ONLY, desc=DATA_END - 16 * 9)
         with Queue(config, rig.kernel_map(), DirectionStats()) as queue:
             assert queue.fault == 0
 
@@ -112,7 +111,7 @@ def test_write_combining_changes_nothing_but_order(combining: bool) -> None:
             rig.driver.post(number, [(DATA + 64 * number, 64)])
         rig.driver.show()
         flag = RingFlags.COMBINING if combining else RingFlags(0)
-        config = replace(rig.config(), flags=rig.config().flags | flag)
+        config = rig.config()._replace(flags=rig.config().flags | flag)
         port = rig.port()
         with Queue(config, rig.kernel_map(), DirectionStats()) as queue:
             assert Work(queue, None, port).turn(32) == 5

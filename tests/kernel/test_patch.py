@@ -11,7 +11,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from driver.offload import NO_OFFLOADS, PLAIN, Offload, Offloads
+from driver.offload import PLAIN, Offload
+from driver.offloads import NO_OFFLOADS, Offloads
 from driver.software_vf import PortSpec, parse_vf
 from guest.errors import VhostPciError
 from pmd.kernel import DirectionStats, Event, Loop, Port, Queue, QueueError, Work

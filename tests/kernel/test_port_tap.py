@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from driver.offload import OffloadFlag, Offloads, judge, plain
+from driver.offload import OffloadFlag, judge, plain
+from driver.offloads import Offloads
 from driver.software_vf import parse_vf
 from tests.kernel.namespace import answerer, frame, ip, namespace
 from tests.kernel.offload_frames import asking, check, packet

@@ -117,7 +117,7 @@ class Bench:
     ) -> Iterator[Bench]:
         with contextlib.ExitStack() as stack:
             rig = stack.enter_context(Rig(SIZE, **layout))
-            config = dataclasses.replace(rig.config(), kick_fd=kick_fd)
+            config = rig.config()._replace(kick_fd=kick_fd)
             queue = stack.enter_context(Queue(config, rig.kernel_map(), DirectionStats()))
             tx, rx = (queue, None) if transmits else (None, queue)
             loop = stack.enter_context(Loop(burst, poll))
@@ -160,8 +160,8 @@ def test_what_comes_before_kicks_are_asked_for_is_seen(event_idx: bool, kick_fd:
         for ring in (rx_avail, rx_used):
             rig.poke(ring, bytes(4))
         rig.poke(rx_desc, struct.pack("<QIHH", BIG, 2048, 2, 0))
-        config = dataclasses.replace(rig.config(), kick_fd=kick_fd)
-        rx_config = dataclasses.replace(config, desc=rx_desc, avail=rx_avail, used=rx_used)
+        config = rig.config()._replace(kick_fd=kick_fd)
+        rx_config = config._replace(desc=rx_desc, avail=rx_avail, used=rx_used)
         map_ = rig.kernel_map()
         tx = stack.enter_context(Queue(config, map_, DirectionStats()))
         rx = stack.enter_context(Queue(rx_config, map_, DirectionStats()))

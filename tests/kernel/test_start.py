@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import struct
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -95,7 +94,7 @@ BAD_LAYOUTS = {
 def test_s28_impossible_geometry(name: str) -> None:
     change, number = BAD_LAYOUTS[name]
     with Rig(8) as rig:
-        config = replace(rig.config(), **change)  # type: ignore[arg-type]
+        config = rig.config()._replace(**change)  # type: ignore[arg-type]
         with pytest.raises(QueueError, match="cannot run ring 1 of VM1") as caught:
             Queue(config, rig.kernel_map(), DirectionStats(), "ring 1 of VM1")
         assert caught.value.errno == number
@@ -105,12 +104,12 @@ def test_ring_parts_may_end_where_memory_ends() -> None:
     """And the event field counts only where it was negotiated (2.7.6)."""
     with Rig(8) as rig:
         rig.poke(DATA_END - 20, bytes(20))
-        config = replace(rig.config(), avail=DATA_END - 20)
+        config = rig.config()._replace(avail=DATA_END - 20)
         with Queue(config, rig.kernel_map(), DirectionStats()):
             pass
         with pytest.raises(QueueError):
             Queue(
-                replace(config, flags=config.flags | RingFlags.EVENT_IDX),
+                config._replace(flags=config.flags | RingFlags.EVENT_IDX),
                 rig.kernel_map(),
                 DirectionStats(),
             )
@@ -122,7 +121,7 @@ def test_s28_overlapping_parts_harm_nobody(parts: str) -> None:
         rig.poke(RINGS, bytes(0x100))
         same = {"avail": DESC, "used": DESC} if parts == "all the same" else {"avail": DESC}
         before = {window: data.copy() for window, data in rig.windows.items()}
-        config = replace(rig.config(), **same)  # type: ignore[arg-type]
+        config = rig.config()._replace(**same)  # type: ignore[arg-type]
         with Queue(config, rig.kernel_map(), DirectionStats()) as queue:
             work = Work(queue, None, rig.port())
             for index in range(100):

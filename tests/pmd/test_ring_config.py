@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from driver.memory_map import BusAddress
 from driver.ring import Feature, Ring
 from driver.state_area import RingFlag
@@ -13,7 +11,7 @@ from pmd.ring_config import ring_config
 
 PARTS = BusAddress(0x1000), BusAddress(0x2000), BusAddress(0x3000)
 TRANSMIT = Ring(1, 256, RingFlag.STARTED | RingFlag.ENABLED, *PARTS, 0, 0)
-RECEIVE = replace(TRANSMIT, index=2)
+RECEIVE = TRANSMIT._replace(index=2)
 EVERYTHING = sum(Feature)
 
 
@@ -25,7 +23,7 @@ def test_a_split_ring_without_features() -> None:
 
 
 def test_a_packed_ring_with_all_of_them() -> None:
-    ring = replace(TRANSMIT, flags=RingFlag.STARTED | RingFlag.PACKED)
+    ring = TRANSMIT._replace(flags=RingFlag.STARTED | RingFlag.PACKED)
     config = ring_config(ring, EVERYTHING, Doorbell(7, 0x804), 4096, combining=True)
     assert config.flags == sum(RingFlags) - RingFlags.ENABLED
     assert (config.header_bytes, config.call_fd, config.call_offset) == (12, 7, 0x804)

@@ -98,6 +98,8 @@ def test_what_the_library_has_to_see(words: list[str]) -> None:
 # What no run needs in order to serve VM1; each costs a tenth of a second or more where processors
 # are emulated, and the daemon that takes a dead one's place is waited for.
 SLOW = {"cyclopts", "numpy", "rich", "importlib.metadata", "importlib.resources", "asyncio"}
+# What a VM loads only when VM1 is served, or not at all. Each dataclass is compiled when imported.
+SLOW_IN_A_VM = {*SLOW, "dataclasses", "inspect", "pyudev"}
 
 
 SERVE = """
@@ -131,3 +133,12 @@ def test_a_run_imports_nothing_slow(tmp_path: Path) -> None:
     imported = set(done.stderr.splitlines()[-1].split())
     assert "pmd.daemon" in imported
     assert imported & SLOW == set()
+
+
+def test_a_vm_imports_less() -> None:
+    """Functions by vfio-user need dataclasses; those of a VM's kernel do not."""
+    modules = "pmd.cli, pmd.run, pmd.report, guest.vfio, guest.hotplug, driver.software_vf.packet"
+    program = f"import sys; sys.path = {sys.path}; import {modules}; print(*sys.modules)"
+    command = [sys.executable, "-I", "-S", "-c", program]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT)
+    assert set(done.stdout.split()) & SLOW_IN_A_VM == set()

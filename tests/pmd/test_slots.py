@@ -118,9 +118,13 @@ class Run:
         for address in devices:
             self.sysfs.add(address)
         # Sockets stay in the namespace where they were made.
-        self.udevd, hotplug = in_new_namespace(
-            lambda: (FakeUdevd(), Hotplug(0x1AF4, 0x10F0, source="udev"))
-        )
+        hotplug = Hotplug(0x1AF4, 0x10F0, source="udev")
+
+        def meet() -> FakeUdevd:
+            hotplug.watch()
+            return FakeUdevd()
+
+        self.udevd = in_new_namespace(meet)
         stack.callback(self.udevd.close)
         self.slots = stack.enter_context(Slots(stack.enter_context(hotplug), Serving()))
         sockets = {address: device.vfio_user for address, device in devices.items()}
