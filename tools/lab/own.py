@@ -27,8 +27,8 @@ _PACKAGES = ("guest", "driver", "pmd", "tools")
 _CHECKOUT = Path(__file__).resolve().parents[2]
 _RECIPE = "2"  # raise it when this file makes something else of the same files
 _TARGET = "/usr/lib/python3/dist-packages"
-# A wheel's own entry point names the Python it was installed with.
-_COMMAND = '#!/bin/sh\nexec python3 -m pmd.cli "$@"\n'
+# As an installer makes it of the wheel's entry point, for the machine's Python.
+_COMMAND = "#!/usr/bin/python3\nfrom pmd.cli import main\n\nmain()\n"
 
 
 def package(cache: Cache, python: Python) -> Path:
