@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from driver.state_area import WINDOW_RW
 from guest.binding import Binding
 from guest.discovery import is_pci_address, pci_function
-from guest.errors import UsageError, VhostPciError
+from guest.errors import DeviceGoneError, UsageError, VhostPciError
 from guest.pci_facts import GIVE_ROOM, NO_ROOM, read_pci
 from pmd.window_map import WindowMap, open_function
 
@@ -100,6 +100,7 @@ class PciSource:
         if binding.driver != former:
             _log.info("%s: bound to %s", self.name, binding.driver)
         pci = pci_function(self.name)
+        require_present(pci)
         require_room(pci)
         return open_function(pci, self._window_map)
 
@@ -152,6 +153,16 @@ def sources(devices: Sequence[str], cpus: Sequence[int], window_map: WindowMap) 
         if names.count(name) > 1:
             raise UsageError("use", f"--device {name}", "it is given more than once")
     return found
+
+
+def require_present(pci: PciFunction) -> None:
+    """DeviceGoneError where it reads all ones: its server died, or it is on its way out.
+
+    The kernel would reset it when it is opened, and wait a minute for it to come out of that.
+    """
+    facts = read_pci(pci)
+    if facts is not None and not facts.present:
+        raise DeviceGoneError("use", pci.address, "the device is gone", "unplug it, and plug anew")
 
 
 def require_room(pci: PciFunction) -> None:

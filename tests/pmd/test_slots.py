@@ -6,6 +6,7 @@ import contextlib
 import os
 import tempfile
 import threading
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from pmd import stats
 
 A, B = "0000:fe:00.0", "0000:fe:01.0"
+TOLD_WITHIN_S = 1.0
+TRIES = 10
 
 pytestmark = pytest.mark.skipif(bool(must_be_root()), reason=must_be_root())
 
@@ -79,6 +82,19 @@ class SuccessionSource(PciSource):
         if not self.first.gone:
             return self.first
         return VfioUserFunction(str(self._successor), DEADLINE_S)
+
+
+class TurnsSource(PciSource):
+    """A PCI function that is another one each time it is opened."""
+
+    def __init__(self, address: str) -> None:
+        super().__init__(address, WindowMap.AUTO)
+        self.function = Told(lambda _: None)
+        self.function.close()
+
+    def open(self) -> Function:
+        self.function = Told(lambda _: None)
+        return self.function
 
 
 class Stop:
@@ -301,3 +317,31 @@ def test_a_server_that_dies_before_it_was_served(
     run.udevd.say("add", A)
     wait_for(lambda: run.serves(A), "the function plugged in anew")
     assert run.end() == [(A, "null", "waiting")]
+
+
+def test_a_server_that_died_is_told_within_a_second(
+    stack: contextlib.ExitStack, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A hypervisor tells nothing: all registers read ones. A busy machine has several tries.
+
+    The first does not count: all others begin right after pmd looked, and wait for its next look.
+    """
+    source = TurnsSource(A)
+    run = Run(stack, "null", {}, source)
+
+    def served() -> bool:
+        return run.serves(A) and Register.ACK in dict(source.function.writes)
+
+    for number in range(TRIES):
+        wait_for(served, "the function")
+        caplog.clear()
+        died_at = time.time()
+        source.function.gone = True
+        wait_for(run.serves, "the loss")
+        (told,) = [each for each in caplog.records if "its device is gone" in each.getMessage()]
+        if number and told.created - died_at <= TOLD_WITHIN_S:
+            break
+        run.udevd.say("remove", A)
+        run.udevd.say("add", A)
+    else:
+        pytest.fail(f"not once in {TRIES} tries within {TOLD_WITHIN_S} s")

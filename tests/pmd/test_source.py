@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from guest.errors import VhostPciError
-from pmd.source import require_room
+from guest.errors import DeviceGoneError, VhostPciError
+from pmd.source import require_present, require_room
 from tests.guest.tree import ADDRESS, write_function
 
 if TYPE_CHECKING:
@@ -25,3 +25,11 @@ def test_a_window_without_addresses(tmp_path: Path) -> None:
 
 def test_a_window_that_is_there(tmp_path: Path) -> None:
     require_room(write_function(tmp_path))
+
+
+def test_a_function_whose_server_died(tmp_path: Path) -> None:
+    """Before the kernel opens it: that would take a minute."""
+    require_present(write_function(tmp_path / "alive"))
+    dead = write_function(tmp_path / "dead", config=b"\xff" * 256)
+    with pytest.raises(DeviceGoneError, match=f"cannot use {ADDRESS}: the device is gone; unplug"):
+        require_present(dead)
