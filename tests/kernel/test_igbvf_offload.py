@@ -57,7 +57,7 @@ class Sender(Closing):
         self.vf = IgbVf("igbvf:01:10.0", self.model.name, None, lambda _: self._function())
         (spec,) = self.vf.open(1)
         assert spec.igbvf is not None
-        spec = replace(spec, igbvf=replace(spec.igbvf, tx=replace(spec.igbvf.tx, count=count)))
+        spec = spec._replace(igbvf=replace(spec.igbvf, tx=replace(spec.igbvf.tx, count=count)))
         with ExitStack() as stack:
             stack.callback(self.vf.close)
             self.port = stack.enter_context(Port(spec))
