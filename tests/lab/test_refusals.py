@@ -30,6 +30,35 @@ def _lab(*words: str, **environment: str) -> tuple[int, str]:
     return done.returncode, done.stderr
 
 
+def _as_nobody() -> list[str]:
+    """The words before a command that take root's rights away, but for reading what it runs."""
+    if os.geteuid() != 0:
+        return []
+    kept = "dac_read_search"
+    words = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    return [*words, f"--inh-caps=-all,+{kept}", f"--ambient-caps=+{kept}"]
+
+
+@pytest.mark.parametrize("made", [True, False])
+def test_a_cache_of_another_user(tmp_path: Path, made: bool) -> None:
+    if made:
+        (tmp_path / "vhost-pci-lab").mkdir(0o555)
+    tmp_path.chmod(0o555)
+    done = subprocess.run(
+        [*_as_nobody(), sys.executable, "-m", "tools.lab.cli", "check"],
+        env={**os.environ, "XDG_CACHE_HOME": str(tmp_path), "HOME": "/nowhere"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert done.returncode == 1
+    assert done.stderr == (
+        f"vhost-pci-lab: cannot {'use' if made else 'make'} the cache {tmp_path}/vhost-pci-lab: "
+        "permission denied; name a directory of yours: XDG_CACHE_HOME=DIRECTORY\n"
+    )
+
+
 def _program(path: Path, says: str) -> Path:
     path.write_text(f"#!/bin/sh\necho '{says}'\n")
     path.chmod(0o755)

@@ -54,7 +54,7 @@ class Cache:
         try:
             directory.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise VhostPciError("make", f"the cache {directory}", errno_text(error)) from error
+            raise _refusal("make", directory, error) from error
 
     def layer(self, name: str, key: str, make: Callable[[Path], None]) -> Path:
         """The directory of layer name made from what key stands for; made now if need be.
@@ -66,6 +66,9 @@ class Cache:
 
         Returns:
             A directory that nobody changes any more.
+
+        Raises:
+            VhostPciError: The cache is not ours to write.
         """
         path = self.directory / f"{name}-{key}"
         with self._lock(name):
@@ -93,6 +96,15 @@ class Cache:
     @contextlib.contextmanager
     def _lock(self, name: str) -> Iterator[None]:
         """One maker of a name at a time, on this machine."""
-        with (self.directory / f"{name}.lock").open("w") as file:
+        try:
+            file = (self.directory / f"{name}.lock").open("w")
+        except OSError as error:
+            raise _refusal("use", self.directory, error) from error
+        with file:
             fcntl.flock(file, fcntl.LOCK_EX)
             yield
+
+
+def _refusal(operation: str, directory: Path, error: OSError) -> VhostPciError:
+    remedy = "name a directory of yours: XDG_CACHE_HOME=DIRECTORY"
+    return VhostPciError(operation, f"the cache {directory}", errno_text(error), remedy)
