@@ -76,6 +76,14 @@ def fault_names() -> tuple[str, ...]:
     return _names(library().rk_fault_name)
 
 
+def isa_name() -> str:
+    """`scalar` or `avx2`: what loops use beyond any processor's instructions. PMD_KERNEL_ISA says.
+
+    It is chosen anew for all of them whenever a queue is made.
+    """
+    return str(library().rk_isa().decode())
+
+
 @functools.cache
 def tsc_hz() -> int:
     """Cycles a second of the clock that `cycles` counters use; measured once, about 20 ms."""

@@ -5,6 +5,7 @@
  */
 #include "checksum.h"
 
+#include "isa.h"
 #include "ringk.h"
 
 #include <string.h>
@@ -56,7 +57,7 @@ __attribute__((target("avx2"))) static uint64_t sum_avx2(const uint8_t *bytes, s
 
 uint64_t checksum_sum(const uint8_t *bytes, size_t count)
 {
-	if (count >= 128 && __builtin_cpu_supports("avx2"))
+	if (count >= 128 && isa() == ISA_AVX2)
 		return sum_avx2(bytes, count);
 	return sum_scalar(bytes, count);
 }

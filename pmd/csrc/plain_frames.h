@@ -3,19 +3,9 @@
 #ifndef PLAIN_FRAMES_H
 #define PLAIN_FRAMES_H
 
-#include "plain.h"
-
-#define ETHERNET_HEADER_BYTES 14u
-
-static inline void set_frame(struct rk_frame *frame, struct iovec *segments, uint32_t count,
-			     uint32_t bytes)
-{
-	*frame = (struct rk_frame){
-		.segments = segments,
-		.segment_count = count,
-		.bytes = bytes,
-	};
-}
+#include "isa.h"
+#include "plain_avx2.h"
+#include "plain_frame.h"
 
 /*
  * Makes frames as long as the chains are plain, as most are: one readable descriptor with header and frame,
@@ -72,6 +62,23 @@ static __attribute__((noinline)) uint32_t any_frames(struct rk_queue *queue,
 	return make_plain(queue, heads, descs, count, frames, segments, true);
 }
 
+/* Those in the region of the last buffer, by the instructions chosen. */
+static inline uint32_t near_frames_by_isa(struct rk_queue *queue, const struct head *heads,
+					  const struct packed_desc *descs, uint32_t count,
+					  struct rk_frame *frames, struct iovec *segments)
+{
+	uint32_t n = 0;
+
+#if defined(__x86_64__) && LAYOUT_PACKED
+	if (isa() == ISA_AVX2)
+		n = near_frames_avx2(queue, descs, count, frames, segments);
+	if (n == count)
+		return n;
+#endif
+	return n + near_frames(queue, heads + n, LAYOUT_PACKED ? descs + n : descs, count - n,
+			       frames + n, segments + n);
+}
+
 static inline uint32_t plain_frames(struct rk_queue *queue, const struct head *heads,
 				    const struct packed_desc *descs, uint32_t count,
 				    struct rk_frame *frames, struct iovec *segments)
@@ -82,7 +89,7 @@ static inline uint32_t plain_frames(struct rk_queue *queue, const struct head *h
 	if (scattered)
 		queue->scattered--;
 	else
-		n = near_frames(queue, heads, descs, count, frames, segments);
+		n = near_frames_by_isa(queue, heads, descs, count, frames, segments);
 	if (n == count)
 		return n;
 	any = any_frames(queue, heads + n, LAYOUT_PACKED ? descs + n : descs, count - n,

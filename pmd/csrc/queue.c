@@ -6,6 +6,7 @@
 
 #include "call.h"
 #include "dirty.h"
+#include "isa.h"
 #include "lines.h"
 #include "mtu.h"
 
@@ -144,6 +145,7 @@ struct rk_queue *rk_queue_new(const struct rk_ring_config *config, const struct 
 	queue = lines_zeroed(1, sizeof(*queue));
 	if (!queue)
 		return NULL;
+	isa_choose();
 	queue->map = map;
 	queue->stats = stats;
 	queue->size = config->size;

@@ -117,6 +117,7 @@ class Rig(Closing):
         self.kick_fd = -1
         self.marks: npt.NDArray[np.uint8] | None = None  # of each page, where it is to be marked
         self.plain = True  # whether plain chains go the short way; verdicts are to be the same
+        self.isa = "avx2"  # or scalar; verdicts are to be the same again
         self._stack = ExitStack()
         self.call_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stack.callback(os.close, self.call_fd)
@@ -245,7 +246,8 @@ class Rig(Closing):
 
     def queue(self, stats: DirectionStats) -> Queue:
         """The kernel's queue, from the memory as it is; freed with the rig."""
-        with patch.dict(os.environ, PMD_KERNEL_PLAIN=str(int(self.plain))):
+        chosen = {"PMD_KERNEL_PLAIN": str(int(self.plain)), "PMD_KERNEL_ISA": self.isa}
+        with patch.dict(os.environ, chosen):
             return self._stack.enter_context(Queue(self.config(), self.kernel_map(), stats))
 
     def oracle(self) -> tuple[DeviceRing, dict[int, bytearray]]:

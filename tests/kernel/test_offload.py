@@ -55,9 +55,11 @@ def send(
     cuts: tuple[int, ...] = (),
     room: int = 256,
     burst: int = 256,
+    isa: str = "avx2",
 ) -> tuple[list[Told], dict[str, int]]:
     """VM1 sends frames, each in the buffers that cuts make; what the port had, and the drops."""
     with Rig(256, offloads=negotiated) as rig, OffloadPort(taken, room) as port:
+        rig.isa = isa
         at, index = BIG, 0
         for frame, offload in frames:
             data = offload.pack() + b"\x07\x00" + frame  # N04: num_buffers is not looked at

@@ -34,7 +34,7 @@ _ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.cpu.hwcaps=" + ",".join(f"-{each}" for 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A stage (stage.c): what VM1 and the port do, and how VM1's memory is cut up."""
+    """A stage (stage.c): what VM1 and the port do, how VM1's memory is cut up; PMD_KERNEL_ISA."""
 
     kind: str
     frame_bytes: int = 64
@@ -42,12 +42,14 @@ class Scenario:
     queue_size: int = 256
     burst: int = 32
     packed: bool = False
+    isa: str = "scalar"
 
     @property
     def name(self) -> str:
         """Tells it from the others."""
         words = [f"{self.kind} {self.frame_bytes} B"]
         words += [f"{self.regions} regions"] * (self.regions > 1) + ["packed"] * self.packed
+        words += [self.isa] * (self.isa != "scalar")
         return ", ".join(words)
 
 
@@ -62,6 +64,7 @@ SCENARIOS = (
     Scenario("gen", regions=4000),
     Scenario("translate"),
     Scenario("translate", regions=4000),
+    *(Scenario(kind, packed=True, isa="avx2") for kind in ("null", "held")),
 )
 
 
@@ -78,7 +81,11 @@ def count(program: Path, scenario: Scenario) -> float:
     command += [f"--toggle-collect={counted}", str(program), scenario.kind, *map(str, numbers)]
     try:
         found = subprocess.run(
-            command, capture_output=True, text=True, env=os.environ | _ENVIRONMENT, check=False
+            command,
+            capture_output=True,
+            text=True,
+            env=os.environ | _ENVIRONMENT | {"PMD_KERNEL_ISA": scenario.isa},
+            check=False,
         )
     except FileNotFoundError as error:
         remedy = "install it (Debian: valgrind)"
@@ -91,12 +98,14 @@ def count(program: Path, scenario: Scenario) -> float:
 
 
 def counts() -> dict[str, float]:
-    """All scenarios, by name, of the kernel as it is installed."""
+    """All scenarios that this processor can run, by name, of the kernel as it is installed."""
+    known = {"scalar", *re.findall(r"\bavx2\b", Path("/proc/cpuinfo").read_text())}
+    scenarios = [each for each in SCENARIOS if each.isa in known]
     with tempfile.TemporaryDirectory(prefix="stage-") as folder, ThreadPoolExecutor(2) as workers:
         program = Path(folder) / "stage"
         build(program, kernel_path(), shared=False)
-        found = workers.map(lambda scenario: count(program, scenario), SCENARIOS)
-        return {s.name: round(each, 2) for s, each in zip(SCENARIOS, found, strict=True)}
+        found = workers.map(lambda scenario: count(program, scenario), scenarios)
+        return {s.name: round(each, 2) for s, each in zip(scenarios, found, strict=True)}
 
 
 def key() -> str:
