@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -9,7 +10,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from pmd.report import both, gbps, mpps
+from pmd.report import both, gbps, mpps, takes
 
 if TYPE_CHECKING:
     from pmd.stats import Snapshot
@@ -24,6 +25,8 @@ class LiveTable:
 
     def show(self, before: Snapshot, now: Snapshot) -> None:
         """Rewrite the table."""
+        if not takes(sys.stdout):
+            return
         self._live.start()
         self._live.update(table(before, now), refresh=True)
 

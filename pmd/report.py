@@ -6,8 +6,9 @@ FCS, preamble or inter-frame gap.
 
 from __future__ import annotations
 
+import select
 import sys
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TextIO
 
 from pmd import kernel
 
@@ -122,7 +123,11 @@ class View(Protocol):
     """What a run shows while it goes on. Main thread only."""
 
     def show(self, before: Snapshot, now: Snapshot) -> None:
-        """Show the rates between two snapshots. BrokenPipeError if nobody reads any more."""
+        """Show the rates between two snapshots, or nothing while stdout takes nothing.
+
+        Raises:
+            BrokenPipeError: Nobody reads any more.
+        """
         ...
 
     def close(self) -> None:
@@ -157,10 +162,19 @@ class Lines:
                 )
             ]
             parts.append(f"{moved.both.cycles_per_packet:.0f} cycles/packet")
-            print(f"{new.device}: {', '.join(parts)}, {new.state}", flush=True)
+            if takes(sys.stdout):
+                print(f"{new.device}: {', '.join(parts)}, {new.state}", flush=True)
 
     def close(self) -> None:
         """Nothing to do."""
+
+
+def takes(stream: TextIO) -> bool:
+    """Whether lines can be written at once: their reader may have stopped, or Ctrl-S the terminal.
+
+    The thread that prints also answers the devices, which take one that does not for dead.
+    """
+    return bool(select.select([], [stream], [], 0)[1])
 
 
 def both(before: Snapshot, now: Snapshot) -> list[tuple[Channel, Channel]]:

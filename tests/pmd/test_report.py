@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import os
+import sys
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -73,12 +76,27 @@ def test_nothing_moved_is_no_division_by_zero() -> None:
     assert found["channels"][0]["cycles_per_packet"] == 0.0
 
 
-def test_lines_show_the_last_period(capsys: pytest.CaptureFixture[str]) -> None:
+def test_lines_show_the_last_period(capfd: pytest.CaptureFixture[str]) -> None:
     report.Lines().show(snapshot(10.0, 1), snapshot(10.5, 2))
-    assert capsys.readouterr().out == (
+    assert capfd.readouterr().out == (
         "vfio-user:[a]: VM1->VF 2.000 Mpps 1.600 Gbit/s 3 drops, VF->VM1 3.000 Mpps 2.400 Gbit/s "
         "0 drops, 200 cycles/packet, forwarding\n"
     )
+
+
+def test_a_reader_that_stopped_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    reader, writer = os.pipe()
+    with os.fdopen(reader, "rb") as read, os.fdopen(writer, "w") as written:
+        monkeypatch.setattr(sys, "stdout", written)
+        capacity = fcntl.fcntl(writer, fcntl.F_GETPIPE_SZ)
+        for _ in range(capacity // 100):
+            report.Lines().show(snapshot(10.0, 1), snapshot(10.5, 2))
+        assert not report.takes(written)
+        lines = os.read(reader, 2 * capacity)
+        assert len(lines) <= capacity
+        assert lines.endswith(b"forwarding\n")
+        report.Lines().show(snapshot(10.0, 1), snapshot(10.5, 2))
+        assert read.readline().endswith(b"forwarding\n")
 
 
 def test_table_has_a_row_for_each_direction() -> None:
