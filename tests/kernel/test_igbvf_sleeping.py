@@ -21,7 +21,7 @@ from tests.kernel.test_sleeping_ports import (
     ARMED,
     DISARM,
     LAPS,
-    assert_asleep,
+    fills_and_sleeps,
     looping,
     operation,
     posted,
@@ -107,14 +107,7 @@ def test_an_idle_loop_is_left_alone(
     """So is one whose port has frames, for which VM1 has no buffers."""
     monkeypatch.delenv("PMD_KERNEL_TRUST_WAKES")  # a sleep ends after 40 ms
     with igb(kick_fd, direct=False) as rig:
-        for number in range(SIZE + frames):
-            assert rig.model.receive(frame(number, 60))
-        with looping(rig) as loop:
-            until(lambda: rig.stats.packets == SIZE, "buffers to be full")
-            assert_asleep(loop)
-            rig.vm1.post(*[ORDINARY] * frames)
-            os.eventfd_write(kick_fd, 1)
-            until(lambda: rig.stats.packets == SIZE + frames, "the rest")
+        fills_and_sleeps(rig, frames, kick_fd)
 
 
 def test_a_function_without_interrupts_is_polled(

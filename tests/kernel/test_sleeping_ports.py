@@ -21,7 +21,7 @@ from pmd.kernel import DirectionStats, Loop, Poll, Work
 from pmd.steering import Steering
 from tests.driver.virtio_net_model import OFFER
 from tests.driver.virtio_net_model import VirtioNetModel as Model
-from tests.kernel.direct_rig import ORDINARY, DirectRig, VfRig, frame, make
+from tests.kernel.direct_rig import ORDINARY, DirectRig, IgbRig, VfRig, frame, make
 from tests.kernel.namespace import answerer, ip, namespace
 from tests.kernel.port_user import until
 from tests.kernel.rig import BIG, Rig
@@ -142,14 +142,7 @@ def test_an_idle_loop_is_left_alone(
     """So is one whose port has frames, for which VM1 has no buffers."""
     monkeypatch.delenv("PMD_KERNEL_TRUST_WAKES")  # a sleep ends after 40 ms
     with virtio(kick_fd, 0, direct=False) as rig:
-        for number in range(SIZE + frames):
-            assert rig.model.receive(frame(number, 60))
-        with looping(rig) as loop:
-            until(lambda: rig.stats.packets == SIZE, "buffers to be full")
-            assert_asleep(loop)
-            rig.vm1.post(*[ORDINARY] * frames)
-            os.eventfd_write(kick_fd, 1)
-            until(lambda: rig.stats.packets == SIZE + frames, "the rest")
+        fills_and_sleeps(rig, frames, kick_fd)
 
 
 @pytest.mark.parametrize(("irq_max", "vectors"), [(0, 4), (4, 0)])
@@ -247,6 +240,18 @@ def test_an_interface_without_frames_leaves_the_loop_alone(
 
 def wait_used(bench: Bench, count: int) -> None:
     until(lambda: bench.rig.used_index() == count, "a frame that wakes the loop")
+
+
+def fills_and_sleeps(rig: DirectRig | IgbRig, frames: int, kick_fd: int) -> None:
+    """The VF has so many frames more than VM1 buffers; the loop sleeps over these."""
+    for number in range(SIZE + frames):
+        assert rig.model.receive(frame(number, 60))
+    with looping(rig) as loop:
+        until(lambda: rig.stats.packets == SIZE, "buffers to be full")
+        assert_asleep(loop)
+        rig.vm1.post(*[ORDINARY] * frames)
+        os.eventfd_write(kick_fd, 1)
+        until(lambda: rig.stats.packets == SIZE + frames, "the rest")
 
 
 def assert_asleep(loop: Loop) -> None:
