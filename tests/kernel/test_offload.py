@@ -98,15 +98,15 @@ def receive(
         found: list[Told] = []
         taken = 0
         idle = 0
+        for slot in range(16):
+            rig.desc(slot, BIG + size * slot, size, WRITE)
+        rig.make_available(*range(16))
         while idle < 2:
-            if (rig.index - taken) % 65536 == 0:
-                for slot in range(16):
-                    rig.desc(slot, BIG + size * slot, size, WRITE)
-                rig.make_available(*range(16))
             idle = 0 if sum([work.turn(burst) for work in works]) else idle + 1
             used = rig.used((rig.used_index() - taken) % 65536)
             taken = rig.used_index()
             found += _frames(rig, used, size)
+            rig.make_available(*[slot for slot, _ in used])
         assert [port.given for port in ports] == [[]] * len(ports)
         return found, drops(stats)
 
