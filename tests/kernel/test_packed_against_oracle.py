@@ -33,10 +33,15 @@ _FRAMES = st.lists(
 
 
 @_SETTINGS
-@given(program=packed_rings(write=False), burst=_BURSTS, plain=st.booleans(), far=st.booleans())
-def test_transmit(program: PackedProgram, burst: int, plain: bool, far: bool) -> None:
+@given(
+    program=packed_rings(write=False),
+    burst=_BURSTS,
+    path=st.sampled_from([(False, "scalar"), (True, "scalar"), (True, "avx2")]),
+    far=st.booleans(),
+)
+def test_transmit(program: PackedProgram, burst: int, path: tuple[bool, str], far: bool) -> None:
     with program.rig(far=far) as rig:
-        rig.plain = plain
+        rig.plain, rig.isa = path
         transmit(rig, burst)
 
 
