@@ -23,6 +23,7 @@ from ctypes import (
 )
 from typing import TYPE_CHECKING, Any
 
+from driver.sending import Sending
 from driver.software_vf.xdp_state import SharedState
 from driver.virtio_net.report import Report
 from pmd.virtio_abi import VirtioConfigStructure, VirtioQueueStructure
@@ -31,7 +32,7 @@ from pmd.xdp_abi import XdpConfigStructure, XdpQueueStructure, XdpRingStructure
 if TYPE_CHECKING:
     from driver.igbvf.queue import QueuePair
 
-ABI = 14  # RK_ABI
+ABI = 15  # RK_ABI
 BURST_MAX = 256  # RK_BURST_MAX
 FRAME_MAX = 65562  # RK_FRAME_MAX
 DROP_SLOTS = 16
@@ -180,6 +181,7 @@ class IgbvfConfigStructure(Structure):
         ("interrupts_off", c_uint64),
         ("direct_bytes", c_uint32),
         ("wake_fd", c_int32),
+        ("sending", c_uint64),
     ]
 
 
@@ -206,6 +208,7 @@ def igbvf_config(pair: QueuePair) -> IgbvfConfigStructure:
         interrupts_off=pair.interrupts_off,
         direct_bytes=pair.direct_bytes,
         wake_fd=pair.wake_fd,
+        sending=pair.sending,
     )
 
 
@@ -280,6 +283,7 @@ SIZES = {
     "rk_offload": ctypes.sizeof(Offload),
     "rk_frame": ctypes.sizeof(Frame),
     "rk_vf_window": VF_WINDOW_BYTES,
+    "rk_sending": ctypes.sizeof(Sending),
     "rk_igbvf_config": ctypes.sizeof(IgbvfConfigStructure),
     "rk_virtio_queue": ctypes.sizeof(VirtioQueueStructure),
     "rk_virtio_report": ctypes.sizeof(Report),

@@ -59,7 +59,6 @@ class Device:
         self._mailbox = Mailbox(self._registers, self.name)
         self._last = (0,) * len(_COUNTERS)
         self._totals = (0,) * len(_COUNTERS)
-        self._sent = (0, 0)
         self._troubled = False
 
     def reset(self) -> bytes:
@@ -199,11 +198,7 @@ class Device:
         return bool(self._registers.read(reg.STATUS) & reg.DeviceStatus.LINK_UP)
 
     def trouble(self, index: int) -> str:
-        """Why the VF must be set up anew, or "". To be asked once in a while.
-
-        A transmit ring that moved nothing between two calls, with frames in it and the link up,
-        counts as one that never will.
-        """
+        """Why the VF must be set up anew, or "". To be asked once in a while."""
         trouble = self._find_trouble(index)
         self._troubled = bool(trouble)
         return trouble
@@ -216,12 +211,9 @@ class Device:
             for control in (reg.RXDCTL, reg.TXDCTL):
                 if not self._registers.read(control, index) & reg.QueueControl.ENABLE:
                     return "it was reset"
-            ends = self._registers.read(reg.TDH, index), self._registers.read(reg.TDT, index)
         except DeviceGoneError as error:
             return error.cause
-        stalled = ends == self._sent and ends[0] != ends[1] and self.link_up()
-        self._sent = ends
-        return "it stopped sending" if stalled else ""
+        return ""
 
     def _read_counters(self) -> tuple[int, ...]:
         return tuple(self._registers.read(counter) for counter in _COUNTERS)

@@ -35,11 +35,12 @@ class Ring:
 class QueuePair:
     """What pmd/csrc/port_igbvf.c works with: struct rk_igbvf_config. All stays the VF's.
 
-    rx_tail, tx_tail, interrupts_on, interrupts_off, link_up and overrun are addresses in this
-    process: of four registers, and of a uint32 each. wake_fd is readable after an interrupt of the
-    receive queue, -1 if it has none. frame_bytes_max is without FCS. windows is the address of a
-    `driver.passthrough.WindowTable`. direct_bytes is the room that a buffer of VM1's must have for
-    the VF to receive into it, 0 if it must not at all; overrun is set once the VF wrote more.
+    rx_tail, tx_tail, interrupts_on, interrupts_off, link_up, overrun and sending are addresses in
+    this process: of four registers, two uint32 and a `driver.sending.Sending`. wake_fd is readable
+    after an interrupt of the receive queue, -1 if it has none. frame_bytes_max is without FCS.
+    windows is the address of a `driver.passthrough.WindowTable`. direct_bytes is the room that a
+    buffer of VM1's must have for the VF to receive into it, 0 if it must not at all; overrun is set
+    once the VF wrote more.
     """
 
     rx: Ring
@@ -51,6 +52,7 @@ class QueuePair:
     link_up: int
     windows: int
     overrun: int
+    sending: int
     direct_bytes: int
     interrupts_on: int
     interrupts_off: int

@@ -23,6 +23,7 @@ from driver.igbvf.registers import BAR_SIZE, RDT, TDT, VTEIMC, VTEIMS
 from driver.interrupts import Interrupts
 from driver.mac_address import address_error
 from driver.passthrough import OpenFunction, PassthroughVf, open_by_vfio
+from driver.sending import Sending, SendWatch
 from driver.software_vf.vf import PortSpec
 from guest.dma import DmaMemory, IovaSpace
 from guest.errors import VhostPciError
@@ -76,6 +77,7 @@ class IgbVf(PassthroughVf):
         self._frame_bytes = mtu + FRAME_OVERHEAD + FCS_BYTES
         self._vlans = tuple(vlans)
         self._overrun = ctypes.c_uint32()
+        self._sends = SendWatch(Sending())
         self._at_fault = False
 
     def open(self, queue_pairs: int) -> list[PortSpec]:
@@ -105,6 +107,7 @@ class IgbVf(PassthroughVf):
             undo.callback(self._forget)
             self._see_link(up=device.link_up(), first=True)
             self._left = undo.pop_all()
+        self._sends = SendWatch(Sending())
         pair = QueuePair(
             rx=rx,
             tx=tx,
@@ -115,6 +118,7 @@ class IgbVf(PassthroughVf):
             link_up=ctypes.addressof(self._link_up),
             windows=self._windows.address,
             overrun=ctypes.addressof(self._overrun),
+            sending=ctypes.addressof(self._sends.sending),
             direct_bytes=0 if self._at_fault else direct_bytes,
             interrupts_on=bar.address + VTEIMS.at(),
             interrupts_off=bar.address + VTEIMC.at(),
@@ -167,7 +171,7 @@ class IgbVf(PassthroughVf):
                 device.counters()
         except VhostPciError as error:
             return error.cause
-        return trouble
+        return trouble or self._sends.trouble(link_up=bool(self._link_up.value))
 
     def stop_receiving(self, pair: int) -> None:
         """See `Vf.stop_receiving`."""

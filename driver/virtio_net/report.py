@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import c_uint32
 
-_STALL_LOOKS = 4
+from driver.sending import Sending, SendWatch
 
 # By enum rk_virtio_trouble of pmd/csrc/ringk.h.
 _TROUBLES = (
@@ -21,10 +21,8 @@ class Report(ctypes.Structure):
     """struct rk_virtio_report: written by the port, read at any time."""
 
     trouble: int
-    looks: int
-    given: int
-    done: int
-    _fields_ = [("trouble", c_uint32), ("looks", c_uint32), ("given", c_uint32), ("done", c_uint32)]
+    sending: Sending
+    _fields_ = [("trouble", c_uint32), ("sending", Sending)]
 
 
 class Watch:
@@ -36,24 +34,8 @@ class Watch:
 
     def __init__(self) -> None:
         self.report = Report()
-        self._looks = 0
-        self._done = 0
-        self._stalled = 0
+        self._sends = SendWatch(self.report.sending)
 
     def trouble(self, *, link_up: bool) -> str:
-        """Why the device must be set up anew, or "".
-
-        A transmit queue counts as one that never will move again where for several calls in a row
-        it has frames in it, its port looks for those that were sent, the link is up, and none was.
-        """
-        report = self.report
-        if report.trouble:
-            return _TROUBLES[report.trouble]
-        looked, done = report.looks != self._looks, report.done
-        self._looks = report.looks
-        if not looked:
-            return ""
-        waits = link_up and done == self._done and report.given != done
-        self._stalled = self._stalled + 1 if waits else 0
-        self._done = done
-        return "it stopped sending" if self._stalled >= _STALL_LOOKS else ""
+        """Why the device must be set up anew, or "": see `SendWatch`."""
+        return _TROUBLES[self.report.trouble] or self._sends.trouble(link_up=link_up)

@@ -42,6 +42,7 @@ static const struct {
 	{"rk_offload", sizeof(struct rk_offload)},
 	{"rk_frame", sizeof(struct rk_frame)},
 	{"rk_vf_window", sizeof(struct rk_vf_window)},
+	{"rk_sending", sizeof(struct rk_sending)},
 	{"rk_igbvf_config", sizeof(struct rk_igbvf_config)},
 	{"rk_virtio_queue", sizeof(struct rk_virtio_queue)},
 	{"rk_virtio_report", sizeof(struct rk_virtio_report)},

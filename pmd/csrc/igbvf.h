@@ -71,6 +71,7 @@ struct igbvf_port {
 	const uint32_t *link_up;
 	const struct rk_vf_window *windows;
 	uint32_t *overrun;
+	struct rk_sending *sending;
 	uint64_t interrupts_on, interrupts_off; /* the registers' addresses */
 	uint32_t held_done;  /* held frames that were sent, not yet told */
 	uint16_t *tx_span;   /* by the first descriptor of a frame: how many it has */

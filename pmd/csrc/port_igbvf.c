@@ -210,6 +210,7 @@ struct rk_port *port_igbvf_open(const struct rk_port_config *config, char *error
 	vf->windows = (const struct rk_vf_window *)(uintptr_t)pair->windows;
 	vf->link_up = (const uint32_t *)(uintptr_t)pair->link_up;
 	vf->overrun = (uint32_t *)(uintptr_t)pair->overrun;
+	vf->sending = (struct rk_sending *)(uintptr_t)pair->sending;
 	vf->direct_bytes = pair->direct_bytes;
 	vf->interrupts_on = pair->interrupts_on;
 	vf->interrupts_off = pair->interrupts_off;

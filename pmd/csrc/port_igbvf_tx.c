@@ -9,9 +9,11 @@
 
 #define HELD_SEGMENTS_MAX 8u /* those in more pieces are copied */
 
-/* Takes back the descriptors of frames that were sent: each frame's last one says so. */
+/* Takes back the descriptors of frames that were sent: each frame's last one says so. TDH does not: it is the VF's next
+ * one (8.12), and a VF may go on and report nothing. That is seen by what is told here. */
 static void tx_reclaim(struct igbvf_port *vf)
 {
+	struct rk_sending *sending = vf->sending;
 	struct igbvf_ring *tx = &vf->tx;
 
 	while (tx->first != tx->next) {
@@ -25,6 +27,8 @@ static void tx_reclaim(struct igbvf_port *vf)
 		vf->held_done += !!(found & SPAN_HELD);
 		tx->first += span;
 	}
+	__atomic_store_n(&sending->looks, sending->looks + 1, __ATOMIC_RELAXED);
+	__atomic_store_n(&sending->done, tx->first, __ATOMIC_RELAXED);
 }
 
 /* Whether the VF can and should read the frame where it is; then iovas has its segments' addresses. */
@@ -110,6 +114,7 @@ uint32_t igbvf_tx(struct rk_port *port, struct rk_frame *frames, uint32_t n)
 	if (tx->next != before) {
 		dma_publish();
 		mmio_write32(tx->tail, tx->next & tx->mask);
+		__atomic_store_n(&vf->sending->given, tx->next, __ATOMIC_RELAXED);
 	}
 	return i;
 }

@@ -16,7 +16,7 @@
 static void tx_reclaim(struct virtio_port *vf)
 {
 	struct virtqueue *tx = &vf->tx;
-	struct rk_virtio_report *report = vf->report;
+	struct rk_sending *sending = &vf->report->sending;
 	struct virtqueue_used used;
 	uint32_t sent = 0;
 
@@ -31,9 +31,9 @@ static void tx_reclaim(struct virtio_port *vf)
 		vf->tx_first += *span & SPAN_COUNT;
 		*span = 0;
 	}
-	__atomic_store_n(&report->looks, report->looks + 1, __ATOMIC_RELAXED);
+	__atomic_store_n(&sending->looks, sending->looks + 1, __ATOMIC_RELAXED);
 	if (sent)
-		__atomic_store_n(&report->done, report->done + sent, __ATOMIC_RELAXED);
+		__atomic_store_n(&sending->done, sending->done + sent, __ATOMIC_RELAXED);
 }
 
 /* 5.1.6.2. What the frame asks for was judged; what else VM1 wrote stays here. */
@@ -98,6 +98,7 @@ static void tx_copy(struct virtio_port *vf, const struct rk_frame *frame, uint32
 uint32_t virtio_tx(struct rk_port *port, struct rk_frame *frames, uint32_t n)
 {
 	struct virtio_port *vf = (struct virtio_port *)port;
+	struct rk_sending *sending = &vf->report->sending;
 	struct virtqueue *tx = &vf->tx;
 	const uint32_t before = tx->next;
 	uint32_t given = 0;
@@ -130,7 +131,7 @@ uint32_t virtio_tx(struct rk_port *port, struct rk_frame *frames, uint32_t n)
 	}
 	if (tx->next != before) {
 		virtqueue_publish(tx);
-		__atomic_store_n(&vf->report->given, vf->report->given + given, __ATOMIC_RELAXED);
+		__atomic_store_n(&sending->given, sending->given + given, __ATOMIC_RELAXED);
 	}
 	return i;
 }

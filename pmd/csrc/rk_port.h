@@ -133,6 +133,12 @@ struct rk_vf_window {
 	uint64_t address, length, iova; /* length 0: none, nor after it */
 };
 
+/* How a port's sending goes, told to whoever looks after its device, at any time. All three run on. */
+struct rk_sending {
+	uint32_t looks;       /* how often the port looked for what was sent */
+	uint32_t given, done; /* what was given to the device, and what of it the device reported sent: frames or descriptors */
+};
+
 /* One queue pair of an Intel 82576 or I350 VF, set up and enabled with empty rings: head and tail 0. */
 struct rk_igbvf_config {
 	uint64_t rx_tail, tx_tail;       /* the 32-bit tail registers, mapped */
@@ -148,6 +154,7 @@ struct rk_igbvf_config {
 	uint64_t interrupts_on, interrupts_off; /* the 32-bit registers VTEIMS and VTEIMC, mapped */
 	uint32_t direct_bytes;           /* the most it writes to one of VM1's buffers; 0: it is not to write there */
 	int32_t wake_fd;                 /* readable after an interrupt of the receive queue, vector 0; -1: it has none */
+	uint64_t sending;                /* struct rk_sending, zeroed */
 };
 
 /* One virtqueue of a virtio network device, enabled and empty; its memory is zeroed. */
@@ -170,9 +177,8 @@ enum rk_virtio_trouble {
 
 /* What a port tells whoever looks after the device, at any time. */
 struct rk_virtio_report {
-	uint32_t trouble;    /* enum rk_virtio_trouble: the port stays away from the device */
-	uint32_t looks;      /* how often the port looked for frames that were sent */
-	uint32_t given, done; /* frames given to the device, and those it reported sent */
+	uint32_t trouble; /* enum rk_virtio_trouble: the port stays away from the device */
+	struct rk_sending sending;
 };
 
 /* One queue pair of a virtio network device of VERSION_1 (5.1). */

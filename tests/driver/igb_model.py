@@ -267,6 +267,12 @@ class IgbModel(Closing):
                 descriptor[12:] = struct.pack("<I", status | 1)
             self._advance(TX)
 
+    def report_all_sent(self) -> None:
+        """Write back every descriptor of the transmit ring, whether it was given, sent, or not."""
+        base = self.get(TX + HIGH) << 32 | self.get(TX + LOW)
+        for at in range(base, base + self.get(TX + LENGTH), 16):
+            self._memory(at + 12, 4, write=True)[0] |= 1
+
     def receive(self, frame: bytes, tag: int | None = None) -> bool:
         """A frame from the wire; False if it was dropped: too long, or no descriptors.
 

@@ -29,6 +29,7 @@ from tests.driver.igb_model import (
     TX,
     IgbModel,
 )
+from tests.kernel.port_user import PortUser
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -276,16 +277,41 @@ def test_the_vf_went_away(model: IgbModel) -> None:
     vf.close()
 
 
-def test_a_transmit_ring_that_stands_still(model: IgbModel) -> None:
-    vf, _ = opened(model)
-    model.put(TX + TAIL, 3)
+@pytest.mark.parametrize("fetches", [True, False])
+def test_a_vf_that_reports_nothing_sent(model: IgbModel, *, fetches: bool) -> None:
+    """Wherever its head is: a VF may take every frame and write none back."""
+    vf, spec = opened(model)
+    model.completes = False
+    with PortUser(spec) as user:
+        assert user.tx([bytes(64)] * 3) == ["sent"] * 3
+        if fetches:
+            model.run()
+            assert model.get(TX + HEAD) == model.get(TX + TAIL) == 3
+        looks = [vf.look() for _ in range(10)]
+        assert looks == [""] * 10  # nobody looks for what was sent: no loop runs
+        looks = []
+        for _ in range(6):
+            user.tx([])
+            looks.append(vf.look())
+        assert looks == ["", "", *["it stopped sending"] * 4]  # the first of the ten counted
+    vf.close()
+    vf.open(1)
     assert vf.look() == ""
-    model.put(TX + HEAD, 1)
-    assert vf.look() == ""
-    model.link(up=False)
-    assert vf.look() == ""
-    model.link(up=True)
-    assert vf.look() == "it stopped sending"
+    vf.close()
+
+
+def test_a_vf_that_is_slow(model: IgbModel) -> None:
+    vf, spec = opened(model)
+    with PortUser(spec) as user:
+        user.tx([bytes(64)] * 20)
+        for _ in range(19):
+            model.run(limit=1)
+            user.tx([])
+            assert vf.look() == ""
+        model.link(up=False)
+        for _ in range(10):
+            user.tx([])
+            assert vf.look() == ""
     vf.close()
 
 

@@ -13,7 +13,7 @@ from pmd import channel as channel_module
 from pmd import ports as ports_module
 from pmd.channel import Channel
 from pmd.serving import Serving
-from tests.driver.igb_model import IgbModel
+from tests.driver.igb_model import HEAD, TAIL, TX, IgbModel
 from tests.pmd.fake_source import FakeSource
 
 if TYPE_CHECKING:
@@ -155,3 +155,64 @@ def test_a_link_that_is_down(rig: Rig) -> None:
     rig.turn()
     assert rig.source.used() == [0]
     assert rig.counters() == (0, 0, 1)
+
+
+@pytest.mark.parametrize("fetches", [True, False])
+def test_a_vf_that_stops_sending(
+    rig: Rig, caplog: pytest.LogCaptureFixture, *, fetches: bool
+) -> None:
+    """Whether its head stands still, or goes on and nothing is reported sent."""
+    rig.source.send(0)
+    rig.turn()
+    rig.model.run()
+    rig.model.completes = False
+    for number in (1, 2):
+        rig.source.send(number)
+    rig.turn()
+    if fetches:
+        rig.model.run()
+    turns = 0
+    while not rig.channel.vf_spoilt():
+        rig.turn()
+        turns += 1
+        assert turns < 10
+    assert rig.source.used() == [0]
+    assert "VF igbvf:01:10.0: it stopped sending; opening it anew" in caplog.text
+    rig.model.completes = True
+    rig.channel.configure()
+    assert not rig.channel.vf_spoilt()
+    assert rig.source.used() == [0, 1, 2]
+    assert rig.counters() == (1, 2, 0)
+    rig.source.send(3)
+    for _ in range(8):
+        rig.turn()
+        rig.model.run()
+        assert not rig.channel.vf_spoilt()
+    assert rig.source.used() == [0, 1, 2, 3]
+    assert rig.counters() == (2, 2, 0)
+
+
+def test_a_vf_that_reports_what_it_was_not_given(rig: Rig) -> None:
+    """Too early, or once more: VM1 has each buffer back once, and none that the VF has not."""
+    rig.model.report_all_sent()
+    for number in (0, 1):
+        rig.source.send(number)
+    for _ in range(2):
+        rig.turn()
+        assert rig.source.used() == []
+    rig.model.run()
+    for _ in range(3):
+        rig.turn()
+        assert rig.source.used() == [0, 1]
+        rig.model.report_all_sent()
+    rig.source.send(2)
+    for _ in range(2):
+        rig.turn()
+        assert rig.source.used() == [0, 1]
+    rig.model.report_all_sent()  # it has not even fetched it: it is taken by its word
+    for _ in range(3):
+        rig.turn()
+        assert rig.source.used() == [0, 1, 2]
+        rig.model.report_all_sent()
+    assert rig.counters() == (3, 0, 0)
+    rig.model.put(TX + HEAD, rig.model.get(TX + TAIL))  # nor will it

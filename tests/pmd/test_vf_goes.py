@@ -1,4 +1,4 @@
-"""A VF that is unplugged while frames move: its channel does without, the other one runs on."""
+"""A VF that is unplugged or stalls while frames move: its channel alone does without it."""
 
 from __future__ import annotations
 
@@ -9,16 +9,19 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from driver.passthrough import OpenFunction
+from driver.igbvf.vf import IgbVf
+from driver.passthrough import OpenFunction, PassthroughVf
 from driver.software_vf import parse_vf
 from driver.virtio_net.vf import VirtioNetVf
 from guest.cpus import default_lcores
 from guest.errors import VhostPciError
+from pmd import channel as channel_module
 from pmd import ports as ports_module
 from pmd.channel import Channel
 from pmd.daemon import Daemon
 from pmd.report import Silent
 from pmd.serving import Serving
+from tests.driver.igb_model import CONTROL, ENABLE, TX, IgbModel
 from tests.driver.virtio_function_model import DRIVER_OK
 from tests.driver.virtio_net_model import VirtioNetModel as Model
 from tests.pmd.fake_source import FakeSource
@@ -45,15 +48,15 @@ class Plugged(FakeSource):
 
 
 class Run:
-    """Two channels on one lcore, by a virtio VF and by none, with the daemon on a thread."""
+    """Two channels on one lcore, by the model's VF and by none, with the daemon on a thread."""
 
-    def __init__(self, stack: contextlib.ExitStack) -> None:
-        self.model = Model()
+    def __init__(self, stack: contextlib.ExitStack, model: Model | IgbModel) -> None:
+        self.model = model
         stack.callback(self.model.dispose)
         self.unplugged = False
         self.opened = 0
         self.sources = [Plugged(), Plugged()]
-        vfs = [VirtioNetVf("virtio-net:01:00.0", "", None, self._open), parse_vf("null")]
+        vfs = [self._vf(), parse_vf("null")]
         self.channels = []
         for source, vf in zip(self.sources, vfs, strict=True):
             self.channels.append(Channel(source, vf, Serving()))
@@ -67,6 +70,11 @@ class Run:
         self._thread.start()
         stack.callback(self._end)
 
+    def _vf(self) -> PassthroughVf:
+        if isinstance(self.model, IgbModel):
+            return IgbVf("igbvf:01:10.0", "", None, self._open)
+        return VirtioNetVf("virtio-net:01:00.0", "", None, self._open)
+
     def _open(self, address: str) -> OpenFunction:
         if self.unplugged:
             raise VhostPciError("open", address, "there is no such function")
@@ -79,7 +87,12 @@ class Run:
         assert not self._thread.is_alive()
 
     def wait_until_open(self, times: int) -> None:
-        wait_for(lambda: self.opened == times and bool(self.model.status & DRIVER_OK), "the VF")
+        wait_for(lambda: self.opened == times and self._runs(), "the VF")
+
+    def _runs(self) -> bool:
+        if isinstance(self.model, IgbModel):
+            return bool(self.model.get(TX + CONTROL) & ENABLE)
+        return bool(self.model.status & DRIVER_OK)
 
     def wait_for_used(self, channel: int, heads: list[int]) -> None:
         def used() -> bool:
@@ -90,12 +103,20 @@ class Run:
 
 
 @pytest.fixture
-def run(monkeypatch: pytest.MonkeyPatch) -> Iterator[Run]:
+def run(monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest) -> Iterator[Run]:
     monkeypatch.setattr(ports_module, "_RETRY_S", 0.05)
+    monkeypatch.setattr(channel_module, "_DRAIN_S", 0.05)
+    monkeypatch.setattr(PassthroughVf, "look_period_s", 0.1)
     with contextlib.ExitStack() as stack:
-        yield Run(stack)
+        yield Run(stack, request.param())
 
 
+def sent(model: Model | IgbModel) -> list[int]:
+    """The first byte of each frame that the VF sent."""
+    return [frame[0] for frame in (model.wire if isinstance(model, IgbModel) else model.sent)]
+
+
+@pytest.mark.parametrize("run", [Model], indirect=True)
 def test_its_channel_does_without_and_the_other_runs_on(
     run: Run, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -117,4 +138,32 @@ def test_its_channel_does_without_and_the_other_runs_on(
     run.wait_until_open(3)  # once to see that it is there
     run.sources[0].send(2)
     run.wait_for_used(0, [0, 1, 2])
-    assert [frame[0] for frame in run.model.sent] == [0, 2]
+    assert sent(run.model) == [0, 2]
+
+
+@pytest.mark.parametrize("run", [Model, IgbModel], indirect=True)
+def test_beside_one_that_reports_nothing_sent(run: Run, caplog: pytest.LogCaptureFixture) -> None:
+    """It takes every frame all the same."""
+    run.wait_until_open(1)
+    run.sources[0].send(0)
+    run.wait_for_used(0, [0])
+    run.model.completes = False
+    run.sources[0].send(1)
+
+    def fetched() -> bool:
+        run.model.run()
+        return sent(run.model) == [0, 1]
+
+    wait_for(fetched, "the VF to take it")
+    run.model.completes = True  # what it has taken it never reports
+    for number in range(3):
+        run.sources[1].send(number)
+        wait_for(lambda n=number: run.sources[1].used() == list(range(n + 1)), "the other")  # type: ignore[misc]
+    run.wait_until_open(2)
+    assert "it stopped sending; opening it anew" in caplog.text
+    run.sources[0].send(2)
+    run.wait_for_used(0, [0, 1, 2])
+    run.sources[1].send(3)
+    run.wait_for_used(1, [0, 1, 2, 3])
+    assert sent(run.model) == [0, 1, 2]
+    assert run.model.faults == []
