@@ -14,7 +14,7 @@ from pmd.kernel import DirectionStats, Event, Port, Work, drop_names
 from tests.driver.virtio_net_model import OFFER
 from tests.driver.virtio_net_model import VirtioNetModel as Model
 from tests.kernel.packed_rig import PackedRig
-from tests.kernel.rig import BIG, WRITE, Rig
+from tests.kernel.rig import BIG, WRITABLE, WRITE, Rig
 
 if TYPE_CHECKING:
     from guest.mapping import Mapping
@@ -106,7 +106,10 @@ class VfRig:
         self.vf = vf
         (spec,) = vf.open(1)
         self.port = Port(spec)
-        windows = [Window(each.ctypes.data, len(each)) for each in rig.windows.values()]
+        windows = [
+            Window(each.ctypes.data, len(each), number == WRITABLE)
+            for number, each in rig.windows.items()
+        ]
         assert vf.share(cast("list[Mapping]", windows))
         self.stats = DirectionStats()
 

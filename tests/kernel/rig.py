@@ -67,6 +67,7 @@ TABLE = [
     (TOP, 0x1000, 0x30000, 2, 3),
 ]
 WINDOWS = {2: 0x70000, 4: 0x4000}
+WRITABLE = 2  # the window that VM1 lets us write
 PAGE_SHIFT = 12
 MARKS = (BIG + BIG_SIZE) >> PAGE_SHIFT  # the last page there is has none: it is past the map's end
 
@@ -98,17 +99,20 @@ class Rig(Closing):
     the kernel's slots; without, a slot is a page.
     """
 
+    regions = TABLE
+    window_bytes = WINDOWS
+
     def __init__(self, size: int = 8, *, far: bool = True, **features: object) -> None:
         noise = np.random.default_rng(size)
         self.layout = Layout(DESC, AVAIL, USED, size, **features)  # type: ignore[arg-type]
-        self.windows = {window: shared(length) for window, length in WINDOWS.items()}
+        self.windows = {window: shared(length) for window, length in self.window_bytes.items()}
         for data in self.windows.values():
             data[:] = noise.integers(0, 256, len(data), dtype=np.uint8)
         self.memory = MemoryMap(
-            TABLE if far else TABLE[:-1],
+            self.regions if far else self.regions[:-1],
             {
-                window: RegionInfo(window, length, True, window == 2, (Area(0, length),))
-                for window, length in WINDOWS.items()
+                window: RegionInfo(window, length, True, window == WRITABLE, (Area(0, length),))
+                for window, length in self.window_bytes.items()
             },
         )
         self._vm1 = BusMemory(
@@ -197,7 +201,7 @@ class Rig(Closing):
             for page in range(bus >> PAGE_SHIFT, (bus + size - 1 >> PAGE_SHIFT) + 1)
         }
         found = []
-        for bus, length, offset, window, _ in TABLE:
+        for bus, length, offset, window, _ in self.regions:
             for at in range(0, length, 1 << PAGE_SHIFT):
                 page, part = (bus + at) >> PAGE_SHIFT, slice(offset + at, offset + at + 0x1000)
                 changed = self.windows[window][part].tobytes() != before[window][part]
