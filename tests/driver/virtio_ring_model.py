@@ -56,7 +56,12 @@ class RingModel:
         return struct.unpack(layout, self._memory(iova, struct.calcsize(layout)))
 
     def write(self, layout: str, iova: int, *values: int) -> None:
-        self._memory(iova, struct.calcsize(layout))[:] = struct.pack(layout, *values)
+        """One store where it is two bytes: memcpy has two, and the driver may write in between."""
+        target = self._memory(iova, struct.calcsize(layout))
+        if len(target) == 2:
+            target.cast("H")[0] = int(values[0])
+        else:
+            target[:] = struct.pack(layout, *values)
 
     def fault(self, text: str) -> None:
         self._faults.append(text)

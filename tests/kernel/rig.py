@@ -129,11 +129,14 @@ class Rig(Closing):
         self.poke(AVAIL, bytes(2))
 
     def poke(self, bus: int, data: bytes) -> None:
-        """VM1 writes its memory: no permission holds it back."""
+        """VM1 writes its memory: no permission holds it back. Two bytes are one store."""
         for run in self._vm1.runs(bus, len(data), write=False):
             part, data = data[: run.length], data[run.length :]
-            target = self.windows[run.window]
-            target[run.offset : run.offset + run.length] = np.frombuffer(part, np.uint8)
+            target = self.windows[run.window][run.offset : run.offset + run.length]
+            if run.length == 2:  # memcpy stores them twice: over what came in between
+                target.view(np.uint16)[0] = int.from_bytes(part, "little")
+            else:
+                target[:] = np.frombuffer(part, np.uint8)
 
     def peek(self, bus: int, length: int) -> bytes:
         """VM1 reads its memory."""

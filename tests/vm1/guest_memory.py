@@ -63,8 +63,13 @@ class GuestMemory:
         return int.from_bytes(self.read(bus, 2), "little")
 
     def write_u16(self, bus: int, value: int) -> None:
-        """A little endian 16-bit word, modulo 2^16."""
-        self.write(bus, (value & 0xFFFF).to_bytes(2, "little"))
+        """A little endian 16-bit word, modulo 2^16, in one store.
+
+        memcpy stores two bytes twice: the second time over what a driver made of the first.
+        """
+        memory, at = self._find(bus, 2)
+        with memoryview(memory) as whole, whole[at : at + 2] as part, part.cast("H") as word:
+            word[0] = value & 0xFFFF
 
     def close(self) -> None:
         """Unmap."""
