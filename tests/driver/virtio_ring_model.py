@@ -10,6 +10,8 @@ from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tests.words import store_word
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
@@ -56,10 +58,9 @@ class RingModel:
         return struct.unpack(layout, self._memory(iova, struct.calcsize(layout)))
 
     def write(self, layout: str, iova: int, *values: int) -> None:
-        """One store where it is two bytes: memcpy has two, and the driver may write in between."""
         target = self._memory(iova, struct.calcsize(layout))
         if len(target) == 2:
-            target.cast("H")[0] = int(values[0])
+            store_word(target, int(values[0]))
         else:
             target[:] = struct.pack(layout, *values)
 

@@ -36,6 +36,7 @@ from pmd.kernel import (
     fault_names,
 )
 from tests.kernel.offload_port import OffloadPort
+from tests.words import store_word
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -133,8 +134,8 @@ class Rig(Closing):
         for run in self._vm1.runs(bus, len(data), write=False):
             part, data = data[: run.length], data[run.length :]
             target = self.windows[run.window][run.offset : run.offset + run.length]
-            if run.length == 2:  # memcpy stores them twice: over what came in between
-                target.view(np.uint16)[0] = int.from_bytes(part, "little")
+            if run.length == 2:
+                store_word(target.data, int.from_bytes(part, "little"))
             else:
                 target[:] = np.frombuffer(part, np.uint8)
 

@@ -7,6 +7,7 @@ import os
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from tests.words import store_word
 from tools import vhost_user_abi as abi
 
 if TYPE_CHECKING:
@@ -63,13 +64,10 @@ class GuestMemory:
         return int.from_bytes(self.read(bus, 2), "little")
 
     def write_u16(self, bus: int, value: int) -> None:
-        """A little endian 16-bit word, modulo 2^16, in one store.
-
-        memcpy stores two bytes twice: the second time over what a driver made of the first.
-        """
+        """A little endian 16-bit word, modulo 2^16, in one store."""
         memory, at = self._find(bus, 2)
-        with memoryview(memory) as whole, whole[at : at + 2] as part, part.cast("H") as word:
-            word[0] = value & 0xFFFF
+        with memoryview(memory) as whole, whole[at : at + 2] as word:
+            store_word(word, value & 0xFFFF)
 
     def close(self) -> None:
         """Unmap."""
