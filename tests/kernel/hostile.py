@@ -37,6 +37,15 @@ FAR_ADDRESSES = st.sampled_from(
     [BIG + BIG_SIZE - 20, (1 << 64) - 1, (1 << 64) - 16, (1 << 64) - 1515, 1 << 63]
 )
 BAD_LENGTHS = st.sampled_from([0, 1, 15, 16, 17, 0x7FFFFFFF, 0xFFFFFFF0, 0xFFFFFFFF])
+BURSTS = st.sampled_from([1, 2, 3, 32, 256])
+FRAMES = st.lists(  # that a VF has for VM1
+    st.builds(
+        lambda length, first: bytes((first + i) % 256 for i in range(length)),
+        st.one_of(st.integers(14, 100), st.integers(14, 3000), st.sampled_from([1514, 8000])),
+        st.integers(0, 255),
+    ),
+    max_size=12,
+)
 _BAD_INDICES = st.sampled_from([0x7FFF, 0x8000, 0xFFFF])
 
 

@@ -8,7 +8,7 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from tests.kernel.hostile import Program, rings
+from tests.kernel.hostile import BURSTS, FRAMES, Program, rings
 from tests.kernel.rig import AVAIL, RINGS, RINGS_SIZE, Outcome, Rig, receive, transmit
 
 if TYPE_CHECKING:
@@ -19,19 +19,10 @@ _SETTINGS = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-_BURSTS = st.sampled_from([1, 2, 3, 32, 256])
-_FRAMES = st.lists(
-    st.builds(
-        lambda length, first: bytes((first + i) % 256 for i in range(length)),
-        st.one_of(st.integers(14, 100), st.integers(14, 3000), st.sampled_from([1514, 8000])),
-        st.integers(0, 255),
-    ),
-    max_size=12,
-)
 
 
 @_SETTINGS
-@given(program=rings(write=False), burst=_BURSTS, plain=st.booleans(), far=st.booleans())
+@given(program=rings(write=False), burst=BURSTS, plain=st.booleans(), far=st.booleans())
 def test_transmit(program: Program, burst: int, plain: bool, far: bool) -> None:
     with program.rig(far=far) as rig:
         rig.plain = plain
@@ -40,7 +31,7 @@ def test_transmit(program: Program, burst: int, plain: bool, far: bool) -> None:
 
 @_SETTINGS
 @given(
-    program=rings(write=True), frames=_FRAMES, burst=_BURSTS, plain=st.booleans(), far=st.booleans()
+    program=rings(write=True), frames=FRAMES, burst=BURSTS, plain=st.booleans(), far=st.booleans()
 )
 def test_receive(
     program: Program, frames: Sequence[bytes], burst: int, plain: bool, far: bool

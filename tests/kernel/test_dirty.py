@@ -13,7 +13,7 @@ from driver.offload import PLAIN
 from driver.virtio_net.features import Feature
 from pmd.kernel import DirectionStats
 from tests.kernel.direct_rig import LEAST, ORDINARY, frame, make
-from tests.kernel.hostile import Program, rings
+from tests.kernel.hostile import BURSTS, FRAMES, Program, rings
 from tests.kernel.hostile_packed import PackedProgram, packed_rings
 from tests.kernel.packed_rig import PackedRig
 from tests.kernel.rig import BIG, DATA, DATA_SEAM, PAGE_SHIFT, WRITE, Rig, receive
@@ -27,15 +27,6 @@ _SETTINGS = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-_FRAMES = st.lists(
-    st.builds(
-        lambda length, first: bytes((first + i) % 256 for i in range(length)),
-        st.one_of(st.integers(14, 3000), st.sampled_from([1514, 8000])),
-        st.integers(0, 255),
-    ),
-    max_size=12,
-)
-_BURSTS = st.sampled_from([1, 3, 32])
 _PAGE = 1 << PAGE_SHIFT
 
 
@@ -46,7 +37,7 @@ def _marked(rig: Rig) -> list[int]:
 
 @_SETTINGS
 @given(
-    program=rings(write=True), frames=_FRAMES, burst=_BURSTS, plain=st.booleans(), far=st.booleans()
+    program=rings(write=True), frames=FRAMES, burst=BURSTS, plain=st.booleans(), far=st.booleans()
 )
 def test_every_written_page_of_a_split_ring(
     program: Program, frames: Sequence[bytes], burst: int, plain: bool, far: bool
@@ -60,8 +51,8 @@ def test_every_written_page_of_a_split_ring(
 @_SETTINGS
 @given(
     program=packed_rings(write=True),
-    frames=_FRAMES,
-    burst=_BURSTS,
+    frames=FRAMES,
+    burst=BURSTS,
     plain=st.booleans(),
     far=st.booleans(),
 )

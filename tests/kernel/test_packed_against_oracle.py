@@ -8,6 +8,7 @@ import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from tests.kernel.hostile import BURSTS, FRAMES
 from tests.kernel.hostile_packed import PackedProgram, packed_rings
 from tests.kernel.packed_driver import WRAP
 from tests.kernel.packed_rig import PackedRig
@@ -21,21 +22,12 @@ _SETTINGS = settings(
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
-_BURSTS = st.sampled_from([1, 2, 3, 32, 256])
-_FRAMES = st.lists(
-    st.builds(
-        lambda length, first: bytes((first + i) % 256 for i in range(length)),
-        st.one_of(st.integers(14, 100), st.integers(14, 3000), st.sampled_from([1514, 8000])),
-        st.integers(0, 255),
-    ),
-    max_size=12,
-)
 
 
 @_SETTINGS
 @given(
     program=packed_rings(write=False),
-    burst=_BURSTS,
+    burst=BURSTS,
     path=st.sampled_from([(False, "scalar"), (True, "scalar"), (True, "avx2")]),
     far=st.booleans(),
 )
@@ -48,8 +40,8 @@ def test_transmit(program: PackedProgram, burst: int, path: tuple[bool, str], fa
 @_SETTINGS
 @given(
     program=packed_rings(write=True),
-    frames=_FRAMES,
-    burst=_BURSTS,
+    frames=FRAMES,
+    burst=BURSTS,
     plain=st.booleans(),
     far=st.booleans(),
 )
