@@ -10,17 +10,20 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from driver.software_vf.vf import Vf
-from guest.discovery import pci_function
+from guest.discovery import SYSFS, pci_function
 from guest.errors import VhostPciError
+from guest.syscalls import KERNEL
 from guest.vfio import VfioFunction
 from guest.vfio_container import Container
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     from guest.dma import IovaSpace
     from guest.function import Function
     from guest.mapping import Mapping
+    from guest.syscalls import Syscalls
 
 _log = logging.getLogger("pmd")
 
@@ -33,10 +36,15 @@ class OpenFunction:
     iova_ranges: tuple[tuple[int, int], ...]
 
 
-def open_by_vfio(address: str) -> OpenFunction:
-    """The function at a PCI address, in a container of its own."""
-    container = Container()
-    function = VfioFunction(container, pci_function(address), owns_container=True)
+def open_by_vfio(address: str, syscalls: Syscalls = KERNEL, root: Path = SYSFS) -> OpenFunction:
+    """The function at a PCI address, in a container of its own; root: where sysfs is.
+
+    Raises:
+        VhostPciError: There is none, or it cannot be used; the remedy says what to do.
+    """
+    pci = pci_function(address, root)
+    container = Container(syscalls)
+    function = VfioFunction(container, pci, owns_container=True)
     try:
         return OpenFunction(function, container.iommu_info().iova_ranges)
     except BaseException:
@@ -76,13 +84,9 @@ class SharedWindows:
     """`Vf.share` and `Vf.unshare` for a VF with DMA: it may read all of VM1.
 
     Thread rule: as of the VF.
-
-    Args:
-        spec: The VF's, for messages.
     """
 
-    def __init__(self, spec: str) -> None:
-        self._spec = spec
+    def __init__(self) -> None:
         self._table = WindowTable()
         self._mapped = contextlib.ExitStack()
 
@@ -98,23 +102,29 @@ class SharedWindows:
         mappings: Sequence[Mapping],
         *,
         writable: bool = False,
-    ) -> bool:
+    ) -> VhostPciError | None:
         """Let the function read the mappings, until `unmap`; one it cannot is left out.
 
-        Whether none was. writable: And write those that this process may write.
+        Why the first of those was left out; None: it reads all. writable: And writes those that
+        this process may write.
         """
         self._mapped.callback(space.rewind, space.mark())
+        refusal = None
         for mapping in mappings[: self._table.capacity]:
             try:
                 iova = space.take(mapping.size)
                 write = writable and mapping.writable
                 function.dma_map(mapping.address, mapping.size, iova, writable=write)
             except VhostPciError as error:
-                _log.warning("VF %s: %s; frames there are copied", self._spec, error)
+                refusal = refusal or error
                 continue
             self._mapped.callback(function.dma_unmap, iova, mapping.size)
             self._table.append(mapping.address, mapping.size, iova)
-        return self._table.count == len(mappings)
+        if len(mappings) > self._table.capacity:
+            parts = f"{len(mappings)} parts of VM1's memory"
+            cause = f"a VF has room for {self._table.capacity}"
+            refusal = refusal or VhostPciError("map for DMA", parts, cause)
+        return refusal
 
     def unmap(self) -> None:
         """Take all of it back. Twice is fine."""
@@ -148,13 +158,13 @@ class PassthroughVf(Vf):
         self._mac = mac
         self._open_function = open_function
         self._link_up = ctypes.c_uint32()
-        self._windows = SharedWindows(spec)
+        self._windows = SharedWindows()
         self._opened: tuple[Function, IovaSpace] | None = None
 
-    def share(self, mappings: Sequence[Mapping]) -> bool:
+    def share(self, mappings: Sequence[Mapping]) -> VhostPciError | None:
         """See `Vf.share`: the VF may read all of them, and write where we may if it does that."""
         if self._opened is None:
-            return False
+            return self._error("it is not open")
         return self._windows.map(*self._opened, mappings, writable=self.writes_vm1)
 
     def unshare(self) -> None:

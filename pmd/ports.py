@@ -63,6 +63,7 @@ class Ports:
         self._away = False
         self._retry_at = 0.0
         self._direct: set[int] = set()
+        self._said = ""  # of what the VF does not reach
 
     @property
     def look_period_s(self) -> float | None:
@@ -111,10 +112,17 @@ class Ports:
         """
         if self._copy is Copy.ALWAYS or self._away:
             return
-        if not self._vf.share(mappings) and self._copy is Copy.NEVER:
+        refusal = self._vf.share(mappings)
+        if refusal is not None and self._copy is Copy.NEVER:
             self._vf.unshare()
-            cause = f"VF {self.name} does not reach all of VM1's memory"
-            raise VhostPciError("run without", "copying", cause, "use --copy auto")
+            why = f"{refusal.subject}: {refusal.cause}"
+            cause = f"VF {self.name} does not reach all of VM1's memory ({why})"
+            remedies = filter(None, (refusal.remedy, "use --copy auto"))
+            raise VhostPciError("run without", "copying", cause, "; or ".join(remedies))
+        line = f"VF {self.name}: {refusal}; frames there are copied" if refusal else ""
+        if line and line != self._said:  # VM1 may set itself up anew as often as it likes
+            _log.warning("%s", line)
+        self._said = line
 
     def unshare(self) -> None:
         """Undo that; nothing is in flight any more."""

@@ -86,13 +86,13 @@ class Vf(ABC):
         """Why it must be closed and opened anew, or "". Also while its ports are in use."""
         return ""
 
-    def share(self, mappings: Sequence[Mapping]) -> bool:  # noqa: ARG002 - most VFs copy
+    def share(self, mappings: Sequence[Mapping]) -> VhostPciError | None:  # noqa: ARG002 - most copy
         """VM1's memory is mapped: a VF that can, may reach it from now on.
 
-        Whether it reaches all of it; what it does not is copied. The ports are open, and no loop
-        runs them. The mappings stay until `unshare`.
+        What keeps one that can from some of it, which is copied then; or None. The ports are open,
+        and no loop runs them. The mappings stay until `unshare`.
         """
-        return False
+        return None
 
     def stop_receiving(self, pair: int) -> None:  # noqa: B027 - most VFs copy
         """When it returns, the VF writes to no buffer of the queue pair any more.

@@ -1,8 +1,8 @@
 """An 82576's VF and its PF in memory, which bite: they do what datasheet and Linux's driver do.
 
 The VF's registers lie in a file, so that the driver's mapping of BAR 0 is the model's memory: what
-the port writes to a tail is seen at the next `run` or `receive`. DMA goes through the mappings made
-by dma_map and nowhere else; what breaks a rule of the hardware is noted in `faults`.
+the port writes to a tail is seen at the next `run` or `receive`. What breaks a rule of the hardware
+is noted in `faults`.
 """
 
 from __future__ import annotations
@@ -13,10 +13,10 @@ import os
 import struct
 from typing import TYPE_CHECKING
 
-from guest.closing import Closing
 from guest.errors import VhostPciError
 from guest.function import Area, Identity, Irq, Region, RegionInfo
 from guest.mapping import Mapping
+from tests.driver.dma_model import DmaModel
 from tests.driver.igb_transmit import REPORT, IgbTransmit
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ _EXCHANGE = ctypes.CDLL("libatomic.so.1")["__atomic_exchange_4"]  # comes with g
 _SEQUENTIAL = 5  # __ATOMIC_SEQ_CST
 
 
-class IgbModel(Closing):
+class IgbModel(DmaModel):
     """One VF with one queue pair, as an open function, and its PF.
 
     Attributes:
@@ -47,19 +47,21 @@ class IgbModel(Closing):
         pf_refuses: Messages it answers with a refusal.
         messages: What the VF sent, by first word. vlans: Those it asked for, in order.
         completes: Whether transmitted frames are reported as done.
+        stops: Whether queues stop when they are disabled, and not by a reset only.
         keeps_fcs: Whether frames are received with theirs (RCTL.SECRC off).
         strips: Whether VLAN tags are taken out of frames.
         heeds_limit: Whether frames longer than the PF lets the VF receive are dropped.
         irq_max: MSI-X vectors that it has. irqs: Eventfds, by vector. interrupts: How many it sent.
         masks_itself: Whether the PF has EIAM heeded (GPIE.EIAME).
         wire: Frames sent. transmit: Its transmit queue since it was reset.
-        faults: Broken rules. gone: All reads are ones.
+        gone: All reads are ones.
     """
 
     name = "0000:01:10.0"
     irq_max = 3
 
     def __init__(self) -> None:
+        super().__init__()
         self.pf_up = True
         self.pf_mac = bytes.fromhex("525400123456")
         self.pf_refuses: set[int] = set()
@@ -68,6 +70,7 @@ class IgbModel(Closing):
         self.mac = b""
         self.frame_limit = 1518
         self.completes = True
+        self.stops = True
         self.keeps_fcs = False
         self.heeds_limit = True
         self.strips = True
@@ -76,16 +79,11 @@ class IgbModel(Closing):
         self.masks_itself = True
         self._causes = self._enabled = 0  # EICR and EIMS
         self.wire: list[bytes] = []
-        self.faults: list[str] = []
         self.gone = False
         self.closed = False
         self.identity_now = Identity(0x8086, 0x10CA, 0x020000, 1, 0x8086, 0)
-        self.iova_ranges: tuple[tuple[int, int], ...] = ((0, (1 << 39) - 1),)
-        self.dma: dict[int, tuple[int, int]] = {}
-        self.read_only: set[int] = set()
-        self.dma_limit = 1 << 40
         self._clear_to_send = False
-        self.transmit = IgbTransmit(self._memory, self.faults)
+        self.transmit = IgbTransmit(self.memory, self.faults)
         self.request = os.eventfd(0, os.EFD_CLOEXEC)
         self._file = os.memfd_create("bar0", os.MFD_CLOEXEC)
         os.ftruncate(self._file, BAR_SIZE)
@@ -130,7 +128,7 @@ class IgbModel(Closing):
             self.put(register, 0)
         self._causes = self._enabled = 0
         self._clear_to_send = False
-        self.transmit = IgbTransmit(self._memory, self.faults)
+        self.transmit = IgbTransmit(self.memory, self.faults)
 
     # ---- guest.function.Function
 
@@ -184,7 +182,8 @@ class IgbModel(Closing):
                 self.faults.append("a ring is enabled that is not an empty ring")
             if not self._clear_to_send:
                 self.faults.append("a ring is enabled before the PF serves the VF")
-        self.put(ring + CONTROL, value)
+        if value & ENABLE or self.stops:
+            self.put(ring + CONTROL, value)
 
     # ---- the PF
 
@@ -222,17 +221,6 @@ class IgbModel(Closing):
 
     # ---- rings
 
-    def _memory(self, iova: int, size: int, *, write: bool = False) -> memoryview:
-        """What the VF reaches at iova; an address outside all mappings is a fault, and zeros."""
-        for base, (address, length) in self.dma.items():
-            if base <= iova and iova + size <= base + length:
-                if write and base in self.read_only:
-                    self.faults.append(f"a write to read-only memory at {iova:#x}")
-                array = (ctypes.c_char * size).from_address(address + iova - base)
-                return memoryview(array).cast("B")
-        self.faults.append(f"DMA to {size} bytes at {iova:#x}")
-        return memoryview(bytearray(size))
-
     def _descriptor(self, ring: int) -> memoryview | None:
         """The descriptor at the head, or None: the VF owns none."""
         head, tail, count = (
@@ -246,7 +234,7 @@ class IgbModel(Closing):
             self.faults.append(f"a tail of {tail} in a ring of {count}")
             return None
         base = self.get(ring + HIGH) << 32 | self.get(ring + LOW)
-        return self._memory(base + 16 * head, 16)
+        return self.memory(base + 16 * head, 16)
 
     def _advance(self, ring: int) -> None:
         self.put(ring + HEAD, (self.get(ring + HEAD) + 1) % (self.get(ring + LENGTH) // 16))
@@ -271,7 +259,7 @@ class IgbModel(Closing):
         """Write back every descriptor of the transmit ring, whether it was given, sent, or not."""
         base = self.get(TX + HIGH) << 32 | self.get(TX + LOW)
         for at in range(base, base + self.get(TX + LENGTH), 16):
-            self._memory(at + 12, 4, write=True)[0] |= 1
+            self.memory(at + 12, 4)[0] |= 1
 
     def receive(self, frame: bytes, tag: int | None = None) -> bool:
         """A frame from the wire; False if it was dropped: too long, or no descriptors.
@@ -303,7 +291,7 @@ class IgbModel(Closing):
         address, header = struct.unpack("<QQ", descriptor)
         if header:
             self.faults.append("a receive descriptor with a header address, or still written back")
-        self._memory(address, len(data), write=True)[:] = data
+        self.memory(address, len(data))[:] = data
         descriptor[:] = struct.pack("<QIHH", 0x1234, status, length, tag)
         self._advance(RX)
         vector = self.get(IVAR) & 0xFF
@@ -353,27 +341,9 @@ class IgbModel(Closing):
     def reset(self) -> None:
         self.reset_vf()
 
-    def dma_map(self, address: int, size: int, iova: int, *, writable: bool) -> None:
-        assert not (address | size | iova) % 4096
-        if size + sum(length for _, length in self.dma.values()) > self.dma_limit:
-            raise VhostPciError("map for DMA", f"{size} bytes", "there is no room")
-        for base, (_, length) in self.dma.items():
-            assert iova + size <= base or base + length <= iova
-        self.dma[iova] = (address, size)
-        if not writable:
-            self.read_only.add(iova)
-
-    def dma_unmap(self, iova: int, size: int) -> None:
-        assert self.dma.pop(iova)[1] == size
-        if iova in self.read_only:
-            self.read_only.remove(iova)
-            self._check_unused(iova, size, (TX,))
-        else:
-            self._check_unused(iova, size, (RX, TX))
-
-    def _check_unused(self, iova: int, size: int, rings: Sequence[int]) -> None:
+    def _check_unused(self, iova: int, size: int) -> None:
         """No enabled ring lies there, and no descriptor the VF owns has its buffer there."""
-        for ring in rings:
+        for ring in (RX, TX):
             base = self.get(ring + HIGH) << 32 | self.get(ring + LOW)
             count = self.get(ring + LENGTH) // 16
             if not self.get(ring + CONTROL) & ENABLE:
@@ -383,7 +353,7 @@ class IgbModel(Closing):
                 continue
             at, tail = self.get(ring + HEAD), self.get(ring + TAIL)
             while at != tail:
-                (address,) = struct.unpack("<Q", self._memory(base + 16 * at, 8))
+                (address,) = struct.unpack("<Q", self.memory(base + 16 * at, 8))
                 if iova <= address < iova + size:
                     self.faults.append("a window is taken away from frames in the ring")
                 at = (at + 1) % count

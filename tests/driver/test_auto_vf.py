@@ -2,13 +2,22 @@
 
 from __future__ import annotations
 
+import logging
+from typing import TYPE_CHECKING
+
 import pytest
 
 from driver.auto_vf import Choice, pick, resolve
+from guest import discovery
 from guest.discovery import PciFunction
 from guest.errors import UsageError, VhostPciError
 from guest.network import NetworkInterface
+from pmd.run import _resolve
+from tests.guest.fake_sysfs import FakeSysfs
 from tests.kernel.namespace import namespace
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 
 def function(address: str, ids: tuple[int, int], driver: str | None = "vfio-pci") -> PciFunction:
@@ -100,6 +109,37 @@ def test_none() -> None:
         "bind a VF (pmd bind ADDRESS), or name one: packet:NAME, tap:NAME ..."
     )
     assert refusal.value.exit_status == 1
+
+
+@pytest.mark.parametrize(
+    ("ids", "spec", "what"),
+    [
+        ((0x8086, 0x10CA), "igbvf", "an 82576 VF"),
+        ((0x8086, 0x152D), "igbvf", "an 82576 VF"),
+        ((0x8086, 0x1520), "igbvf", "an I350 VF"),
+        ((0x8086, 0x152F), "igbvf", "an I350 VF"),
+        ((0x1AF4, 0x1041), "virtio-net", "a virtio NIC"),
+        ((0x1AF4, 0x1000), "virtio-net", "a virtio NIC"),
+    ],
+)
+def test_what_was_picked_is_said(
+    *,
+    ids: tuple[int, int],
+    spec: str,
+    what: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """By what the machine's PCI bus shows; what has another driver, or other ids, is nothing."""
+    sysfs = FakeSysfs(tmp_path)
+    sysfs.add("0000:01:00.0", ids=(0x8086, 0x10C9), driver="vfio-pci")  # a PF
+    sysfs.add("0000:01:10.0", ids=ids, driver="vfio-pci")
+    sysfs.add("0000:01:10.2", ids=(0x8086, 0x10CA))
+    monkeypatch.setattr(discovery, "SYSFS", sysfs.root)
+    with caplog.at_level(logging.INFO, "pmd"), namespace():
+        assert _resolve(["loop", "auto"]) == ["loop", f"{spec}:0000:01:10.0"]
+    assert caplog.messages == [f"VF auto: {spec}:0000:01:10.0, {what} bound to vfio-pci"]
 
 
 def test_what_is_named_stays() -> None:

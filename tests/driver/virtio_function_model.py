@@ -1,13 +1,12 @@
 """A virtio network function in memory: registers, features, queues that come and go, DMA.
 
 The notification structure lies in a file, so that the driver's mapping is the model's memory. All
-other registers are reached by trapped accesses of their own widths. DMA goes through the mappings
-made by dma_map and nowhere else; what breaks a rule is noted in `faults`.
+other registers are reached by trapped accesses of their own widths. What breaks a rule is noted in
+`faults`.
 """
 
 from __future__ import annotations
 
-import ctypes
 import mmap
 import os
 import struct
@@ -15,10 +14,10 @@ import threading
 from typing import TYPE_CHECKING
 
 from driver.virtio_net.features import Feature
-from guest.closing import Closing
 from guest.errors import VhostPciError
 from guest.function import Area, Identity, Irq, Region, RegionInfo
 from guest.mapping import Mapping
+from tests.driver.dma_model import DmaModel
 from tests.driver.virtio_ring_model import PackedModel, SplitModel
 
 if TYPE_CHECKING:
@@ -41,12 +40,12 @@ OFFER = (
 )  # fmt: skip
 
 
-class VirtioFunctionModel(Closing):
+class VirtioFunctionModel(DmaModel):
     """One function, as an open one; what its queues hold is left to `VirtioNetModel`.
 
     Attributes:
         offer: Feature bits. size_max: Of queues, by number; `default_size` of others.
-        mac, mtu, pairs: Its configuration. faults: Broken rules. gone: All ones.
+        mac, mtu, pairs: Its configuration. gone: All ones.
         stops: Whether a queue that is reset stops (RING_RESET).
         irq_max: MSI-X vectors that the function has. vectors: How many of them the device can use.
         irqs: Eventfds, by vector. interrupts: How many were raised.
@@ -56,6 +55,7 @@ class VirtioFunctionModel(Closing):
     name = "0000:01:00.0"
 
     def __init__(self, offer: int = OFFER) -> None:
+        super().__init__()
         self.offer = offer
         self.default_size = 256
         self.size_max: dict[int, int] = {}
@@ -70,13 +70,9 @@ class VirtioFunctionModel(Closing):
         self.irq_max = self.vectors = 4
         self.irqs: tuple[int, ...] = ()
         self.interrupts = 0
-        self.faults: list[str] = []
         self.gone = False
         self.closed = False
         self.identity_now = Identity(0x1AF4, 0x1041, 0x020000, 1, 0x1AF4, 0x1100)
-        self.iova_ranges: tuple[tuple[int, int], ...] = ((0, (1 << 39) - 1),)
-        self.dma: dict[int, tuple[int, int]] = {}
-        self.read_only: set[int] = set()
         self.config = self._make_config()
         self.request = os.eventfd(0, os.EFD_CLOEXEC)
         self._file = os.memfd_create("notify", os.MFD_CLOEXEC)
@@ -239,16 +235,6 @@ class VirtioFunctionModel(Closing):
         in_order = bool(self.accepted & Feature.IN_ORDER)
         self.rings[number] = make(self.memory, size, areas, self.faults, in_order=in_order)
 
-    def memory(self, iova: int, size: int) -> memoryview:
-        """What the device reaches at iova; an address outside all mappings is a fault."""
-        for base, (address, length) in self.dma.items():
-            if base <= iova and iova + size <= base + length:
-                array = (ctypes.c_char * size).from_address(address + iova - base)
-                view = memoryview(array).cast("B")
-                return view.toreadonly() if base in self.read_only else view
-        self.faults.append(f"DMA to {size} bytes at {iova:#x}")
-        return memoryview(bytearray(size))
-
     # ---- the rest of guest.function.Function
 
     def map_area(self, index: int, area: Area, *, writable: bool) -> Mapping:
@@ -283,17 +269,8 @@ class VirtioFunctionModel(Closing):
     def reset(self) -> None:
         self._forget()
 
-    def dma_map(self, address: int, size: int, iova: int, *, writable: bool) -> None:
-        assert not (address | size | iova) % 4096
-        for base, (_, length) in self.dma.items():
-            assert iova + size <= base or base + length <= iova
-        self.dma[iova] = (address, size)
-        if not writable:
-            self.read_only.add(iova)
-
-    def dma_unmap(self, iova: int, size: int) -> None:
-        assert self.dma.pop(iova)[1] == size
-        self.read_only.discard(iova)
+    def _check_unused(self, iova: int, size: int) -> None:
+        """No queue lies there, and no buffer of one."""
         for number, ring in self.rings.items():
             if iova <= ring.descriptors < iova + size:
                 self.faults.append(f"memory is taken away from queue {number}")

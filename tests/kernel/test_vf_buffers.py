@@ -317,6 +317,8 @@ SEAMS = {
     "its header crosses": (DATA_SEAM - 5, {}),
     "it begins behind": (DATA_SEAM, {}),
     "it ends there": (DATA_SEAM - 2048, {}),
+    "its first part would do": (DATA_SEAM - 1600, {}),
+    "each part would do, but for a byte": (DATA_SEAM - 1525, {}),
     "a hole": (DATA_END - 600, {"bad_address": 1}),
     "its last byte in a hole": (DATA_END - 2047, {"bad_address": 1}),
     "all but the hole": (DATA_END - 2048, {}),

@@ -26,8 +26,8 @@ class Receiver(FakeSource):
     def post(self, *sizes: int) -> None:
         """One buffer of each size, header included."""
         for size in sizes:
-            self.poke(DATA + PAGE_SIZE * self.posted, NOISE)
-            entry = struct.pack("<QIHH", DATA + PAGE_SIZE * self.posted, size, 2, 0)
+            self.poke(self.data + PAGE_SIZE * self.posted, NOISE)
+            entry = struct.pack("<QIHH", self.data + PAGE_SIZE * self.posted, size, 2, 0)
             self.poke(DESC + 16 * self.posted, entry)
             self.poke(AVAIL + 4 + 2 * self.posted, struct.pack("<H", self.posted))
             self.posted += 1
@@ -40,7 +40,7 @@ class Receiver(FakeSource):
         for number in range(count):
             head, length = struct.unpack("<II", self.peek(USED + 4 + 8 * number, 8))
             assert head == number
-            data = self.peek(DATA + PAGE_SIZE * head, PAGE_SIZE)
+            data = self.peek(self.data + PAGE_SIZE * head, PAGE_SIZE)
             assert length == 0 or data[:12] == HEADER
             frames.append(data[12:length])
         return frames

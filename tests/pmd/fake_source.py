@@ -49,6 +49,7 @@ class FakeSource:
 
     name = "fake"
     comes_back = False
+    data = DATA  # where frames lie
 
     def __init__(self, function: FakeFunction | None = None) -> None:
         self.function = function or FakeFunction()
@@ -74,21 +75,32 @@ class FakeSource:
 
     # ---- VM1
 
-    def poke(self, offset: int, data: bytes) -> None:
-        os.pwrite(self.function.files[2], data, offset)
+    def _window(self, bus: int) -> int:
+        """The file of the window where a bus address is; further ones are behind the first."""
+        windows = [file for index, file in sorted(self.function.files.items()) if index]
+        return windows[bus // WINDOW]
 
-    def peek(self, offset: int, size: int) -> bytes:
-        return os.pread(self.function.files[2], size, offset)
+    def poke(self, bus: int, data: bytes) -> None:
+        os.pwrite(self._window(bus), data, bus % WINDOW)
+
+    def peek(self, bus: int, size: int) -> bytes:
+        return os.pread(self._window(bus), size, bus % WINDOW)
 
     def send(self, number: int, size: int = 1000) -> None:
-        """Head number, filled with its number, becomes available."""
-        buffer = DATA + 4096 * number
-        self.poke(buffer, bytes(12) + bytes([number]) * size)
-        self.poke(DESC + 16 * number, struct.pack("<QIHH", buffer, 12 + size, 0, 0))
-        self.poke(AVAIL + 4 + 2 * number, struct.pack("<H", number))
+        """The number-th frame, filled with its number, is made available."""
+        head = number % SIZE
+        buffer = self.data + 4096 * head
+        self.poke(buffer, bytes(12) + bytes([number % 256]) * size)
+        self.poke(DESC + 16 * head, struct.pack("<QIHH", buffer, 12 + size, 0, 0))
+        self.poke(AVAIL + 4 + 2 * head, struct.pack("<H", head))
         self.poke(AVAIL + 2, struct.pack("<H", number + 1))
 
+    @property
+    def used_index(self) -> int:
+        """How many heads were returned."""
+        return int(struct.unpack("<H", self.peek(USED + 2, 2))[0])
+
     def used(self) -> list[int]:
-        """Heads returned, in order."""
-        count = struct.unpack("<H", self.peek(USED + 2, 2))[0]
-        return [struct.unpack("<I", self.peek(USED + 4 + 8 * i, 4))[0] for i in range(count)]
+        """Heads returned, in order; of SIZE at most."""
+        heads = range(self.used_index)
+        return [struct.unpack("<I", self.peek(USED + 4 + 8 * i, 4))[0] for i in heads]
