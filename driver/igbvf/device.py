@@ -162,6 +162,19 @@ class Device:
         for control in (reg.RXDCTL, reg.TXDCTL):
             self._stop(control, index)
 
+    def halt(self, index: int) -> None:
+        """Stop a queue pair; one that does not stop takes a reset of the VF.
+
+        Raises:
+            DeviceGoneError: It left the bus.
+        """
+        try:
+            self.stop_queue(index)
+        except DeviceGoneError:
+            raise
+        except VhostPciError:
+            self._registers.write(reg.CTRL, reg.Ctrl.RESET)
+
     def stop_receive(self, index: int) -> None:
         """Disable a receive queue; when it returns, the VF touches neither ring nor buffers.
 

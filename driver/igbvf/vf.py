@@ -197,4 +197,4 @@ class IgbVf(PassthroughVf):
 def _stop(device: Device) -> None:
     """Before the memory goes. A VF that is gone or in reset touches none."""
     with contextlib.suppress(VhostPciError):
-        device.stop_queue(0)
+        device.halt(0)

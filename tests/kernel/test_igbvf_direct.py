@@ -7,18 +7,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from driver.igbvf import device as device_module
 from driver.igbvf import mailbox
 from driver.igbvf.queue import BUFFER_BYTES
 from driver.igbvf.vf import IgbVf
 from driver.passthrough import OpenFunction
 from driver.state_area import PAGE_SIZE
 from pmd import channel as channel_module
-from pmd.channel import Channel
 from pmd.kernel import Event, drop_names
 from pmd.ports import Copy
-from pmd.serving import Serving
 from tests.driver.igb_model import RX, TAIL, IgbModel
-from tests.pmd.fake_receiver import AVAIL, DATA, DESC, NOISE, Receiver
+from tests.pmd.fake_receiver import AVAIL, DATA, DESC, NOISE
 from tests.pmd.receiving_rig import ReceivingRig, frame
 
 if TYPE_CHECKING:
@@ -43,6 +42,7 @@ class Rig(ReceivingRig):
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mailbox, "_ANSWER_S", 0.02)
+    monkeypatch.setattr(device_module, "_ENABLE_S", 0.02)
     monkeypatch.setattr(channel_module, "_DRAIN_S", 0.05)
 
 
@@ -281,6 +281,26 @@ def test_vm1_that_stops_has_all_its_buffers_back(rig: Rig) -> None:
     assert rig.zero_copy == 2
 
 
+def test_a_queue_that_does_not_stop(rig: Rig, caplog: pytest.LogCaptureFixture) -> None:
+    """The whole VF is reset before VM1 has its buffers back."""
+    rig.turn()
+    assert rig.model.receive(frame(1))
+    rig.model.stops = False
+    rig.vm1.start(4, started=False)
+    rig.channel.configure()
+    assert "its RXDCTL does not stop; closing it" in caplog.text
+    assert len(rig.model.dma) == 1  # opened anew
+    assert rig.model.receive(frame(2))
+    assert rig.vm1.peek(DATA + PAGE_SIZE, 4096) == NOISE
+    rig.model.stops = True
+    rig.vm1.start(6)
+    rig.channel.configure()
+    rig.turn()
+    assert rig.model.receive(frame(3))
+    rig.turn()
+    assert rig.vm1.received() == [frame(3)]
+
+
 def test_a_pf_reset(rig: Rig) -> None:
     rig.turn()
     rig.model.ping(clear_to_send=False)
@@ -341,20 +361,3 @@ def test_copy_never_refuses_pairs_that_share_a_queue(caplog: pytest.LogCaptureFi
     rig.channel.configure()
     assert list(rig.channel.works) == [0, 1]
     rig.close()
-
-
-def test_copy_never_refuses_a_vf_that_does_not_reach_vm1(caplog: pytest.LogCaptureFixture) -> None:
-    rig = Rig(4096)
-    rig.close()
-    limited = IgbModel()
-    limited.dma_limit = 4 << 20  # its own memory, and no window more
-    vf = IgbVf("igbvf:01:10.0", limited.name, None, lambda _: OpenFunction(limited, ()))
-    vm1 = Receiver()
-    channel = Channel(vm1, vf, Serving(copy=Copy.NEVER))
-    channel.attach()
-    limited.dma_limit = sum(size for _, size in limited.dma.values())
-    channel.configure()
-    assert channel.works == {}
-    assert "VF igbvf:01:10.0 does not reach all of VM1's memory" in caplog.text
-    channel.close()
-    limited.dispose()
