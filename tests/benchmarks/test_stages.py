@@ -29,9 +29,9 @@ WARM_UP = 40
 
 STAGES = {
     "dequeue": [Scenario(kind, size) for kind in ("null", "copy", "held") for size in (64, 1518)],
-    "enqueue": [Scenario("gen", size) for size in (64, 1518)],
+    "enqueue": [Scenario(kind, size) for kind in ("gen", "direct") for size in (64, 1518)],
     "both ways": [Scenario("loop", size) for size in (64, 1518)],
-    "packed": [Scenario(kind, packed=True) for kind in ("null", "gen", "loop")],
+    "packed": [Scenario(kind, packed=True) for kind in ("null", "gen", "direct", "loop")],
     "batch": [Scenario("null", burst=burst) for burst in (1, 8, 32, 128, 256)],
     "copy or hold": [
         Scenario(kind, size)

@@ -64,6 +64,7 @@ SCENARIOS = (
     Scenario("gen", regions=4000),
     Scenario("translate"),
     Scenario("translate", regions=4000),
+    *(Scenario("direct", packed=packed) for packed in (False, True)),
     *(Scenario(kind, packed=True, isa="avx2") for kind in ("null", "held")),
 )
 

@@ -280,11 +280,21 @@ static int memory_open(struct stage *stage)
 	return map_open(stage);
 }
 
-/* kind: "null", "copy", "held" (VM1 sends), "gen" (it receives) or "loop" (both). NULL with errno. */
+/* Where the port's VF fills VM1's buffers itself, it does. */
+static int direct_begin(struct stage *stage)
+{
+	if (!stage->port->ops->direct)
+		return 0;
+	rk_port_set_direct(stage->port, 1);
+	return rk_queue_set_direct(stage->receive.queue, stage->port) ? 0 : -1;
+}
+
+/* kind: "null", "copy", "held" (VM1 sends), "gen", "direct" (it receives) or "loop" (both). NULL with errno. */
 struct stage *stage_new(const char *kind, uint32_t frame_bytes, uint32_t size, uint32_t burst,
 			uint32_t regions, uint32_t packed)
 {
-	bool sends = strcmp(kind, "gen"), receives = !sends || !strcmp(kind, "loop");
+	bool sends = strcmp(kind, "gen") && strcmp(kind, "direct");
+	bool receives = !sends || !strcmp(kind, "loop");
 	struct stage *stage = calloc(1, sizeof(*stage));
 
 	if (!stage)
@@ -297,7 +307,7 @@ struct stage *stage_new(const char *kind, uint32_t frame_bytes, uint32_t size, u
 	stage->port = stage_port_open(kind, frame_bytes);
 	if (!stage->port || memory_open(stage) ||
 	    (sends && ring_open(stage, &stage->transmit, 0, false)) ||
-	    (receives && ring_open(stage, &stage->receive, 1, true))) {
+	    (receives && ring_open(stage, &stage->receive, 1, true)) || direct_begin(stage)) {
 		stage_free(stage);
 		return NULL;
 	}

@@ -17,8 +17,9 @@ struct vf_descriptor {
 
 struct holding_port {
 	struct rk_port port;
-	uint32_t held;
+	uint32_t held; /* or posted */
 	uint32_t next;
+	uint32_t frame_bytes; /* that it receives */
 	bool copies;
 	struct vf_descriptor ring[VF_SIZE];
 	uint8_t buffers[VF_SIZE][VF_BUFFER_BYTES];
@@ -95,6 +96,67 @@ static const struct rk_port_ops vf_ops = {
 	.close = holding_close,
 };
 
+/* ---- into VM1's buffers: a descriptor each, filled as soon as it is there ------------------------------ */
+
+static void filling_mode(struct rk_port *port, bool direct)
+{
+	(void)port, (void)direct;
+}
+
+static uint64_t filling_suits(const struct rk_port *port, const struct iovec *memory)
+{
+	(void)port;
+	return (uintptr_t)memory->iov_base;
+}
+
+static uint32_t filling_room(const struct rk_port *port)
+{
+	return VF_SIZE - ((const struct holding_port *)port)->held;
+}
+
+static void filling_post(struct rk_port *port, const struct rk_posting *postings, uint32_t n)
+{
+	struct holding_port *vf = (struct holding_port *)port;
+
+	for (uint32_t i = 0; i < n; i++)
+		vf->ring[vf->next++ % VF_SIZE] =
+			(struct vf_descriptor){postings[i].iova, vf->frame_bytes, 1};
+	vf->held += n;
+}
+
+static uint32_t filling_filled(struct rk_port *port, struct rk_filled *filled, uint32_t n)
+{
+	struct holding_port *vf = (struct holding_port *)port;
+	uint32_t i;
+
+	for (i = 0; i < n && vf->held; i++) {
+		const struct vf_descriptor *from = &vf->ring[(vf->next - vf->held) % VF_SIZE];
+
+		if (!__atomic_load_n(&from->flags, __ATOMIC_ACQUIRE))
+			break;
+		filled[i] = (struct rk_filled){.bytes = from->length};
+		vf->held--;
+	}
+	return i;
+}
+
+static const struct rk_direct_ops filling_direct = {
+	.mode = filling_mode,
+	.suits = filling_suits,
+	.room = filling_room,
+	.post = filling_post,
+	.filled = filling_filled,
+};
+
+static const struct rk_port_ops filling_ops = {
+	.kind = "direct",
+	.tx = vf_tx,
+	.rx = holding_rx,
+	.rx_done = holding_rx_done,
+	.close = holding_close,
+	.direct = &filling_direct,
+};
+
 struct rk_port *stage_port_open(const char *kind, uint32_t frame_bytes)
 {
 	const struct rk_port_config config = {
@@ -102,6 +164,14 @@ struct rk_port *stage_port_open(const char *kind, uint32_t frame_bytes)
 	char error[256] = "";
 	struct rk_port *port;
 
+	if (!strcmp(kind, "direct")) {
+		port = calloc(1, sizeof(struct holding_port));
+		if (port) {
+			port->ops = &filling_ops;
+			((struct holding_port *)port)->frame_bytes = frame_bytes;
+		}
+		return port;
+	}
 	if (!strcmp(kind, "held") || !strncmp(kind, "vf-", 3)) {
 		port = calloc(1, sizeof(struct holding_port));
 		if (port)

@@ -6,7 +6,11 @@
 
 #include "../../pmd/csrc/ringk.h"
 
-/* kind: "held"; "vf-held" and "vf-copied", with a VF's descriptors as well, of 2048 bytes at most; or the kernel's "null", "copy", "loop", "gen". NULL, said on stderr, if it cannot be. */
+/*
+ * kind: "held"; "vf-held" and "vf-copied", with a VF's descriptors as well, of 2048 bytes at most; "direct", whose VF fills
+ * VM1's buffers with frames of frame_bytes; or the kernel's "null", "copy", "loop", "gen". NULL, said on stderr, if it
+ * cannot be.
+ */
 struct rk_port *stage_port_open(const char *kind, uint32_t frame_bytes);
 
 #endif
