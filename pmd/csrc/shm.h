@@ -167,12 +167,31 @@ static inline void copy_short(uint8_t *to, const uint8_t *from, size_t bytes)
 	}
 }
 
+/*
+ * Long ones come in by pieces. From 8 KiB on glibc's memcpy() is `rep movsb`, which takes 1.6 times as long
+ * where the two ends are not aligned alike (behind a virtio-net header they are not), and a compiler that
+ * knows how long a piece is at most makes the same of it. Out of a private frame, in the cache, it does well.
+ */
+#define SHM_LONG 8192u
+#define SHM_PIECE 4096u
+
+static __attribute__((noinline, unused)) void copy_long(uint8_t *to, const uint8_t *from, size_t bytes)
+{
+	for (size_t part; bytes; to += part, from += part, bytes -= part) {
+		part = bytes < SHM_PIECE ? bytes : SHM_PIECE;
+		__asm__("" : "+r"(part));
+		memcpy(to, from, part);
+	}
+}
+
 static inline void shm_copy_frame_in(uint8_t *to, const struct shm *from, size_t bytes)
 {
 	if (bytes <= SHM_SHORT)
 		copy_short(to, (const void *)from, bytes);
-	else
+	else if (bytes < SHM_LONG)
 		memcpy(to, (const void *)from, bytes);
+	else
+		copy_long(to, (const void *)from, bytes);
 }
 
 static inline void shm_copy_frame_out(struct shm *to, const uint8_t *from, size_t bytes)
