@@ -25,6 +25,7 @@ from tests.driver.vf_kinds import MODELS, sent_by, vf_for
 from tests.pmd.fake_receiver import Receiver
 from tests.pmd.fake_source import WINDOW, FakeSource, Told
 from tests.pmd.receiving_rig import frame
+from tests.pmd.vf_run import told_nothing
 from tests.pmd.wait import DEADLINE_S, wait_for
 
 if TYPE_CHECKING:
@@ -73,6 +74,7 @@ class Rig:
         return self.channel.works[0]
 
     def _look(self, generation: int) -> None:
+        assert generation not in self.seen, f"{generation} is acknowledged twice"
         windows = len(self.model.dma) - 1  # one is its own memory
         self.seen[generation] = Seen(tuple(self.model.dma_log), windows, self.vm1.used_index)
         self.model.dma_log.clear()
@@ -239,7 +241,7 @@ def test_a_function_that_goes_leaves_the_vf_to_the_next(gone: Rig) -> None:
     model.run()
     assert sent_by(model) == []
     gone.channel.detach()
-    successor = type(vm1)(Told(gone._look))
+    successor = type(vm1)(told_nothing())
     vm1.function, vm1.data = successor.function, successor.data
     gone.channel.attach()
     gone.channel.configure()
