@@ -86,6 +86,7 @@ XDP_OPTIONS = 8
 XDP_RING_OFFSETS = struct.Struct("16Q")  # receive, send, fill, completion: producer, consumer, ...
 XDP_UMEM = struct.Struct("QQIIII")  # struct xdp_umem_reg: address, bytes, chunk, headroom, flags
 XDP_OPTIONS_ZEROCOPY = 1 << 0
+XDP_RING_NEED_WAKEUP = 1 << 0  # of a ring's flags
 XDP_PGOFF_RX_RING = 0
 XDP_PGOFF_TX_RING = 0x80000000
 XDP_UMEM_PGOFF_FILL_RING = 0x100000000

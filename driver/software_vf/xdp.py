@@ -87,7 +87,7 @@ class XdpVf(Vf):
             self._state.broken = 0
             self._state.frame_bytes_max = facts.frame_bytes_max if facts.link else 0
             multi_buffer = bool(flags & abi.XDP_USE_SG)
-            self._say(facts, program, zero_copy=sockets[0].zero_copy, multi_buffer=multi_buffer)
+            self._say(facts, program, sockets[0], multi_buffer=multi_buffer)
             self._left = undo.pop_all()
         queues = [each.facts for each in sockets]
         state = ctypes.addressof(self._state)
@@ -127,12 +127,13 @@ class XdpVf(Vf):
             raise self._error(cause, f"ethtool -L {self._name} combined {queue_pairs}")
 
     def _say(
-        self, facts: InterfaceFacts, program: XdpProgram, *, zero_copy: bool, multi_buffer: bool
+        self, facts: InterfaceFacts, program: XdpProgram, bound: XdpSocket, *, multi_buffer: bool
     ) -> None:
-        copy = "zero-copy" if zero_copy else "copy"
+        copy = "zero-copy" if bound.zero_copy else "copy"
         mode = "driver" if program.driver_mode else "generic"
         count = f"{facts.rx_queues} queue{'s' if facts.rx_queues > 1 else ''}"
-        _log.info("VF %s: %s, %s mode, %s", self.spec, copy, mode, count)
+        woken = ", need_wakeup" if bound.need_wakeup else ""
+        _log.info("VF %s: %s, %s mode, %s%s", self.spec, copy, mode, count, woken)
         if facts.takes_tags:
             remedy = f"if its driver lets you: ethtool -K {self._name} rxvlan off"
             _log.warning("VF %s: received frames lose their VLAN tags; %s", self.spec, remedy)

@@ -149,6 +149,15 @@ class XdpSocket(Closing):
         options = self._socket.getsockopt(abi.SOL_XDP, abi.XDP_OPTIONS, 4)
         return bool(int.from_bytes(options, "little") & abi.XDP_OPTIONS_ZEROCOPY)
 
+    @property
+    def need_wakeup(self) -> bool:
+        """Whether the kernel says when it waits for a call; of a socket that sends, just bound.
+
+        It does wait for the first one where it agreed to say so (net/xdp/xsk_buff_pool.c).
+        """
+        flags = ctypes.c_uint32.from_address(self.facts.tx.flags)
+        return bool(flags.value & abi.XDP_RING_NEED_WAKEUP)
+
     def fileno(self) -> int:
         """The socket's descriptor."""
         return self._socket.fileno()

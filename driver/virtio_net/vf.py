@@ -77,6 +77,8 @@ class VirtioNetVf(PassthroughVf):
                 for queue in layout.all
             }
             device.start()
+            rings = "packed" if Feature.RING_PACKED in device.features else "split"
+            _log.info("VF %s: %s rings", self.spec, rings)
             self._command(function, device, layout, notify)
             self._device, self._interrupts = device, interrupts
             self._receivers = layout.queues[::2]

@@ -181,11 +181,11 @@ def test_memory_that_may_not_be_locked() -> None:
 def test_it_says_what_it_got(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "pmd")
     with opened(parse_vf("xdp:v0"), 1):
-        assert "VF xdp:v0: copy, driver mode, 2 queues" in caplog.messages
+        assert "VF xdp:v0: copy, driver mode, 2 queues, need_wakeup" in caplog.messages
     caplog.clear()
     ip("link set v0 name lower")
     ip("link add link lower name v0 type macvlan mode passthru")
     ip("link set v0 up")
     with opened(parse_vf("xdp:v0"), 1):
-        assert "VF xdp:v0: copy, generic mode, 1 queue" in caplog.messages
+        assert "VF xdp:v0: copy, generic mode, 1 queue, need_wakeup" in caplog.messages
         assert any("its driver takes no XDP program: " in each for each in caplog.messages)

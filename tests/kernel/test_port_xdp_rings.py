@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import os
+import socket
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -45,6 +46,10 @@ class Ring:
     def consumer(self) -> int:
         return int(self.indices[16])
 
+    def wait_for_a_call(self, *, waits: bool) -> None:
+        """linux/if_xdp.h XDP_RING_NEED_WAKEUP."""
+        self.indices[32] = waits
+
     def put(self, *words: int) -> None:
         """The kernel produces an entry."""
         self.entries[self.index % len(self.entries)] = words
@@ -64,11 +69,11 @@ class Ring:
 class Kernel:
     """The other side of one queue."""
 
-    def __init__(self, *, sends: bool = True) -> None:
+    def __init__(self, *, sends: bool = True, fd: int = -1) -> None:
         self.memory = np.zeros((RX + TX) * CHUNK, np.uint8)
         self.fill, self.completion = Ring(RX, 1), Ring(TX, 1)
         self.rx, self.tx = Ring(RX, 2), Ring(TX, 2)
-        self.fd = os.open(os.devnull, os.O_RDONLY)
+        self.fd = os.open(os.devnull, os.O_RDONLY) if fd < 0 else os.dup(fd)
         self.facts = XdpQueue(
             self.fd,
             self.memory.ctypes.data,
@@ -142,6 +147,33 @@ def test_all_chunks_go_round_many_times() -> None:
             assert setup.port.tx(sent) == ["sent"] * 4
             assert [kernel.send() for _ in range(5)] == [*sent, None]
         assert not setup.broken
+
+
+def test_the_kernel_is_called_only_where_it_waits_for_a_call() -> None:
+    """A call of this socket to send is an empty datagram at ours, one to receive takes one."""
+    with contextlib.ExitStack() as stack:
+        ours, ports = map(stack.enter_context, socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM))
+        kernel = stack.enter_context(contextlib.closing(Kernel(fd=ports.fileno())))
+        setup = Setup([kernel])
+        stack.enter_context(setup.port)
+        for waits in (False, True, False, True):
+            kernel.tx.wait_for_a_call(waits=waits)
+            assert setup.port.tx([frame(1)]) == ["sent"]
+            assert kernel.send() == frame(1)
+            assert _drained(ours) == [b""] * waits
+            kernel.fill.wait_for_a_call(waits=waits)
+            ours.send(b"taken by a call")
+            kernel.receive(frame(2))
+            assert setup.port.take() == [frame(2)]
+            assert _drained(ports) == [b"taken by a call"] * (not waits)
+
+
+def _drained(end: socket.socket) -> list[bytes]:
+    found = []
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            found.append(end.recv(64, socket.MSG_DONTWAIT))
+    return found
 
 
 def test_a_full_ring_makes_frames_wait() -> None:

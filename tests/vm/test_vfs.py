@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from guest.errors import VhostPciError
 from tests.vm.second_card import Receive, second_card, tap
+from tests.vm.wire import (
+    goes_on,
+    loaded,
+    require_each_once,
+    require_legal_segments,
+    sends_on,
+    told,
+    vm1_counters,
+)
 from tools.lab.check import require_no_copies
 from tools.lab.nic import Nic
 from tools.lab.picture import OUTSIDE_ADDRESS, STEP_TIMEOUT_S, TRANSFER, VF_KINDS
@@ -21,8 +31,9 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(1200)]
 TRANSFER_BYTES = 50_000_000
 PORTS = (5001, 5002)
 PAIRS = len(PORTS)
-EACH_BYTES = 5_000_000
+EACH_BYTES = 5_000_000  # more than once round each ring
 TAP_ADDRESS = "10.77.0.4"
+WAY = VF_KINDS["virtio-net"]
 SLEEPS = ("--poll", "interrupt")  # each frame that comes has to wake it
 
 
@@ -54,13 +65,24 @@ def answered(picture: Picture) -> bool:
     return "yes" in picture.vm1.agent.shell(f"{script} || true", timeout_s=STEP_TIMEOUT_S)
 
 
-def traffic(picture: Picture) -> None:
+def traffic(picture: Picture, size_bytes: int) -> None:
     if not answered(picture):
         tell_where_frames_end(picture)
     assert answered(picture)
     picture.ping(3)
-    picture.transfer(picture.vm1, picture.outside, TRANSFER_BYTES)
-    picture.transfer(picture.outside, picture.vm1, TRANSFER_BYTES)
+    picture.transfer(picture.vm1, picture.outside, size_bytes)
+    picture.transfer(picture.outside, picture.vm1, size_bytes)
+
+
+def sizes(picture: Picture) -> None:
+    """Frames of each size, there and back, without a tag and with one."""
+    picture.sweep()
+    picture.sweep(WAY.vlan)
+
+
+def leave_offloads(picture: Picture) -> None:
+    """Have VM1 leave checksums and segmenting to its device."""
+    picture.vm1.agent.shell("ethtool -K eth0 tx on tso on")
 
 
 def tell_where_frames_end(picture: Picture) -> None:
@@ -73,28 +95,53 @@ def tell_where_frames_end(picture: Picture) -> None:
 
 
 def test_the_interface_by_af_xdp(plugged: Picture) -> None:
+    former = vm1_counters(plugged)
     pmd = plugged.run_pmd("--json", *SLEEPS, "--vf", "xdp:eth0")
-    traffic(plugged)
+    traffic(plugged, EACH_BYTES)
+    sizes(plugged)
+    leave_offloads(plugged)
+    require_legal_segments(plugged)
+    plugged.finish_checksums()
+    with loaded(plugged) as stream:
+        plugged.vm2.agent.shell("ip link set eth0 down")
+        sends_on(stream)
+        plugged.vm2.agent.shell("ip link set eth0 up")
+        goes_on(stream)
     (channel,) = plugged.stop_pmd()["channels"]
-    assert "copy, driver mode, 1 queue" in pmd.text
+    assert "copy, driver mode, 1 queue, need_wakeup" in pmd.text
     for direction in ("vm1_to_vf", "vf_to_vm1"):
-        assert channel[direction]["bytes"] > TRANSFER_BYTES
+        assert channel[direction]["bytes"] > EACH_BYTES
+    require_each_once(plugged, channel, former)
+    assert channel["vm1_to_vf"]["drops"].keys() == {"vf_down"}
 
 
 def test_the_card_without_a_copy(plugged: Picture) -> None:
     """From here on its driver does not have the card."""
+    former = vm1_counters(plugged)
     plugged.start_pmd("virtio-net", "--json", *SLEEPS, "--copy", "never")
-    traffic(plugged)
-    require_no_copies(plugged.stop_pmd())
+    traffic(plugged, TRANSFER_BYTES)
+    sizes(plugged)
+    with loaded(plugged) as stream:
+        with told(plugged, "link down"):
+            plugged.vm2.qmp.execute("set_link", name="wire0", up=False)
+        sends_on(stream)
+        plugged.vm2.qmp.execute("set_link", name="wire0", up=True)
+        goes_on(stream)
+    statistics = plugged.stop_pmd()
+    require_no_copies(statistics)
+    require_each_once(plugged, statistics["channels"][0], former)
+    assert statistics["channels"][0]["vm1_to_vf"]["drops"].keys() == {"vf_down"}
 
 
 def test_two_queue_pairs_by_two_of_a_card(plugged: Picture) -> None:
-    """What a processor of VM1's sends is sent on its own pair, and answered there."""
+    """What a processor of VM1's sends is sent on its own pair, and answered there; the card is
+    one with SR-IOV, and its VF has packed rings."""
     vm1 = plugged.vm1
     use_pairs(plugged, PAIRS)
     with tap(TAP_ADDRESS, PAIRS) as queues, second_card(plugged, queues) as address:
-        spec = VF_KINDS["virtio-net"].spec.format(address)
+        spec = WAY.spec.format(address)
         plugged.run_pmd("--json", *SLEEPS, "--copy", "never", "--vf", spec)
+        assert f"VF {spec}: packed rings" in plugged.pmd.text
         vm1.agent.run("ping", "-c", "1", "-w", "60", TAP_ADDRESS, timeout_s=STEP_TIMEOUT_S)
         with contextlib.ExitStack() as ends:
             receives = [ends.enter_context(Receive(TAP_ADDRESS, port)) for port in PORTS]
@@ -116,9 +163,11 @@ def test_two_queue_pairs_by_two_of_a_card(plugged: Picture) -> None:
 
 
 def test_the_card_goes_under_load_and_comes_back(plugged: Picture) -> None:
-    """The last one: the card is another one then."""
-    vm2, way = plugged.vm2, VF_KINDS["virtio-net"]
+    """The last one: the card is another one then. What VM1 leaves to it is done by us, who copy."""
+    vm2, way = plugged.vm2, WAY
     pmd = plugged.start_pmd("virtio-net", "--json")
+    leave_offloads(plugged)
+    require_legal_segments(plugged)
     load = plugged.vm1.agent.start("ping", "-i", "0.01", "-s", "1000", OUTSIDE_ADDRESS)
     load.wait_for("bytes from", STEP_TIMEOUT_S)
     vm2.unplug("wire0")
@@ -134,4 +183,7 @@ def test_the_card_goes_under_load_and_comes_back(plugged: Picture) -> None:
     plugged.wait_until_served()
     plugged.ping(3)
     load.signal()
-    assert plugged.stop_pmd()["channels"][0]["vm1_to_vf"]["drops"].keys() <= {"vf_down", "vf_error"}
+    statistics = plugged.stop_pmd()
+    assert statistics["channels"][0]["vm1_to_vf"]["drops"].keys() <= {"vf_down", "vf_error"}
+    with pytest.raises(VhostPciError, match="without copies"):
+        require_no_copies(statistics)

@@ -71,16 +71,20 @@ ip link set eth0 down
 pmd bind $function >&2
 echo $function
 """
-# The VF is the kernel's too, which gives its interface VM1's address before its driver looks.
+# The VF is the kernel's too, even if it was `pmd`'s: it is given VM1's address before its driver
+# looks.
 _SRIOV_INTERFACE = f"""\
 modprobe igbvf
 device=$(readlink -f /sys/class/net/eth0/device)
 echo 0 > $device/sriov_drivers_autoprobe
 echo 1 > $device/sriov_numvfs
+vf=$(readlink -f $device/virtfn0)
+[ ! -e $vf/driver ] || basename $vf > $vf/driver/unbind
+echo > $vf/driver_override
 ip link set eth0 vf 0 mac {_MAC.format(1)}
 echo 1 > $device/sriov_drivers_autoprobe
-basename $(readlink $device/virtfn0) > /sys/bus/pci/drivers/igbvf/bind
-interface=$(ls $device/virtfn0/net)
+basename $vf > /sys/bus/pci/drivers/igbvf/bind
+interface=$(ls $vf/net)
 echo 1 > /proc/sys/net/ipv6/conf/$interface/disable_ipv6
 ip link set $interface up
 echo $interface

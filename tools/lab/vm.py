@@ -158,14 +158,22 @@ class Vm(Closing):
         Raises:
             VhostPciError: QEMU refuses, or all root ports are taken.
         """
-        free = set(range(1, PORTS + 1)) - set(self._used_ports.values())
-        if not free:
-            raise VhostPciError("plug", name, f"all {PORTS} root ports of {self.name} are taken")
-        port = min(free)
+        port = self.free_port(name)
         arguments = {"driver": driver, "id": name, "bus": f"port{port}", **named}
         arguments |= {key.replace("_", "-"): value for key, value in properties.items()}
         self.qmp.execute_named("device_add", arguments)
         self._used_ports[name] = port
+
+    def free_port(self, name: str) -> int:
+        """The number of the root port that the next function is plugged into.
+
+        Raises:
+            VhostPciError: All are taken; name: for which.
+        """
+        free = set(range(1, PORTS + 1)) - set(self._used_ports.values())
+        if not free:
+            raise VhostPciError("plug", name, f"all {PORTS} root ports of {self.name} are taken")
+        return min(free)
 
     def unplug(self, name: str) -> None:
         """Unplug it, and return once the guest has let go of it.
