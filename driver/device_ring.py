@@ -13,8 +13,8 @@ Where the specification leaves a choice, this is the toolkit's, for kernel and o
   no more than an honest one.
 * Where the ring's accounting cannot be trusted, the chains before that point are done first.
 * Receiving, a turn begins no frame once it has completed `burst` chains; a frame of several buffers
-  may overshoot that. A ring of fewer buffers than a frame needs drops the frame (small_buffer) and
-  returns them all, so that VM1 can post larger ones.
+  may overshoot that. Where buffers of all the ring's descriptors are less than a frame needs, it is
+  dropped (small_buffer) and they are returned, so that VM1 can post larger ones.
 * A frame over the MTU is dropped when there is a buffer, which it does not take.
 * A faulty chain met while buffers are gathered goes back empty with those before it, because
   completion is in order; the frame begins anew after it.
@@ -117,11 +117,15 @@ class Layout:
 
 @dataclass(frozen=True, slots=True)
 class Buffer:
-    """What a descriptor says of its buffer."""
+    """What a descriptor says of its buffer.
+
+    own: Descriptors of the ring that it takes; those of a table share the one that refers to it.
+    """
 
     address: int
     length: int
     writable: bool
+    own: int = 1
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,11 +145,15 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Chain:
-    """A chain taken for a frame: its buffers, and how many bytes its descriptors claim."""
+    """A chain taken for a frame: its buffers, and how many bytes its descriptors claim.
+
+    own: Descriptors of the ring that it takes.
+    """
 
     claim: Claim
     runs: list[Run]
     capacity: int
+    own: int
 
 
 class DeviceRing(abc.ABC):
@@ -192,7 +200,7 @@ class DeviceRing(abc.ABC):
     def _judge(self, claim: Claim, *, write: bool) -> Chain:
         limit = self.layout.header_bytes + FRAME_MAX
         runs: list[Run] = []
-        capacity = 0
+        capacity = own = 0
         for buffer in claim.buffers:
             if buffer.writable != write:
                 raise ChainError(Verdict.BAD_DIRECTION)
@@ -204,7 +212,8 @@ class DeviceRing(abc.ABC):
                 except TranslationError:
                     raise ChainError(Verdict.BAD_ADDRESS) from None
             capacity += buffer.length
-        return Chain(claim, runs, capacity)
+            own += buffer.own
+        return Chain(claim, runs, capacity, own)
 
     def transmit(self, burst: int, room: int | None = None) -> list[bytes]:
         """One turn of a ring that VM1 transmits on.
@@ -293,14 +302,14 @@ class DeviceRing(abc.ABC):
         need = self.layout.header_bytes + len(frame)
         chains: list[Chain] = []
         while sum(chain.capacity for chain in chains) < need:
-            ahead = sum(chain.claim.slots for chain in chains)
-            if chains and (ahead == self.layout.size or not self.layout.mergeable):
+            own = sum(chain.own for chain in chains)
+            if chains and (own >= self.layout.size or not self.layout.mergeable):
                 self.drops[Verdict.SMALL_BUFFER] += 1
                 self._return_empty(chains)
                 return True
             if not chains and self.completed >= enough:
                 return False
-            claim = self._claim(ahead)
+            claim = self._claim(sum(chain.claim.slots for chain in chains))
             if claim is None:
                 return False
             try:

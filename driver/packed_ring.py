@@ -19,7 +19,7 @@ Positions here are 0..2*size-1: the descriptor's index, plus size where its wrap
 from __future__ import annotations
 
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from driver.device_ring import (
@@ -211,7 +211,8 @@ class PackedRing(DeviceRing):
             table = self._memory.read(desc.address, desc.length)
         except TranslationError:
             raise ChainError(Verdict.BAD_ADDRESS) from None
-        return [entry.buffer for entry in _Desc.parse(table)]
+        first, *others = [entry.buffer for entry in _Desc.parse(table)]
+        return [first, *(replace(buffer, own=0) for buffer in others)]
 
     # ---- what is used -------------------------------------------------------------------------
 

@@ -126,7 +126,8 @@ class SplitRing(DeviceRing):
                 index = 0
                 continue
             walked += 1
-            yield Buffer(desc.address, desc.length, DescFlag.WRITE in desc.flags)
+            own = 1 if table is None or index == 0 else 0
+            yield Buffer(desc.address, desc.length, DescFlag.WRITE in desc.flags, own)
             if DescFlag.NEXT not in desc.flags:
                 return
             index = desc.next

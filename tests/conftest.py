@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import os
+import random
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -47,3 +48,12 @@ def nothing_leaks() -> Iterator[None]:
     """Every test by itself."""
     with no_leaks():
         yield
+
+
+@pytest.fixture
+def seed() -> int:
+    """Of what a test draws: another with each run, or what TEST_SEED says. A failure shows it."""
+    given = os.environ.get("TEST_SEED")
+    chosen = int(given) if given else random.SystemRandom().randrange(1 << 32)
+    print(f"TEST_SEED={chosen}")
+    return chosen

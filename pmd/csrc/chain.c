@@ -8,6 +8,7 @@ struct cursor {
 	const struct desc *table; /* NULL: the ring's own */
 	uint32_t entries;
 	uint32_t index;
+	uint32_t own;    /* of the ring's, once the table is another */
 	uint32_t walked; /* descriptors so far; 2.7.5.3.1 bounds the whole by the queue size */
 };
 
@@ -58,6 +59,7 @@ static enum rk_drop enter_table(struct rk_queue *queue, const struct desc *desc,
 	if (at->table || (desc->flags & DESC_NEXT))
 		return RK_DROP_BAD_INDIRECT;
 	verdict = chain_copy_table(queue, desc->address, desc->length);
+	at->own = at->walked;
 	at->table = queue->table;
 	at->entries = desc->length / (uint32_t)sizeof(struct desc);
 	at->index = 0;
@@ -101,6 +103,7 @@ enum rk_drop chain_walk(struct rk_queue *queue, struct head *head, uint32_t perm
 	chain->count = 0;
 	chain->bytes = 0;
 	verdict = walk(queue, &at, permission, chain);
+	chain->own = at.table ? at.own : at.walked;
 	queue->walked += at.walked;
 	return verdict;
 }

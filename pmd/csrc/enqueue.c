@@ -18,6 +18,7 @@ struct turn {
 struct gathering {
 	uint32_t chains;
 	uint32_t span; /* of them all */
+	uint32_t own;  /* descriptors of the ring that they take */
 	uint32_t segments;
 	uint64_t capacity;
 };
@@ -232,6 +233,7 @@ static inline bool gather_one(struct turn *turn, struct gathering *have)
 		queue->stats->drops[chain.verdict]++;
 		return true;
 	}
+	have->own += chain.own;
 	have->segments += chain.count;
 	have->capacity += chain.bytes;
 	return true;
@@ -239,8 +241,9 @@ static inline bool gather_one(struct turn *turn, struct gathering *have)
 
 /*
  * Puts one frame into the next chain, or, mergeable, into as many as it needs (5.1.6.4). A frame
- * that the next chain cannot hold, or that the whole ring cannot hold, is dropped with those chains
- * returned: VM1 gets them back and may post larger ones, so nothing is stuck. One over the MTU takes none.
+ * that the next chain cannot hold, or that chains of all the ring's descriptors cannot, is dropped with
+ * those chains returned: VM1 gets them back and may post larger ones, so nothing is stuck. One over the
+ * MTU takes none.
  */
 static enum outcome place_any(struct turn *turn, const struct rk_frame *frame)
 {
@@ -262,7 +265,7 @@ static enum outcome place_any(struct turn *turn, const struct rk_frame *frame)
 		if (have.chains == 0 &&
 		    (turn->done >= turn->burst || queue->walked >= TURN_WALK_MAX))
 			return FRAME_WAITS;
-		if (have.span == queue->size || queue->walked >= walk_end ||
+		if (have.own >= queue->size || queue->walked >= walk_end ||
 		    have.segments + queue->chain_segments > queue->segments_max)
 			return drop_frame(turn, &have);
 		if (!gather_one(turn, &have))

@@ -95,5 +95,6 @@ enum look packed_look(struct rk_queue *queue, const struct place *place, uint32_
 		at = packed_after(queue, at, 1);
 	} while (rest_flags(rest) & DESC_NEXT);
 	*head = (struct head){rest_id(rest), (uint16_t)count};
+	chain->own = count;
 	return LOOK_CHAIN;
 }

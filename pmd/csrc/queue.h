@@ -65,6 +65,7 @@ struct chain {
 	uint32_t count;
 	uint32_t skip;  /* in: bytes to leave out at the front (the virtio-net header) */
 	uint64_t bytes; /* in all descriptors, the skipped ones included */
+	uint32_t own;   /* descriptors of the ring that it takes: those of an indirect table are none */
 	uint32_t verdict; /* enum rk_drop; set by packed_look() */
 };
 

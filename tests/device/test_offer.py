@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 import struct
 from typing import TYPE_CHECKING
 
@@ -78,6 +79,24 @@ def test_no_offload_without_its_checksum(monkeypatch: pytest.MonkeyPatch) -> Non
         Offer.parse("NET_CSUM,NET_HOST_ECN", None)
 
 
+def test_any_subset_of_the_offer_is_accepted(seed: int) -> None:
+    """virtio 1.3, 2.2.2: each alone, all but each, and others with each run; nothing beyond it."""
+    chance = random.Random(seed)
+    offered = list(NAMES.values())
+    subsets = [0, *offered, *(sum(offered) & ~each for each in offered)]
+    subsets += [sum(chance.sample(offered, chance.randrange(len(offered)))) for _ in range(500)]
+    with serving() as server, server.front_end() as front_end:
+        front_end.negotiate()
+        for features in subsets:
+            accepted = struct.pack("<Q", features | int(Feature.VERSION_1))
+            assert front_end.acknowledged(Request.SET_FEATURES, accepted)
+            assert server.backend.state.features == features | Feature.VERSION_1
+        for bit in range(64):
+            if not Offer().features >> bit & 1:
+                beyond = struct.pack("<Q", BASE | 1 << bit)
+                assert not front_end.acknowledged(Request.SET_FEATURES, beyond)
+
+
 def test_mtu() -> None:
     """QEMU's host_mtu: told once, of what is possible (virtio 1.3, 5.1.4.1)."""
     with serving() as server, server.front_end() as front_end:
@@ -92,10 +111,10 @@ def test_mtu() -> None:
 
 
 def test_command_line(tmp_path: Path) -> None:
-    arguments = ("--no-features", "packed,mtu", "--mtu", "9000")
+    arguments = ("--no-features", "packed", "--no-mtu", "--no-in-order", "--mtu", "9000")
     with DeviceProcess(tmp_path, *arguments) as device, FrontEnd(device.vhost_user) as front_end:
         offered = front_end.ask_u64(Request.GET_FEATURES)
-        assert offered == Offer().features & ~(1 << 34 | 1 << 3)
+        assert offered == Offer().features & ~(1 << 34 | 1 << 3 | 1 << 35)
         front_end.negotiate(protocol=1 << 3 | 1 << 4)
         assert not front_end.acknowledged(Request.NET_SET_MTU, struct.pack("<Q", 9001))
         assert front_end.acknowledged(Request.NET_SET_MTU, struct.pack("<Q", 9000))
@@ -110,11 +129,12 @@ def test_command_line(tmp_path: Path) -> None:
     [
         ("--features", "packed,nonsense"),
         ("--no-features", "nonsense"),
+        ("--no-nonsense",),
         ("--mtu", "67"),
         ("--mtu", "65536"),
     ],
 )
-def test_wrong_use(tmp_path: Path, arguments: tuple[str, str]) -> None:
+def test_wrong_use(tmp_path: Path, arguments: tuple[str, ...]) -> None:
     paths = ("--vhost-user", tmp_path / "a", "--vfio-user", tmp_path / "b")
     ended = run(*paths, *arguments)
     assert (ended.returncode, ended.stdout) == (2, "")

@@ -12,7 +12,7 @@ from driver.bus_memory import BusMemory
 from driver.packed_ring import PackedRing
 from pmd.kernel import RingFlags
 from tests.kernel.packed_driver import WRAP, PackedDriver
-from tests.kernel.rig import AVAIL, BIG, DESC, USED, Rig, shared
+from tests.kernel.rig import BIG, USED, Rig, shared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from pmd.kernel import RingConfig
     from tests.kernel.packed_driver import Returned
 
-DRIVER_EVENT, DEVICE_EVENT = AVAIL, USED
+DEVICE_EVENT = USED
 ENABLE, DISABLE, AT = 0, 1, 2  # 2.8.10
 HEADER = 12
 
@@ -44,7 +44,7 @@ class PackedRig(Rig):
         self._oracle_commit = bytearray()
         super().__init__(size, far=far, **features)
         self.driver = PackedDriver(
-            self.poke, self.peek, DESC, size, start=start, in_order=self.layout.in_order
+            self.poke, self.peek, self.layout.desc, size, start=start, in_order=self.layout.in_order
         )
         self.driver.blank()
         self.set_event(ENABLE)
@@ -54,7 +54,7 @@ class PackedRig(Rig):
 
     def set_event(self, flags: int, position: int = 0) -> None:
         """VM1's event structure: when it wants to be called (2.8.14)."""
-        self.poke(DRIVER_EVENT, struct.pack("<HH", position, flags))
+        self.poke(self.layout.avail, struct.pack("<HH", position, flags))
 
     def set_commit(self, committed: int, intended: int) -> None:
         """The commit words that the last driver in VM2 left."""
@@ -78,10 +78,11 @@ class PackedRig(Rig):
 
     def raw(self, index: int, address: int, length: int, buffer_id: int, flags: int) -> None:
         """Write the descriptor at index, whatever it was."""
-        self.poke(DESC + 16 * index, struct.pack("<QIHH", address, length, buffer_id, flags))
+        where = self.layout.desc + 16 * index
+        self.poke(where, struct.pack("<QIHH", address, length, buffer_id, flags))
 
     def _own_parts(self) -> list[tuple[int, int]]:
-        return [(DESC, 16 * self.layout.size), (DEVICE_EVENT, 4)]
+        return [(self.layout.desc, 16 * self.layout.size), (self.layout.used, 4)]
 
     def config(self) -> RingConfig:
         config = super().config()

@@ -72,7 +72,8 @@ WRITABLE = 2  # the window that VM1 lets us write
 PAGE_SHIFT = 12
 MARKS = (BIG + BIG_SIZE) >> PAGE_SHIFT  # the last page there is has none: it is past the map's end
 
-DESC, AVAIL, USED = RINGS, RINGS + 0x2000, RINGS + 0x4000  # enough for a size of 512
+SMALL = 512  # the largest ring whose parts have the usual places
+DESC, AVAIL, USED = RINGS, RINGS + 0x2000, RINGS + 0x4000
 
 
 def frames_of(port: OffloadPort) -> list[bytes]:
@@ -88,13 +89,26 @@ def give(port: OffloadPort, frames: Iterable[bytes]) -> None:
     port.give((data, PLAIN) for data in frames)
 
 
+def parts_of(size: int) -> tuple[int, int, int, int]:
+    """Bus addresses of a ring's descriptors, available and used ring, and of what is behind them.
+
+    A ring of more than SMALL has pages as it needs them: of 32768 it ends before DATA.
+    """
+    if size <= SMALL:
+        return DESC, AVAIL, USED, RINGS + RINGS_SIZE
+    avail = RINGS + 16 * size
+    used = avail + 6 + 2 * size + 0xFFF & ~0xFFF
+    end = used + 6 + 8 * size + 0xFFF & ~0xFFF
+    return RINGS, avail, used, end
+
+
 def shared(length: int) -> npt.NDArray[np.uint8]:
     """Memory that child processes share, as VM1's is."""
     return np.frombuffer(mmap.mmap(-1, length), dtype=np.uint8)
 
 
 class Rig(Closing):
-    """VM1's memory and one ring's layout; a context manager that frees what `start` made.
+    """VM1's memory and one ring's layout; a context manager that frees what it made.
 
     far: whether the last page there is belongs to VM1. So wide a table has all the rest in one of
     the kernel's slots; without, a slot is a page.
@@ -105,7 +119,10 @@ class Rig(Closing):
 
     def __init__(self, size: int = 8, *, far: bool = True, **features: object) -> None:
         noise = np.random.default_rng(size)
-        self.layout = Layout(DESC, AVAIL, USED, size, **features)  # type: ignore[arg-type]
+        desc, avail, used, end = parts_of(size)
+        self.layout = Layout(desc, avail, used, size, **features)  # type: ignore[arg-type]
+        if end > RINGS + RINGS_SIZE:
+            self._give_rings(end - RINGS)
         self.windows = {window: shared(length) for window, length in self.window_bytes.items()}
         for data in self.windows.values():
             data[:] = noise.integers(0, 256, len(data), dtype=np.uint8)
@@ -127,7 +144,13 @@ class Rig(Closing):
         self.call_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stack.callback(os.close, self.call_fd)
         self.set_index(0)
-        self.poke(AVAIL, bytes(2))
+        self.poke(self.layout.avail, bytes(2))
+
+    def _give_rings(self, length: int) -> None:
+        """Ring parts so long lie behind all else in their window."""
+        behind = self.window_bytes[WRITABLE]
+        self.regions = [(RINGS, length, behind, WRITABLE, 3), *self.regions[1:]]
+        self.window_bytes = {**self.window_bytes, WRITABLE: behind + length}
 
     def poke(self, bus: int, data: bytes) -> None:
         """VM1 writes its memory: no permission holds it back. Two bytes are one store."""
@@ -146,12 +169,13 @@ class Rig(Closing):
     def set_index(self, index: int) -> None:
         """Both indices: an empty ring that has run before."""
         self.index = index % 65536
-        self.poke(AVAIL + 2, struct.pack("<H", self.index))
-        self.poke(USED + 2, struct.pack("<H", self.index))
+        self.poke(self.layout.avail + 2, struct.pack("<H", self.index))
+        self.poke(self.layout.used + 2, struct.pack("<H", self.index))
 
     def desc(self, index: int, address: int, length: int, flags: int = 0, after: int = 0) -> None:
         """Write a descriptor of the ring's table."""
-        self.poke(DESC + 16 * index, struct.pack("<QIHH", address, length, flags, after))
+        where = self.layout.desc + 16 * index
+        self.poke(where, struct.pack("<QIHH", address, length, flags, after))
 
     def table(self, bus: int, *entries: tuple[int, int, int, int]) -> None:
         """Write an indirect table."""
@@ -169,19 +193,19 @@ class Rig(Closing):
         self.index %= 65536
         for head in heads:
             slot = self.index % self.layout.size
-            self.poke(AVAIL + 4 + 2 * slot, struct.pack("<H", head))
+            self.poke(self.layout.avail + 4 + 2 * slot, struct.pack("<H", head))
             self.index = (self.index + 1) % 65536
-        self.poke(AVAIL + 2, struct.pack("<H", self.index))
+        self.poke(self.layout.avail + 2, struct.pack("<H", self.index))
 
     def used(self, count: int) -> list[tuple[int, int]]:
         """The last count used elements before used.idx: (id, len)."""
-        end = struct.unpack("<H", self.peek(USED + 2, 2))[0]
+        end = self.used_index()
         slots = [(end - count + i) % 65536 % self.layout.size for i in range(count)]
-        raw = [self.peek(USED + 4 + 8 * slot, 8) for slot in slots]
+        raw = [self.peek(self.layout.used + 4 + 8 * slot, 8) for slot in slots]
         return [struct.unpack("<II", each) for each in raw]
 
     def used_index(self) -> int:
-        return int(struct.unpack("<H", self.peek(USED + 2, 2))[0])
+        return int(struct.unpack("<H", self.peek(self.layout.used + 2, 2))[0])
 
     def mark(self) -> None:
         """Have what is written to buffers be marked from the next queue on."""
@@ -189,7 +213,7 @@ class Rig(Closing):
 
     def _own_parts(self) -> list[tuple[int, int]]:
         """What the device's side writes of the ring, which it need not mark."""
-        return [(USED, 6 + 8 * self.layout.size)]
+        return [(self.layout.used, 6 + 8 * self.layout.size)]
 
     def content(self) -> dict[int, bytes]:
         """All memory, for `unmarked`."""
@@ -327,8 +351,7 @@ def begin(
     queue = rig.queue(DirectionStats())
     if then:
         then(rig)
-        for bus, length in ((DESC, 0x2000), (AVAIL, 0x2000)):
-            rig.copy_into(copies, bus, length)
+        rig.copy_into(copies, rig.layout.desc, rig.layout.used - rig.layout.desc)
     return ring, copies, queue
 
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from tests.kernel.hostile import BURSTS, FRAMES, Program, rings
-from tests.kernel.rig import AVAIL, RINGS, RINGS_SIZE, Outcome, Rig, receive, transmit
+from tests.kernel.rig import Outcome, receive, transmit
+from tests.noise import try_seeds
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+NOISY = 300  # seeds
 _SETTINGS = settings(
     max_examples=300,
     deadline=None,
@@ -41,29 +42,9 @@ def test_receive(
         receive(rig, frames, burst, program.publish)
 
 
-@_SETTINGS
-@given(
-    seed=st.integers(0, 1 << 32),
-    size=st.sampled_from([1, 4, 16]),
-    write=st.booleans(),
-    sparse=st.integers(0, 100),
-)
-def test_s38_noise_for_a_ring(seed: int, size: int, write: bool, sparse: int) -> None:
-    """Ring and tables are random bytes, some of them zero; only the indices let it start."""
-    noise = np.random.default_rng(seed)
-    with Rig(size, indirect=True, event_idx=bool(seed % 2), mergeable=write) as rig:
-        data = noise.integers(0, 256, RINGS_SIZE, dtype=np.uint8)
-        data[noise.integers(0, 100, RINGS_SIZE) < sparse] = 0
-        rig.poke(RINGS, data.tobytes())
-        heads = noise.integers(0, size + (seed % 8 == 0), size, dtype="<u2")
-        rig.poke(AVAIL + 4, heads.tobytes())
-        rig.set_index(seed % 65536)
-        rig.index += size
-        rig.make_available()
-        if write:
-            receive(rig, [bytes(100)] * 3)
-        else:
-            transmit(rig)
+def test_s38_noise_for_a_ring(seed: int) -> None:
+    """A few seeds of `python -m tests.noise`, split and packed."""
+    try_seeds(range(seed, seed + NOISY))
 
 
 @settings(_SETTINGS, max_examples=100)

@@ -38,6 +38,9 @@ from tests.kernel.rig import (
     Rig,
     frames_of,
 )
+from tests.kernel.witness import SIZE as WITNESS_SIZE
+from tests.kernel.witness import Witness
+from tests.rotation import rotate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -178,27 +181,16 @@ def test_receive(mergeable: bool) -> None:
 
 def test_s39_an_honest_ring_beside_it_loses_nothing() -> None:
     """I2, I5: each frame of the witness comes out once, in order, whatever its neighbour does."""
-    with Rig(SIZE, indirect=True) as rig, Rig(16) as honest, Port(PortSpec("null")) as sink:
+    with Rig(SIZE, indirect=True) as rig, Witness() as witness, Port(PortSpec("null")) as sink:
         _seal(rig)
-        port = honest.port()
-        queue = honest.queue(DirectionStats())
-        posted: list[bytes] = []
-        seen: list[bytes] = []
+        _poll(rig, sink, 0, DirectionStats(), witness.look, witness=[witness.work])
+        with Loop(32) as loop:
+            loop.set([witness.work])
+            witness.go(loop)
+            loop.set([])
+        assert witness.sent > 2 * WITNESS_SIZE
 
-        def between() -> None:
-            seen.extend(frames_of(port))
-            if honest.used_index() != honest.index:
-                return
-            for head in range(16):
-                frame = len(posted).to_bytes(60, "little")
-                honest.poke(DATA + 0x100 * head, bytes(12) + frame)
-                honest.chain(head, [(DATA + 0x100 * head, 72)])
-                posted.append(frame)
 
-        between()
-        _poll(rig, sink, 0, DirectionStats(), between, witness=[Work(queue, None, port)])
-        Work(queue, None, port).turn(256)
-        seen += frames_of(port)
-        assert len(posted) > 16
-        assert seen == posted
-        assert honest.used_index() == len(posted) % 65536
+def test_s39_beside_every_kind_of_ring(seed: int) -> None:
+    """A turn of `python -m tests.rotation`."""
+    assert rotate(random.Random(seed)) > 100 * WITNESS_SIZE

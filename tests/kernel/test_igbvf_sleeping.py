@@ -15,7 +15,7 @@ from tests.kernel.direct_rig import ORDINARY, IgbRig, frame
 from tests.kernel.direct_rig import SIZE as RING
 from tests.kernel.port_user import until
 from tests.kernel.rig import Rig
-from tests.kernel.test_sleeping import SIZE
+from tests.kernel.senders import SIZE
 from tests.kernel.test_sleeping_ports import (
     ARM,
     ARMED,

@@ -24,6 +24,8 @@ from tests.kernel.test_concurrent import (
     _unharmed,
     _words,
 )
+from tests.kernel.witness import SIZE as WITNESS_SIZE
+from tests.kernel.witness import Witness
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -79,11 +81,18 @@ def _rewriting(rig: PackedRig, direction: int) -> Iterator[None]:
 
 @pytest.mark.parametrize("way", ["transmit", "transmit in order", "receive", "receive mergeable"])
 def test_nothing_is_read_or_written_that_was_not_granted(way: str) -> None:
-    """A quarantined ring is begun anew, from where its commit words say."""
+    """A quarantined ring is begun anew, from where its commit words say.
+
+    P18: it is full for ever, and the witness beside it has its turns.
+    """
     receives = way.startswith("receive")
     features = {"mergeable": "mergeable" in way, "in_order": "order" in way, "indirect": True}
     stats, faults = DirectionStats(), set()
-    with PackedRig(SIZE, **features) as rig, Port(PortSpec("gen", frame_bytes=1514)) as source:
+    with (
+        PackedRig(SIZE, **features) as rig,
+        Port(PortSpec("gen", frame_bytes=1514)) as source,
+        Witness() as witness,
+    ):
         sink = rig.port()
         port: Handle = source if receives else sink
         secret = _seal(rig)
@@ -101,14 +110,17 @@ def test_nothing_is_read_or_written_that_was_not_granted(way: str) -> None:
         with _rewriting(rig, WRITE if receives else 0), Loop(32) as loop:
             while goes_on():
                 with Queue(rig.config(), map_, stats) as queue:
-                    loop.set([Work(None, queue, port) if receives else Work(queue, None, port)])
+                    work = Work(None, queue, port) if receives else Work(queue, None, port)
+                    loop.set([work, witness.work])
                     while goes_on() and Event.FAULT not in loop.run(5_000_000):
+                        witness.look()
                         assert not any(SECRET in each for each in frames_of(sink))
                     loop.set([])
                     faults.add(fault_names()[queue.fault])
                 assert not any(SECRET in each for each in frames_of(sink))
         assert stats.packets > 0
         assert sum(stats.drops) > 100
+        assert witness.sent > 2 * WITNESS_SIZE
         assert faults <= {"none", "long_chain"}
         assert _unharmed(rig, secret)
         assert np.array_equal(rig.windows[4], read_only)

@@ -136,6 +136,41 @@ def test_s31_a_full_ring_of_small_buffers_drops_the_frame() -> None:
         assert rig.used(4) == [(index, 0) for index in range(4)]
 
 
+def _every_descriptor(rig: Rig, *lengths: int) -> None:
+    """Chains of so many one-byte buffers; 0: one that has two of them in a table."""
+    head = 0
+    for chain, length in enumerate(lengths):
+        if length:
+            rig.chain(head, [(DATA + head, 1)] * length, WRITE)
+        else:
+            bus = MORE + 32 * chain
+            rig.table(bus, (DATA, 1, WRITE | NEXT, 1), (DATA + 1, 1, WRITE, 0))
+            rig.chain(head, [(bus, 32)], INDIRECT)
+        head += max(length, 1)
+
+
+@pytest.mark.parametrize("lengths", [(8,), (3, 5), (1, 0, 6), (7, 0), (0,) * 8], ids=str)
+def test_s31_chains_of_all_descriptors_that_hold_no_frame(lengths: tuple[int, ...]) -> None:
+    """VM1 has none left to post more with: it gets them back, and may post larger ones."""
+    with Rig(8, mergeable=True, indirect=True) as rig:
+        _every_descriptor(rig, *lengths)
+        outcome = receive(rig, [FRAME, FRAME])
+        assert outcome.drops == {"small_buffer": 1}
+        assert outcome.frames == [FRAME]
+        assert [length for _, length in rig.used(len(lengths))] == [0] * len(lengths)
+
+
+@pytest.mark.parametrize("lengths", [(7,), (3, 4), (1, 0, 5), (0,) * 7], ids=str)
+def test_chains_of_all_descriptors_but_one_wait_for_it(lengths: tuple[int, ...]) -> None:
+    with Rig(8, mergeable=True, indirect=True) as rig:
+        _every_descriptor(rig, *lengths)
+        outcome = receive(rig, [FRAME])
+        assert (outcome.drops, outcome.frames) == ({}, [FRAME])
+        rig.chain(7, [(BIG, 1000)], WRITE)
+        assert receive(rig, [FRAME]).packets == 1
+        assert rig.used(1)[0][0] == 7
+
+
 def test_a_broken_chain_amid_gathering_returns_those_before_it_too() -> None:
     with Rig(8, mergeable=True) as rig:
         rig.chain(0, [(DATA, 100)], WRITE)

@@ -1,7 +1,7 @@
 """Loops that sleep: nothing VM1 or a port has is left waiting, and idle ones cost nothing.
 
-VM1 here is another thread that follows the notification rules of 2.7.7 and 2.7.10 to the letter: it
-kicks only when it is asked to, and pauses at random, so that a wake-up that is lost ends the test.
+VM1 here is another thread that follows the notification rules to the letter (senders.py): it kicks
+only when it is asked to, and pauses at random, so that a wake-up that is lost ends the test.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ import contextlib
 import dataclasses
 import os
 import random
-import select
 import socket
 import struct
 import threading
@@ -22,57 +21,15 @@ import pytest
 from driver.software_vf import PortSpec
 from pmd.kernel import DirectionStats, Event, Loop, Poll, Port, Queue, Work
 from tests.kernel.holding_port import HoldingPort
-from tests.kernel.rig import AVAIL, BIG, USED, Rig
+from tests.kernel.packed_rig import PackedRig
+from tests.kernel.rig import BIG, USED, Rig
+from tests.kernel.senders import DEADLINE_S, SIZE, PackedSender, Sender, SplitSender
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-DEADLINE_S = 60.0
 RUN_NS = 100_000_000
-SIZE = 8
-
-
-class Sender:
-    """VM1's transmitq: one-buffer chains, kicks as 2.7.10 has them, calls awaited."""
-
-    def __init__(self, rig: Rig, kick_fd: int) -> None:
-        self._rig = rig
-        self._kick_fd = kick_fd
-        self.kicks = 0
-        self.sent = 0
-        for head in range(SIZE):
-            rig.desc(head, BIG + 0x1000 * head, 12 + 60)
-
-    def send(self, count: int) -> None:
-        """Make count more chains available, and kick if that is asked for."""
-        before = self._rig.index % 65536
-        self.sent += count
-        self._rig.make_available(*((before + i) % SIZE for i in range(count)))
-        # The fence of 2.7.10.2: CPython's lock operations between the two accesses are full ones.
-        threading.Lock().acquire()
-        if self._wanted(before):
-            os.eventfd_write(self._kick_fd, 1)
-            self.kicks += 1
-
-    def _wanted(self, before: int) -> bool:
-        if not self._rig.layout.event_idx:
-            return not struct.unpack("<H", self._rig.peek(USED, 2))[0] & 1
-        event = struct.unpack("<H", self._rig.peek(USED + 4 + 8 * SIZE, 2))[0]
-        new = self._rig.index
-        return bool((new - event - 1) % 65536 < (new - before) % 65536)
-
-    def wait_used(self) -> None:
-        """Until the device has used all."""
-        deadline = time.monotonic() + DEADLINE_S
-        while self._rig.used_index() != self._rig.index % 65536:
-            assert time.monotonic() < deadline, f"a wake-up was lost at {self._rig.index}"
-            if self._rig.layout.event_idx:
-                used_event = (self._rig.index - 1) % 65536
-                self._rig.poke(AVAIL + 4 + 2 * SIZE, struct.pack("<H", used_event))
-            if self._rig.used_index() == self._rig.index % 65536:
-                return
-            assert select.select([self._rig.call_fd], [], [], DEADLINE_S)[0], "a call was lost"
-            os.eventfd_read(self._rig.call_fd)
+SECONDS = 1.5
 
 
 @contextlib.contextmanager
@@ -113,10 +70,12 @@ class Bench:
         *,
         transmits: bool,
         burst: int = 32,
+        packed: bool = False,
         **layout: bool,
     ) -> Iterator[Bench]:
         with contextlib.ExitStack() as stack:
-            rig = stack.enter_context(Rig(SIZE, **layout))
+            made = PackedRig(SIZE, **layout) if packed else Rig(SIZE, **layout)
+            rig = stack.enter_context(made)
             config = rig.config()._replace(kick_fd=kick_fd)
             queue = stack.enter_context(Queue(config, rig.kernel_map(), DirectionStats()))
             tx, rx = (queue, None) if transmits else (None, queue)
@@ -125,21 +84,35 @@ class Bench:
             stack.callback(loop.set, [])
             yield cls(rig, loop, queue)
 
+    def sender(self, kick_fd: int) -> Sender:
+        """VM1 on its ring."""
+        if isinstance(self.rig, PackedRig):
+            return PackedSender(self.rig, kick_fd)
+        return SplitSender(self.rig, kick_fd)
+
 
 NULL = PortSpec("null")
 
 
+@pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("event_idx", [False, True])
 @pytest.mark.parametrize("poll", [Poll(0), Poll(0, 20_000), Poll(30_000)], ids=str)
 def test_no_wake_up_is_lost(
-    event_idx: bool, poll: Poll, kick_fd: int, monkeypatch: pytest.MonkeyPatch
+    *,
+    event_idx: bool,
+    packed: bool,
+    poll: Poll,
+    kick_fd: int,
+    seed: int,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setenv("PMD_KERNEL_TRUST_WAKES", "1")  # no sleep ends by time
-    chance = random.Random(7)
-    with Bench.made(poll, kick_fd, NULL, transmits=True, event_idx=event_idx) as bench:
-        sender = Sender(bench.rig, kick_fd)
+    chance = random.Random(seed)
+    features = {"packed": packed, "event_idx": event_idx}
+    with Bench.made(poll, kick_fd, NULL, transmits=True, **features) as bench:
+        sender = bench.sender(kick_fd)
         with running(bench.loop):
-            deadline = time.monotonic() + 3
+            deadline = time.monotonic() + SECONDS
             while time.monotonic() < deadline:
                 for _ in range(chance.randrange(1, 4)):
                     sender.send(chance.randrange(1, 3))
@@ -170,7 +143,7 @@ def test_what_comes_before_kicks_are_asked_for_is_seen(event_idx: bool, kick_fd:
         loop = stack.enter_context(Loop(32, Poll(0)))
         loop.set([Work(tx, rx, port)])
         stack.callback(loop.set, [])
-        sender = Sender(rig, kick_fd)
+        sender = SplitSender(rig, kick_fd)
 
         def send_once() -> None:
             if not sender.sent:
@@ -203,7 +176,7 @@ def test_s35_kicks_for_nothing_cost_nothing_else(kick_fd: int) -> None:
         with running(bench.loop):
             for _ in range(5000):
                 os.eventfd_write(kick_fd, 1)
-            sender = Sender(bench.rig, kick_fd)
+            sender = SplitSender(bench.rig, kick_fd)
             sender.send(1)
             sender.wait_used()
         assert bench.queue.fault == 0
@@ -239,7 +212,7 @@ def test_frames_of_a_port_end_a_sleep(kick_fd: int) -> None:
 def test_calls_are_coalesced(kick_fd: int) -> None:
     poll = Poll(None, 10**12)
     with Bench.made(poll, kick_fd, NULL, transmits=True, burst=1) as bench:
-        Sender(bench.rig, kick_fd).send(SIZE)
+        SplitSender(bench.rig, kick_fd).send(SIZE)
         while bench.queue.stats.packets < SIZE:
             assert bench.queue.stats.calls == 0
             bench.loop.run(50_000_000)  # its end makes the call that waits

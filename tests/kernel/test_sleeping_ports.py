@@ -25,8 +25,9 @@ from tests.kernel.direct_rig import ORDINARY, DirectRig, IgbRig, VfRig, frame, m
 from tests.kernel.namespace import answerer, ip, namespace
 from tests.kernel.port_user import until
 from tests.kernel.rig import BIG, Rig
+from tests.kernel.senders import SIZE, SplitSender
 from tests.kernel.test_port_xdp import flows
-from tests.kernel.test_sleeping import SIZE, Bench, Sender, running
+from tests.kernel.test_sleeping import Bench, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -230,7 +231,7 @@ def test_an_interface_without_frames_leaves_the_loop_alone(
         answerer("v1") as wire,
     ):
         until(lambda: vf.look() == "", "the link")
-        Sender(bench.rig, kick_fd).send(SIZE)
+        SplitSender(bench.rig, kick_fd).send(SIZE)
         with running(bench.loop):
             for _ in range(SIZE):
                 wire.recv(2000)

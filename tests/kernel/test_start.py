@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 
 from driver.memory_map import HostRegion
+from driver.software_vf import PortSpec
 from guest.errors import VhostPciError
-from pmd.kernel import DirectionStats, Map, Queue, QueueError, RingFlags, Work
+from pmd.kernel import DirectionStats, Map, Port, Queue, QueueError, RingFlags, Work
+from tests.kernel.packed_rig import PackedRig
 from tests.kernel.rig import (
     AVAIL,
     DATA,
@@ -22,6 +24,7 @@ from tests.kernel.rig import (
     RINGS,
     TOP,
     USED,
+    WRITE,
     Rig,
     frames_of,
 )
@@ -131,6 +134,30 @@ def test_s28_overlapping_parts_harm_nobody(parts: str) -> None:
             before[run.window][run.offset : run.offset + run.length] = 0
             rig.windows[run.window][run.offset : run.offset + run.length] = 0
         assert all(np.array_equal(before[w], rig.windows[w]) for w in before)
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("receives", [False, True])
+def test_s28_what_is_used_lies_over_the_data(receives: bool, packed: bool) -> None:
+    """VM1 reads and is given what it makes of that; nothing else changes, and no fault is made."""
+    rig: Rig = PackedRig(8, mergeable=True) if packed else Rig(8, mergeable=True)
+    with rig, Port(PortSpec("gen", frame_bytes=200)) as source:
+        before = {window: data.copy() for window, data in rig.windows.items()}
+        # Where used elements go, or, packed, what VM1 is told of kicks.
+        rig.poke(DATA, bytes(0x1000))
+        config = rig.config()._replace(used=DATA)
+        with Queue(config, rig.kernel_map(), DirectionStats()) as queue:
+            work = Work(None, queue, source) if receives else Work(queue, None, rig.port())
+            for head in range(8):
+                rig.chain(head, [(DATA + 4 * head, 212)], WRITE if receives else 0)
+            for _ in range(100):
+                work.turn(32)
+            assert (queue.fault, queue.stats.packets) == (0, 8)
+        for window, data in rig.windows.items():
+            for bus, length, offset, of, _ in rig.regions:
+                if of == window and bus in {RINGS, DATA}:
+                    before[window][offset : offset + length] = data[offset : offset + length]
+            assert np.array_equal(before[window], data)
 
 
 def test_s37_the_configuration_is_frozen_with_the_queue() -> None:

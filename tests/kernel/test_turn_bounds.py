@@ -14,17 +14,17 @@ GATHER_WALK_MAX = 65536
 FRAME = bytes(range(100))
 
 
-def _one_long_chain(rig: Rig, flags: int, last: tuple[int, int]) -> None:
+def _one_long_chain(rig: Rig, last: tuple[int, int]) -> None:
     """Every head is that of all descriptors of the table; all but the last are empty."""
     for index, after in pairwise(range(SIZE)):
-        rig.desc(index, DATA, 0, flags | NEXT, after)
-    rig.desc(SIZE - 1, *last, flags)
+        rig.desc(index, DATA, 0, NEXT, after)
+    rig.desc(SIZE - 1, *last)
     rig.make_available(*[0] * SIZE)
 
 
 def test_a_turn_begins_no_chain_after_its_descriptors_are_used_up() -> None:
     with Rig(SIZE) as rig:
-        _one_long_chain(rig, 0, (DATA, 12 + len(FRAME)))
+        _one_long_chain(rig, (DATA, 12 + len(FRAME)))
         rig.poke(DATA + 12, FRAME)
         queue, port = rig.queue(DirectionStats()), rig.port()
         work = Work(queue, None, port)
@@ -45,12 +45,15 @@ def test_the_entries_of_indirect_tables_count_though_none_is_walked() -> None:
 
 
 def test_empty_buffers_are_not_gathered_without_end_for_one_frame() -> None:
-    with Rig(SIZE, mergeable=True) as rig:
-        _one_long_chain(rig, WRITE, (DATA, 0))
+    with Rig(SIZE, indirect=True, mergeable=True) as rig:
+        rig.desc(0, MORE, 16 * SIZE, INDIRECT)
+        entries = [(DATA, 0, WRITE | NEXT, 1 + number) for number in range(SIZE - 1)]
+        rig.table(MORE, *entries, (DATA, 0, WRITE, 0))
+        rig.make_available(*[0] * SIZE)
         stats, port = DirectionStats(), rig.port()
-        give(port, [FRAME] * 5)
+        gathered = GATHER_WALK_MAX // (2 * SIZE)  # the table is copied, then walked
+        give(port, [FRAME] * (SIZE // gathered + 1))
         work = Work(None, rig.queue(stats), port)
-        gathered = GATHER_WALK_MAX // SIZE
         for turn in range(1, SIZE // gathered + 1):
             assert work.turn(256) == gathered
             assert rig.used(gathered) == [(0, 0)] * gathered

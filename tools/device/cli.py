@@ -8,7 +8,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -29,6 +29,8 @@ log = logging.getLogger("tools.device")
 SOCKET_UMASK = 0o117  # sockets are for owner and group: mode 0660
 
 _FEATURES_HELP = f"Offer VM1 only these: 0xBITS, or names with commas: {', '.join(NAMES)}."
+# As QEMU's users spell a property that is off.
+_WITHOUT = {f"--no-{name.replace('_', '-')}": name for name in NAMES}
 
 app = App(name="vhost-pci-device", help_flags=["--help", "-h"], version_flags=["--version"])
 
@@ -40,7 +42,7 @@ def run(
     vfio_user: Annotated[Path, Parameter(name="--vfio-user")],
     queue_pairs: Annotated[int, Parameter(validator=Number(gte=1, lte=16))] = 8,
     features: Annotated[str | None, Parameter(help=_FEATURES_HELP)] = None,
-    no_features: Annotated[str | None, Parameter(name="--no-features")] = None,
+    no_features: Annotated[list[str] | None, Parameter(name="--no-features", negative="")] = None,
     mtu: Annotated[int, Parameter(validator=Number(gte=MTU_MIN, lte=MTU_MAX))] = MTU_MAX,
     control: Path | None = None,
     verbose: Annotated[bool, Parameter(name=["--verbose", "-v"], negative="")] = False,
@@ -53,13 +55,14 @@ def run(
         vfio_user: Path of the socket for VM2's VMM, or a driver's process, to connect to.
         queue_pairs: How many queue pairs VM1 may use.
         features: See above.
-        no_features: Offer VM1 all but these, and but those that require them.
+        no_features: Offer VM1 all but these, and but those that require them. May be repeated;
+            --no-mrg-rxbuf is --no-features mrg_rxbuf, and so for each.
         mtu: The largest MTU that VM1's VMM may give VM1.
         control: Path of a socket that tells each connection the device's state as JSON.
         verbose: Also say which requests were refused.
     """
     endpoint = Endpoint.parse(vhost_user)
-    offer = Offer.parse(features, no_features, mtu)
+    offer = Offer.parse(features, ",".join(no_features) if no_features else None, mtu)
     paths = [path.absolute() for path in (endpoint.path, vfio_user, control) if path]
     if len(set(paths)) < len(paths):
         raise UsageError("use", str(paths[-1]), "one path for two sockets")
@@ -128,10 +131,16 @@ def _listen(stack: contextlib.ExitStack, name: str, path: Path) -> socket.socket
     return listener.socket
 
 
+def _written_out(words: Iterable[str]) -> Iterator[str]:
+    """Words of a command line with each --no-FEATURE as --no-features FEATURE."""
+    for word in words:
+        yield from ("--no-features", _WITHOUT[word]) if word in _WITHOUT else (word,)
+
+
 def main() -> None:
     """Entry point. Exit status 0 after a signal, 1 on failure, 2 on wrong use."""
     try:
-        app(exit_on_error=False, print_error=False)
+        app(_written_out(sys.argv[1:]), exit_on_error=False, print_error=False)
     except CycloptsError as error:
         line = " ".join(str(error).split())
         print(f"vhost-pci-device: {line}; see vhost-pci-device --help", file=sys.stderr)

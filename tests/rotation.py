@@ -1,0 +1,152 @@
+"""`python -m tests.rotation --minutes N`: an honest ring beside hostile ones, by turns (S39, P18).
+
+One loop serves both. The neighbour is every ring that the kernel's tests have a name for, broken,
+odd or legal, and rings of noise. The honest one loses nothing, and no byte changes that neither
+VM1 granted.
+"""
+
+from __future__ import annotations
+
+import argparse
+import random
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from driver.software_vf import PortSpec
+from pmd.kernel import DirectionStats, Loop, Port, Work
+from tests.kernel import test_packed_transmit, test_receive, test_transmit
+from tests.kernel.packed_driver import WRAP
+from tests.kernel.packed_rig import PackedRig
+from tests.kernel.rig import DATA, NEXT, Rig
+from tests.kernel.witness import Witness
+from tests.noise import packed_noise, split_noise
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy.typing as npt
+
+_TURNS = 3  # the witness's ring is used up so often beside each
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A ring with what is in it, and whether VM1 receives on it; then: what it writes later."""
+
+    name: str
+    rig: Rig
+    receives: bool = False
+    then: Callable[[Rig], None] | None = None
+
+
+def _jump(rig: Rig) -> None:
+    rig.index += rig.layout.size + 1
+    rig.make_available()
+
+
+def _bad_head(rig: Rig) -> None:
+    rig.make_available(rig.layout.size)
+
+
+def _split() -> Iterator[Neighbour]:
+    for name, (poke, _) in (*test_transmit.BROKEN.items(), *test_transmit.LEGAL.items()):
+        rig = Rig(8, indirect=True)
+        poke(rig)
+        rig.make_available(*[0] * 8)
+        yield Neighbour(name, rig)
+    for name, (desc, _) in test_receive.BROKEN.items():
+        rig = Rig(8, mergeable=True)
+        rig.desc(0, *desc)
+        rig.make_available(*[0] * 8)
+        yield Neighbour(name, rig, receives=True)
+    yield Neighbour("S05 bad head", Rig(8), then=_bad_head)
+    yield Neighbour("S06 index jump", Rig(8), then=_jump)
+
+
+def _packed() -> Iterator[Neighbour]:
+    known = (*test_packed_transmit.BROKEN.items(), *test_packed_transmit.LEGAL.items())
+    for name, (case, _) in known:
+        rig = PackedRig(test_packed_transmit.SIZE, 3 | WRAP, indirect=True)
+        case.post(rig, 1)
+        rig.driver.show()
+        yield Neighbour(f"packed {name}", rig)
+    endless = PackedRig(8)
+    for place in range(8):
+        endless.driver.put(DATA, 100, 7, NEXT, first=place == 0)
+    endless.driver.show()
+    yield Neighbour("P02 a list without end", endless)
+
+
+def neighbours(chance: random.Random) -> Iterator[Neighbour]:
+    """All of them once, and two rings of noise; each belongs to who takes it."""
+    yield from _split()
+    yield from _packed()
+    for make in (split_noise, packed_noise):
+        seed = chance.randrange(1 << 40)
+        rig, receives = make(seed)
+        yield Neighbour(f"{make.__name__}({seed})", rig, receives)
+
+
+def _outside(rig: Rig) -> list[npt.NDArray[np.uint8]]:
+    """Copies of what VM1 did not grant to be written."""
+    granted = {window: np.zeros(len(data), dtype=bool) for window, data in rig.windows.items()}
+    for _, length, offset, window, permission in rig.regions:
+        granted[window][offset : offset + length] = permission & 2
+    return [data[~granted[window]] for window, data in rig.windows.items()]
+
+
+def stand(witness: Witness, neighbour: Neighbour) -> None:
+    """The witness beside it for a while.
+
+    Raises:
+        AssertionError: The witness lost a frame, or a byte changed that was not granted.
+    """
+    with neighbour.rig as rig, Loop(32) as loop, Port(PortSpec("gen", frame_bytes=200)) as source:
+        before = _outside(rig)
+        queue = rig.queue(DirectionStats())
+        port = source if neighbour.receives else rig.port()
+        work = Work(None, queue, port) if neighbour.receives else Work(queue, None, port)
+        loop.set([work, witness.work])
+        if neighbour.then:
+            neighbour.then(rig)
+        for _ in range(_TURNS):
+            witness.go(loop)
+        loop.set([])
+        for now, was in zip(_outside(rig), before, strict=True):
+            assert np.array_equal(now, was), f"{neighbour.name}: written where nothing was granted"
+
+
+def rotate(chance: random.Random) -> int:
+    """The witness beside each neighbour once; how many frames it had."""
+    with Witness() as witness:
+        for neighbour in neighbours(chance):
+            stand(witness, neighbour)
+        return witness.sent
+
+
+def main() -> int:
+    """Rotations until the time is over."""
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.rotation", description="An honest ring beside hostile ones, by turns."
+    )
+    parser.add_argument("--minutes", type=float, default=10.0, help="for how long (default: 10)")
+    parser.add_argument("--seed", type=int, default=None, help="of the noise (default: any)")
+    arguments = parser.parse_args()
+    seed = arguments.seed if arguments.seed is not None else random.randrange(1 << 32)
+    print(f"seed {seed}", flush=True)
+    chance = random.Random(seed)
+    deadline = time.monotonic() + 60 * arguments.minutes
+    rotations = frames = 0
+    while not rotations or time.monotonic() < deadline:
+        frames += rotate(chance)
+        rotations += 1
+    print(f"{rotations} rotations, {frames} frames of the witness, none lost")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
