@@ -74,12 +74,6 @@ def traffic(picture: Picture, size_bytes: int) -> None:
     picture.transfer(picture.outside, picture.vm1, size_bytes)
 
 
-def sizes(picture: Picture) -> None:
-    """Frames of each size, there and back, without a tag and with one."""
-    picture.sweep()
-    picture.sweep(WAY.vlan)
-
-
 def leave_offloads(picture: Picture) -> None:
     """Have VM1 leave checksums and segmenting to its device."""
     picture.vm1.agent.shell("ethtool -K eth0 tx on tso on")
@@ -98,7 +92,7 @@ def test_the_interface_by_af_xdp(plugged: Picture) -> None:
     former = vm1_counters(plugged)
     pmd = plugged.run_pmd("--json", *SLEEPS, "--vf", "xdp:eth0")
     traffic(plugged, EACH_BYTES)
-    sizes(plugged)
+    plugged.sweep(WAY.vlan)
     leave_offloads(plugged)
     require_legal_segments(plugged)
     plugged.finish_checksums()
@@ -120,7 +114,7 @@ def test_the_card_without_a_copy(plugged: Picture) -> None:
     former = vm1_counters(plugged)
     plugged.start_pmd("virtio-net", "--json", *SLEEPS, "--copy", "never")
     traffic(plugged, TRANSFER_BYTES)
-    sizes(plugged)
+    plugged.sweep(WAY.vlan)
     with loaded(plugged) as stream:
         with told(plugged, "link down"):
             plugged.vm2.qmp.execute("set_link", name="wire0", up=False)
