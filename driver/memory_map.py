@@ -34,6 +34,14 @@ class Run(NamedTuple):
     length: int
 
 
+class Miss(NamedTuple):
+    """length bytes of bus addresses without a translation, permission: `state_area.Permission`."""
+
+    bus: int
+    length: int
+    permission: int
+
+
 class MappedArea(NamedTuple):
     """size bytes of a window from offset on, at address in this process."""
 

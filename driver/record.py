@@ -9,6 +9,8 @@ import struct
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
     import numpy as np
 
 _CODES = {1: "B", 2: "H", 4: "I", 8: "Q"}
@@ -50,8 +52,16 @@ class Record:
             count: How many.
             stride: From one record to the next, itemsize or more.
         """
+        return list(struct.iter_unpack(self._format(stride), data[: count * stride]))
+
+    def _format(self, stride: int) -> str:
         code, end = "<", 0
         for _, offset, size in self.fields:
             code += f"{offset - end}x{_CODES[size]}"
             end = offset + size
-        return list(struct.iter_unpack(f"{code}{stride - end}x", data[: count * stride]))
+        return f"{code}{stride - end}x"
+
+    def packed(self, rows: Iterable[Sequence[int]]) -> bytes:
+        """The same, as they lie in memory one after the other; padding is zero."""
+        layout = struct.Struct(self._format(self.itemsize))
+        return b"".join(layout.pack(*row) for row in rows)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Self
 
 from driver.memory_map import BusAddress, TranslationError
 from driver.state_area import RingFlag
@@ -77,6 +77,13 @@ class Ring(NamedTuple):
     used: BusAddress
     base: int
     call_serial: int
+
+    @classmethod
+    def of_row(cls, index: int, row: tuple[int, ...]) -> Self:
+        """An entry of the ring table, a row of `state_area.RING`."""
+        size, flags, desc, driver, device, base, call_serial = row
+        addresses = BusAddress(desc), BusAddress(driver), BusAddress(device)
+        return cls(index, size, RingFlag(flags), *addresses, base, call_serial)
 
     @property
     def transmits(self) -> bool:

@@ -1,4 +1,4 @@
-"""Layout of BAR 0 of the vhost-pci function: docs/device.md, version 1.3, as declarations.
+"""Layout of BAR 0 of the vhost-pci function: docs/device.md, version 1.4, as declarations.
 
 Shared by the driver (driver/vhost_pci.py) and the device (tools/device): constants, records.
 """
@@ -14,7 +14,7 @@ DEVICE_ID = 0x10F0
 CLASS_CODE = 0x020000
 MAGIC = 0x49435056  # "VPCI"
 VERSION_MAJOR = 1
-VERSION_MINOR = 3
+VERSION_MINOR = 4
 
 WINDOW_RW = 2  # BAR 2
 COMMIT_REGION = 4  # BAR 4
@@ -37,6 +37,7 @@ class Register(enum.IntEnum):
     QUEUE_COUNT = 0x1C
     KICK_ARM = 0x20
     DRIVER_FEATURES = 0x24
+    MISS = 0x28
     KICK = 0x400  # + 4 * ring: names VM1's kick eventfd, see docs/device.md 4
     DOORBELL = 0x800  # + 4 * ring
 
@@ -52,6 +53,7 @@ class DriverFeature(enum.IntFlag):
     """Bits of DRIVER_FEATURES."""
 
     MARKS = 1 << 0  # the dirty map: docs/device.md 5.7
+    TRANSLATES = 1 << 1  # I/O virtual addresses: docs/device.md 5.8
 
 
 class Status(enum.IntFlag):
@@ -60,6 +62,7 @@ class Status(enum.IntFlag):
     CONNECTED = 1 << 0
     RUNNING = 1 << 1
     REPLUG = 1 << 2
+    UNTRANSLATED = 1 << 3
 
 
 class RingFlag(enum.IntFlag):
@@ -101,6 +104,11 @@ HEADER = Record(
         ("commit_size", 0x48, 4),
         ("mtu", 0x4C, 4),
         ("dirty_shift", 0x50, 4),
+        ("miss_offset", 0x54, 4),
+        ("miss_capacity", 0x58, 4),
+        ("refused_offset", 0x5C, 4),
+        ("refused_count", 0x60, 4),
+        ("window_serial", 0x64, 4),
     ),
     itemsize=256,
 )
@@ -137,3 +145,7 @@ PID_OFFSET = 8
 DIRTY_SHIFT_MIN = 15
 
 COMMIT = Record((("committed", 0, 4), ("intended", 4, 4)), itemsize=8)
+
+# What a driver lacks a translation of, and what VM1's IOMMU refused (docs/device.md 5.8).
+MISS = Record((("address", 0x00, 8), ("length", 0x08, 8), ("permission", 0x10, 4)), itemsize=32)
+MISS_CAPACITY = 64

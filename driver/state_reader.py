@@ -13,6 +13,7 @@ from driver.state_area import (
     HEADER,
     MAGIC,
     MEMORY,
+    MISS,
     PAGE_SIZE,
     QUEUE_COUNT_MAX,
     RING,
@@ -30,12 +31,18 @@ _RETRY_S = 0.0001  # the device writes for microseconds
 
 
 class Tables(NamedTuple):
-    """Private copies of one even generation: header fields by name, rows of RING and of MEMORY."""
+    """Private copies of one even generation: header fields by name, rows of RING, MEMORY, MISS."""
 
     generation: int
     header: dict[str, int]
     rings: list[tuple[int, ...]]
     memory: list[tuple[int, ...]]
+    refused: list[tuple[int, ...]]
+
+    @property
+    def windows(self) -> set[int]:
+        """Those that the memory table names."""
+        return {window for _, _, _, window, _ in self.memory}
 
 
 def version_error(name: str, major: int) -> VhostPciError:
@@ -96,7 +103,10 @@ class StateReader:
     def _copy(self, generation: int) -> Tables:
         header = self.header()
         rings = self._copy_table(header, "ring", RING)
-        return Tables(generation, header, rings, self._copy_table(header, "memory", MEMORY))
+        memory = self._copy_table(header, "memory", MEMORY)
+        start, count = header["refused_offset"], header["refused_count"]
+        refused = MISS.rows(self._mapping.read(start, count * MISS.itemsize), count, MISS.itemsize)
+        return Tables(generation, header, rings, memory, refused)
 
     def _copy_table(
         self, header: dict[str, int], section: str, record: Record
@@ -130,6 +140,10 @@ class StateReader:
         if 0 < size < header["ring_count"] * COMMIT.itemsize or size > _COMMIT_SIZE_MAX:
             raise self._contradiction(f"its commit area has {size} bytes")
         self._check_dirty(header)
+        for section, count in (("miss", "miss_capacity"), ("refused", "refused_count")):
+            start, rows = header[f"{section}_offset"], header[count]
+            if start + rows * MISS.itemsize > self._size:
+                raise self._contradiction(f"its {section} table is {rows} entries at {start:#x}")
         return header
 
     def _check_dirty(self, header: dict[str, int]) -> None:

@@ -11,10 +11,11 @@ import contextlib
 import os
 import struct
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from driver.device_state import DeviceState, DirtyMap
 from driver.kick_events import KickEvents
-from driver.memory_map import BusAddress, MappedArea, MemoryMap
+from driver.memory_map import MappedArea, MemoryMap, Miss
 from driver.ring import Feature, Ring
 from driver.state_area import (
     CLASS_CODE,
@@ -25,6 +26,7 @@ from driver.state_area import (
     GENERATION_OFFSET,
     HEADER,
     MAGIC,
+    MISS,
     PAGE_SIZE,
     PID_OFFSET,
     VENDOR_ID,
@@ -33,7 +35,6 @@ from driver.state_area import (
     DriverFeature,
     DriverStatus,
     Register,
-    RingFlag,
     Status,
 )
 from driver.state_reader import StateReader, Tables, version_error
@@ -42,9 +43,8 @@ from guest.errors import DeviceGoneError, UsageError, VhostPciError
 from guest.function import Area, Region
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
-    from driver.memory_map import HostRegion
     from guest.function import Doorbell, Function, RegionInfo
     from guest.mapping import Mapping
 
@@ -55,36 +55,6 @@ _CONFIG_COMMAND = 0x04
 _CONFIG_REVISION = 0x08  # and the class code above it
 _COMMAND_MEMORY = 1 << 1
 _COMMAND_BUS_MASTER = 1 << 2
-
-
-class DirtyMap(NamedTuple):
-    """Where this process marks what it writes to VM1's memory (docs/device.md 5.7).
-
-    size marks from address on, a byte for each 1 << shift bytes of bus addresses; until close.
-    """
-
-    address: int
-    size: int
-    shift: int
-
-
-class DeviceState(NamedTuple):
-    """The device as it was at one generation.
-
-    Rings are as published: `Ring.check` each against memory and features before it runs. regions
-    is the kernel's table: addresses in the windows that are mapped until the next `VhostPci.state`
-    or close. mtu: of what VM1 receives; 0: none was told.
-    dirty: None while nothing is to be marked.
-    """
-
-    generation: int
-    status: Status
-    features: int
-    mtu: int
-    rings: tuple[Ring, ...]
-    memory: MemoryMap
-    regions: list[HostRegion]
-    dirty: DirtyMap | None = None
 
 
 class VhostPci(Closing):
@@ -109,6 +79,7 @@ class VhostPci(Closing):
         self._function = function
         self.name = function.name
         self._areas: dict[int, tuple[MappedArea, ...]] = {}
+        self._infos: dict[int, RegionInfo] = {}
         self._mappings: list[Mapping] = []
         self._commits: Mapping | None = None
         self._active = False
@@ -263,11 +234,13 @@ class VhostPci(Closing):
             self._reader.check_deadline(deadline)
 
     def _map_windows(self, tables: Tables) -> DeviceState:
-        windows = {window for _, _, _, window, _ in tables.memory}
         infos = {
-            window: self._function.region(window) for window in windows if self._is_window(window)
+            window: self._function.region(window)
+            for window in tables.windows
+            if self._is_window(window)
         }
         memory = MemoryMap(tables.memory, infos, self.name)
+        self._infos = infos
         for window in sorted(memory.windows):
             self._map_window(window, infos[window])
         size = tables.header["commit_size"]
@@ -275,16 +248,45 @@ class VhostPci(Closing):
             area = Area(0, -(-size // PAGE_SIZE) * PAGE_SIZE)
             self._commits = self._function.map_area(COMMIT_REGION, area, writable=True)
         self._driver_offset = tables.header["driver_offset"]
+        return self._device_state(tables, memory)
+
+    def _device_state(self, tables: Tables, memory: MemoryMap) -> DeviceState:
         return DeviceState(
             generation=tables.generation,
             status=Status(tables.header["status"]),
             features=tables.header["features"],
             mtu=tables.header["mtu"],
-            rings=tuple(_ring(index, row) for index, row in enumerate(tables.rings)),
+            rings=tuple(Ring.of_row(index, row) for index, row in enumerate(tables.rings)),
             memory=memory,
             regions=memory.regions(self._areas),
             dirty=self._dirty_map(tables.header),
+            refused=tuple(Miss(*row) for row in tables.refused),
+            window_serial=tables.header["window_serial"],
         )
+
+    def retranslated(self, former: DeviceState) -> DeviceState | None:
+        """The device's state, where only translations are others than in the one taken last.
+
+        Windows and all else stay as they are; None where more has changed: `state` is due.
+
+        Raises:
+            VhostPciError: As `state`; nothing has changed then.
+        """
+        tables = self._reader.snapshot(time.monotonic() + STATE_DEADLINE_S)
+        header = tables.header
+        if not former.window_serial or header["window_serial"] != former.window_serial:
+            return None
+        if not tables.windows <= self._areas.keys():
+            return None
+        memory = MemoryMap(tables.memory, self._infos, self.name)
+        state = self._device_state(tables, memory)
+        only = former._replace(
+            generation=state.generation,
+            memory=memory,
+            regions=state.regions,
+            refused=state.refused,
+        )
+        return state if state == only else None
 
     def _dirty_map(self, header: dict[str, int]) -> DirtyMap | None:
         start = header["dirty_offset"]
@@ -317,7 +319,8 @@ class VhostPci(Closing):
     def activate(self) -> None:
         """Tell the device that this process is going to touch the rings (DRIVER_STATUS 1)."""
         self._state_area.store(self._driver_offset + PID_OFFSET, os.getpid())
-        self._write(Register.DRIVER_FEATURES, DriverFeature.MARKS)
+        features = DriverFeature.MARKS | DriverFeature.TRANSLATES
+        self._write(Register.DRIVER_FEATURES, features)
         self._write(Register.DRIVER_STATUS, DriverStatus.ACTIVE)
         self._active = True
 
@@ -333,6 +336,14 @@ class VhostPci(Closing):
     def report_queue_error(self, ring: int, reason: int) -> None:
         """Say that a ring is quarantined; reason is an enum rk_fault, 16 bits."""
         self._write(Register.QUEUE_ERROR, reason << 16 | ring)
+
+    def report_misses(self, misses: Sequence[Miss]) -> None:
+        """Ask for translations; a new generation answers. Those that find no room are left out."""
+        header = self._reader.header()
+        told = misses[: header["miss_capacity"]]
+        self._state_area.write(header["miss_offset"], MISS.packed(told))
+        if told:
+            self._write(Register.MISS, len(told))
 
     def doorbells(self, rings: Iterable[int]) -> dict[int, Doorbell]:
         """How to call VM1 for each ring. The function owns the descriptors, until the next call."""
@@ -376,12 +387,6 @@ class VhostPci(Closing):
         self._state_area.close()
         with contextlib.suppress(VhostPciError):
             self._write_command(self._command)
-
-
-def _ring(index: int, row: tuple[int, ...]) -> Ring:
-    size, flags, desc, driver, device, base, call_serial = row
-    addresses = BusAddress(desc), BusAddress(driver), BusAddress(device)
-    return Ring(index, size, RingFlag(flags), *addresses, base, call_serial)
 
 
 def _what_is(bar: int) -> str:

@@ -65,6 +65,11 @@ class Mapping(Closing):
         ctypes.pythonapi.PyBuffer_Release(ctypes.byref(view))
         return address
 
+    def write(self, offset: int, data: bytes) -> None:
+        """Store data from offset on, in no particular order; memory only."""
+        self._check(f"{len(data)} bytes", offset, len(data))
+        self._map[offset : offset + len(data)] = data
+
     def read(self, offset: int, size: int) -> bytes:
         """A private copy of size bytes from offset on, which others may be writing meanwhile.
 

@@ -20,27 +20,20 @@ from driver.vhost_pci import VhostPci
 from guest.errors import DeviceGoneError, VhostPciError
 from guest.log_limit import LogLimit
 from pmd import stats
-from pmd.kernel import (
-    DirectionStats,
-    Event,
-    Guard,
-    Map,
-    Queue,
-    QueueError,
-    fault_names,
-)
+from pmd.kernel import DirectionStats, Event, Guard, Queue, QueueError, fault_names
 from pmd.own_lines import own_lines
 from pmd.pair_works import PairWorks, Watched
 from pmd.ports import Ports
 from pmd.quarantine import Quarantine
 from pmd.ring_config import ring_config
+from pmd.translating import Translating
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from driver.device_state import DeviceState
     from driver.ring import Ring
     from driver.software_vf import Vf
-    from driver.vhost_pci import DeviceState
     from guest.function import Doorbell
     from pmd.kernel import Work
     from pmd.opening import Opening
@@ -84,6 +77,7 @@ class Channel:
         self._queues: dict[int, tuple[Ring, Queue]] = {}
         self._works: PairWorks | None = None
         self._guard: Guard | None = None
+        self._translating: Translating | None = None
         self._stats: list[tuple[DirectionStats, DirectionStats]] = []
         self._quarantine = Quarantine()
         self._unsuited: set[int] = set()  # pairs whose buffers of VM1 do not suit the VF
@@ -185,7 +179,7 @@ class Channel:
             VhostPciError: The VF cannot be opened, not even as it was. Nothing is set up.
         """
         device = self._device
-        if device is None:
+        if device is None or self._retranslate():
             return
         self._quarantine_faulted(device)
         self._unsuited |= {p for p, w in self.works.items() if Event.UNSUITED in w.events}
@@ -219,6 +213,17 @@ class Channel:
             self.source.settled()
         self._log_state(len(rings))
 
+    def _retranslate(self) -> bool:
+        """Go on as before, if only translations have changed, or are to be asked for."""
+        if not (self._translating and self._translating.active and self._works):
+            return False
+        if self._ports.spoilt or (self._guard is not None and self._guard.faulted):
+            return False
+        queues = [queue for _, queue in self._queues.values()]
+        generation = self._translating.follow(queues, self._works)
+        self._generation = self._generation if generation is None else generation
+        return generation is not None
+
     def _log_state(self, started: int) -> None:
         """One line, where it is another than the last."""
         if self.state == "forwarding":
@@ -237,22 +242,18 @@ class Channel:
         self._guard = self._served.enter_context(Guard())
         for mapping in device.mappings:
             self._guard.add(mapping.address, mapping.size)
-        map_ = self._served.enter_context(Map(state.regions))
-        self._ports.share(device.mappings)
+        translating = self._served.enter_context(Translating(device, state))
+        self._translating = translating
+        self._ports.share(device.mappings, translated=translating.active)
         self._served.callback(self._ports.unshare)
         kicks = self._kicks(device, rings)
         doorbells = device.doorbells(r.index for r in rings if RingFlag.CALLABLE in r.flags)
         for ring in rings:
-            queue = self._open_queue(
-                device,
-                state,
-                ring,
-                map_,
-                doorbell=doorbells.get(ring.index),
-                kick_fd=kicks.get(ring.index, -1),
-            )
+            doorbell, kick_fd = doorbells.get(ring.index), kicks.get(ring.index, -1)
+            queue = self._open_queue(translating, ring, doorbell=doorbell, kick_fd=kick_fd)
             if queue is not None:
                 self._queues[ring.index] = (ring, self._served.enter_context(queue))
+                queue.refuse(state.refused)
         watched = Watched.of(device, state.generation, self._guard)
         queues = {index: queue for index, (_, queue) in self._queues.items()}
         if queues:
@@ -271,16 +272,10 @@ class Channel:
             return {}
 
     def _open_queue(
-        self,
-        device: VhostPci,
-        state: DeviceState,
-        ring: Ring,
-        map_: Map,
-        *,
-        doorbell: Doorbell | None,
-        kick_fd: int,
+        self, translating: Translating, ring: Ring, *, doorbell: Doorbell | None, kick_fd: int
     ) -> Queue | None:
         """The ring's queue; None if it cannot run, which is then reported."""
+        device, state = translating.device, translating.state
         name = f"ring {ring.index} of {self.name}"
         try:
             commit = device.commit_address(ring.index) if ring.packed else 0
@@ -296,7 +291,7 @@ class Channel:
                 mtu=state.mtu,
                 dirty=state.dirty,
             )
-            return Queue(config, map_, self._ring_stats(ring), name)
+            return Queue(config, translating.map, self._ring_stats(ring), name)
         except QueueError as error:
             reason = _REASONS.get(error.errno, _NOT_SET_UP)
             self._exclude(device, ring, reason, str(error))
@@ -333,6 +328,7 @@ class Channel:
         self._works = None
         self._queues = {}
         self._guard = None
+        self._translating = None
         self._served.close()
 
     def _drain(self) -> None:

@@ -34,6 +34,14 @@ class Handle(Closing):
         """One more user: `close` refuses until each has let go."""
         self._users += 1
 
+    def replace_below(self, below: Sequence[Handle]) -> None:
+        """It stands on others now, and no longer on those given before."""
+        for owner in below:
+            owner.hold()
+        for owner in self._below:
+            owner.let_go()
+        self._below = tuple(below)
+
     def let_go(self) -> None:
         """One user less."""
         self._users -= 1

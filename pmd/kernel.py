@@ -17,15 +17,18 @@ import errno
 import os
 from typing import TYPE_CHECKING, NamedTuple
 
+from driver.memory_map import Miss
 from guest.errors import VhostPciError
 from pmd.guard import Guard
 from pmd.handle import Handle
 from pmd.kernel_abi import (
     BURST_MAX,
     FRAME_MAX,
+    MISSES_MAX,
     DirectionStats,
     Event,
     LoopStats,
+    MissStructure,
     PollStructure,
     RegionStructure,
     RingConfigStructure,
@@ -39,8 +42,8 @@ from pmd.port import Port, PortSpec
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from driver.device_state import DirtyMap
     from driver.memory_map import HostRegion
-    from driver.vhost_pci import DirtyMap
 
 __all__ = [
     "BURST_MAX",
@@ -63,6 +66,9 @@ __all__ = [
     "fault_names",
     "tsc_hz",
 ]
+
+
+_MISSING = 5  # RK_FAULT_MISSING
 
 
 class Map(Handle):
@@ -184,12 +190,40 @@ class Queue(Handle):
     @property
     def fault(self) -> int:
         """An enum rk_fault (`fault_names`); not 0: quarantined, no longer touched."""
-        return int(library().rk_queue_fault(self.handle))
+        fault = int(library().rk_queue_fault(self.handle))
+        return 0 if fault == _MISSING else fault
 
     @property
     def in_flight(self) -> int:
         """Chains taken from the ring and not returned: the VF still reads them, or older ones."""
         return int(library().rk_queue_in_flight(self.handle))
+
+    @property
+    def waits(self) -> bool:
+        """Whether it is left alone until it has translations; its `fault` is 0 then."""
+        return int(library().rk_queue_fault(self.handle)) == _MISSING
+
+    def misses(self) -> list[Miss]:
+        """Take what it waits for, to be asked for: each is told once."""
+        table = (MissStructure * MISSES_MAX)()
+        count = library().rk_queue_misses(self.handle, table)
+        return [Miss(each.bus, each.length, each.permission) for each in table[:count]]
+
+    def refuse(self, refused: Sequence[Miss]) -> None:
+        """Drop chains that need what VM1's IOMMU does not have; VhostPciError without memory."""
+        table = (MissStructure * len(refused))(*(MissStructure(*each) for each in refused))
+        if library().rk_queue_refuse(self.handle, table, len(table)):
+            raise QueueError(self.name, ctypes.get_errno())
+
+    def remap(self, map_: Map) -> None:
+        """Translate by another map from now on, where nothing is in flight.
+
+        Raises:
+            QueueError: A part of the ring is not there (EFAULT); it is as before.
+        """
+        if library().rk_queue_remap(self.handle, map_.handle):
+            raise QueueError(self.name, ctypes.get_errno())
+        self.replace_below([map_])
 
     def set_direct(self, port: Port) -> bool:
         """Receive into VM1's buffers by the VF's DMA, if those it has posted suit the port's VF.
@@ -263,6 +297,11 @@ class Work:
     def parts(self) -> tuple[Handle, ...]:
         """The kernel objects that must outlive it."""
         return tuple(part for part in (self.tx, self.rx, self.port) if part is not None)
+
+    def expect(self, generation: int) -> None:
+        """Its queues are of this generation now. While no loop runs it."""
+        self.structure.expected = generation
+        self.structure.events = 0
 
     def turn(self, burst: int) -> int:
         """One turn outside any loop, for tests and stage benchmarks: the chains completed."""

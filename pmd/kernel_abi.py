@@ -32,10 +32,11 @@ from pmd.xdp_abi import XdpConfigStructure, XdpQueueStructure, XdpRingStructure
 if TYPE_CHECKING:
     from driver.igbvf.queue import QueuePair
 
-ABI = 15  # RK_ABI
+ABI = 16  # RK_ABI
 BURST_MAX = 256  # RK_BURST_MAX
 FRAME_MAX = 65562  # RK_FRAME_MAX
 DROP_SLOTS = 16
+MISSES_MAX = 32  # RK_MISSES_MAX
 
 
 class RingFlags(enum.IntFlag):
@@ -48,6 +49,7 @@ class RingFlags(enum.IntFlag):
     PACKED = 1 << 4
     IN_ORDER = 1 << 5
     COMBINING = 1 << 6
+    TRANSLATED = 1 << 7
     CSUM = 1 << 8
     TSO4 = 1 << 9
     TSO6 = 1 << 10
@@ -63,6 +65,7 @@ class Event(enum.IntFlag):
     GENERATION = 1 << 2
     FAULT = 1 << 3
     UNSUITED = 1 << 4
+    MISSING = 1 << 5
 
 
 class RegionStructure(Structure):
@@ -72,6 +75,17 @@ class RegionStructure(Structure):
         ("bus", c_uint64),
         ("length", c_uint64),
         ("host", c_uint64),
+        ("permission", c_uint32),
+        ("reserved", c_uint32),
+    ]
+
+
+class MissStructure(Structure):
+    """struct rk_miss."""
+
+    _fields_ = [
+        ("bus", c_uint64),
+        ("length", c_uint64),
         ("permission", c_uint32),
         ("reserved", c_uint32),
     ]
@@ -278,6 +292,7 @@ class PollStructure(Structure):
 
 SIZES = {
     "rk_region": ctypes.sizeof(RegionStructure),
+    "rk_miss": ctypes.sizeof(MissStructure),
     "rk_ring_config": ctypes.sizeof(RingConfigStructure),
     "rk_direction_stats": ctypes.sizeof(DirectionStats),
     "rk_offload": ctypes.sizeof(Offload),
@@ -311,6 +326,9 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "rk_queue_fault": (c_uint32, [c_void_p]),
     "rk_queue_call": (None, [c_void_p]),
     "rk_queue_set_direct": (c_uint32, [c_void_p, c_void_p]),
+    "rk_queue_misses": (c_uint32, [c_void_p, POINTER(MissStructure)]),
+    "rk_queue_refuse": (c_int, [c_void_p, POINTER(MissStructure), c_uint32]),
+    "rk_queue_remap": (c_int, [c_void_p, c_void_p]),
     "rk_queue_in_flight": (c_uint32, [c_void_p]),
     "rk_queue_abandon": (None, [c_void_p]),
     "rk_port_open": (c_void_p, [POINTER(PortConfigStructure), c_char_p, c_size_t]),

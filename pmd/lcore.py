@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from pmd.kernel import Poll, Work
 
 _BUDGET_NS = 100_000_000
+_TO_TELL = Event.GENERATION | Event.FAULT | Event.UNSUITED | Event.MISSING
 
 
 class Lcore:
@@ -102,7 +103,7 @@ class Lcore:
             self._pin_error = error
         try:
             while self._park_unless_wanted():
-                if self._loop.run(_BUDGET_NS) & (Event.GENERATION | Event.FAULT | Event.UNSUITED):
+                if self._loop.run(_BUDGET_NS) & _TO_TELL:
                     self._wake(self)
         finally:
             with self._condition:  # a thread that failed touches nothing either: nobody waits

@@ -9,15 +9,18 @@ and so is a port: a group of pairs and ports is one lcore's.
 from __future__ import annotations
 
 import contextlib
+import functools
+import itertools
+import operator
 from typing import TYPE_CHECKING, NamedTuple, Self
 
 from driver.software_vf import PortSpec
-from pmd.kernel import Port, Work
+from pmd.kernel import Event, Port, Work
 from pmd.kernel_abi import RingFlags
 from pmd.steering import Steering, divide
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Mapping, Sequence
+    from collections.abc import Collection, Iterator, Mapping, Sequence
 
     from driver.vhost_pci import VhostPci
     from pmd.kernel import Guard, Queue
@@ -140,6 +143,20 @@ class PairWorks:
         for pair in pairs:
             self.of_pairs[pair] = self._work(self._tx(pair), self._rx(pair), nowhere)
             self.groups[pair] = (self.of_pairs[pair],)
+
+    @property
+    def _all(self) -> Iterator[Work]:
+        return itertools.chain(*self.groups.values())
+
+    @property
+    def events(self) -> Event:
+        """Why any of them is passed over."""
+        return Event(functools.reduce(operator.or_, (work.events for work in self._all), 0))
+
+    def expect(self, generation: int) -> None:
+        """Their queues are of this generation now."""
+        for work in self._all:
+            work.expect(generation)
 
     def drain(self) -> int:
         """Return to VM1 what the VF is done with; the chains still in flight."""

@@ -104,13 +104,21 @@ class Ports:
             self._spoilt = True
         return self._spoilt
 
-    def share(self, mappings: Sequence[Mapping]) -> None:
+    def share(self, mappings: Sequence[Mapping], *, translated: bool = False) -> None:
         """Let the VF reach VM1's memory, if it can and shall: `driver.software_vf.vf.Vf.share`.
+
+        It shall not where VM1's addresses are translated: what its IOMMU takes back at any time
+        could not be taken back from the VF.
 
         Raises:
             VhostPciError: It does not reach all of it, and nothing is to be copied.
         """
         if self._copy is Copy.ALWAYS or self._away:
+            return
+        if translated and self._copy is Copy.NEVER:
+            cause = "VM1's addresses are translated by an IOMMU of its own"
+            raise VhostPciError("run without", "copying", cause, "use --copy auto")
+        if translated:
             return
         refusal = self._vf.share(mappings)
         if refusal is not None and self._copy is Copy.NEVER:

@@ -8,8 +8,8 @@ from driver.ring import Feature, header_bytes
 from pmd.kernel import RingConfig, RingFlags
 
 if TYPE_CHECKING:
+    from driver.device_state import DirtyMap
     from driver.ring import Ring
-    from driver.vhost_pci import DirtyMap
     from guest.function import Doorbell
 
 _ALIKE = (
@@ -17,6 +17,7 @@ _ALIKE = (
     (Feature.EVENT_IDX, RingFlags.EVENT_IDX),
     (Feature.NET_MRG_RXBUF, RingFlags.MERGEABLE),
     (Feature.IN_ORDER, RingFlags.IN_ORDER),
+    (Feature.ACCESS_PLATFORM, RingFlags.TRANSLATED),
 )
 # What VM1 may ask for of what it sends, and be told of what it receives (virtio 1.3, 5.1.3).
 _TRANSMIT = (

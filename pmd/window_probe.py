@@ -12,7 +12,7 @@ from pmd.guard import Guard
 from pmd.kernel_library import library
 
 if TYPE_CHECKING:
-    from driver.vhost_pci import DeviceState
+    from driver.device_state import DeviceState
     from guest.function import Function
 
 _BUDGET_NS = 10_000_000

@@ -27,6 +27,7 @@ MEMORY_REGION = struct.Struct("<QQQQ")  # guest address, size, user address, mma
 LOG = struct.Struct("<QQ")  # mmap size, mmap offset
 VRING_LOG = 1  # in the flags of VRING_ADDRESS: what is written to the used ring is to be logged
 INFLIGHT = struct.Struct("<QQHH")  # mmap size, mmap offset, rings, their size; may be padded to 24
+IOTLB = struct.Struct("<QQQBB")  # I/O virtual address, size, user address, permission, kind
 SINGLE_REGION = struct.Struct("<QQQQQ")  # padding, then a memory region
 
 
@@ -104,6 +105,15 @@ class BackendRequest(enum.IntEnum):
     SHARED_OBJECT_LOOKUP = 8
     SHMEM_MAP = 9
     SHMEM_UNMAP = 10
+
+
+class IotlbKind(enum.IntEnum):
+    """What a message about the IOTLB says ("IOTLB message", type)."""
+
+    MISS = 1
+    UPDATE = 2
+    INVALIDATE = 3
+    ACCESS_FAIL = 4
 
 
 class ProtocolFeature(enum.IntFlag):

@@ -41,7 +41,7 @@ enum rk_drop chain_copy_table(struct rk_queue *queue, uint64_t address, uint32_t
 		struct shm *host = map_run(queue->map, bus, left, RK_READ, &run, &queue->table_hint);
 
 		if (!host)
-			return RK_DROP_BAD_ADDRESS;
+			return missing_table(queue, bus, left);
 		shm_copy_in(to, host, run);
 		to += run;
 		bus += run;
@@ -105,5 +105,5 @@ enum rk_drop chain_walk(struct rk_queue *queue, struct head *head, uint32_t perm
 	verdict = walk(queue, &at, permission, chain);
 	chain->own = at.table ? at.own : at.walked;
 	queue->walked += at.walked;
-	return verdict;
+	return chain_verdict(chain, verdict);
 }

@@ -3,6 +3,7 @@
 #ifndef CHAIN_H
 #define CHAIN_H
 
+#include "missing.h"
 #include "queue.h"
 
 /* Copies an indirect table of length bytes to queue->table, where its form is legal. */
@@ -20,8 +21,8 @@ static inline enum rk_drop chain_add(struct rk_queue *queue, struct chain *chain
 		uint64_t run, skip;
 		struct shm *host = map_run(queue->map, bus, length, permission, &run, &queue->hint);
 
-		if (!host)
-			return RK_DROP_BAD_ADDRESS;
+		if (__builtin_expect(!host, false))
+			return missing_buffer(queue, chain, bus, length, permission);
 		if (chain->count == queue->chain_segments)
 			return RK_DROP_OVERSIZE;
 		skip = chain->skip < run ? chain->skip : run;

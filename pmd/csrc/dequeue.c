@@ -1,5 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* VM1 transmits: available chains become frames, the port takes them, the chains are returned. */
+#include "ahead.h"
 #include "plain_frames.h"
 
 /* Chains in ring order. Those whose verdict is RK_SENT have a frame, in the same order. */
@@ -92,6 +93,12 @@ static bool parse_any(struct rk_queue *queue, struct parsing *parsing)
 	}
 	if (verdict == RK_SENT)
 		verdict = make_frame(queue, &chain, frame);
+	if (__builtin_expect((uint32_t)verdict == CHAIN_MISSING, false)) {
+		burst->fault = RK_FAULT_MISSING;
+		look_ahead(queue, parsing->place, parsing->pool, parsing->count - burst->chains,
+			   RK_READ);
+		return false;
+	}
 	burst->verdicts[burst->chains++] = verdict;
 	parsing->place = ring_after(queue, parsing->place, head->span);
 	if (verdict != RK_SENT)

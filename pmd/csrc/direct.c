@@ -37,7 +37,7 @@ static enum look look_suited(struct rk_queue *queue, const struct rk_port *port,
 {
 	struct iovec memory;
 	struct chain chain = {.segments = queue->segments};
-	const enum look look = ring_look(queue, place, &chain, &posted->head);
+	const enum look look = ring_look(queue, place, RK_WRITE, &chain, &posted->head);
 
 	if (look == LOOK_FAULT)
 		queue->fault = RING_FAULT;
@@ -266,7 +266,9 @@ bool LAYOUT(direct_suits)(struct rk_queue *queue, const struct rk_port *port)
 #if !LAYOUT_PACKED
 uint32_t rk_queue_set_direct(struct rk_queue *queue, const struct rk_port *port)
 {
-	if (!port->ops->direct || !(queue->flags & RK_RING_ENABLED))
+	/* What the VF has of VM1's could not be taken back from it as translations go. */
+	if (!port->ops->direct || !(queue->flags & RK_RING_ENABLED) ||
+	    queue->flags & RK_RING_TRANSLATED)
 		return 0;
 	if (!(queue_packed(queue) ? packed_direct_suits(queue, port)
 				  : split_direct_suits(queue, port)))

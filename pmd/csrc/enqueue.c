@@ -1,6 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* VM1 receives: frames of the port go into available chains; what cannot hold one is returned empty. */
 #include "plain.h"
+#include "ahead.h"
 #include "dirty.h"
 #include "mtu.h"
 #include "writer.h"
@@ -219,11 +220,16 @@ static inline bool gather_one(struct turn *turn, struct gathering *have)
 	const struct place place = ring_after(queue, turn->place, have->span);
 	struct chain chain = {.segments = queue->segments + have->segments};
 	struct head head;
-	const enum look look = ring_look(queue, &place, &chain, &head);
+	const enum look look = ring_look(queue, &place, RK_WRITE, &chain, &head);
 
 	if (look != LOOK_CHAIN) {
 		if (look == LOOK_FAULT)
 			queue->fault = RING_FAULT;
+		return false;
+	}
+	if (__builtin_expect(chain.verdict == CHAIN_MISSING, false)) {
+		queue->fault = RK_FAULT_MISSING;
+		look_ahead(queue, place, queue->segments, RK_MISSES_MAX, RK_WRITE);
 		return false;
 	}
 	queue->gathered[have->chains++] = (struct gathered){head, chain.bytes};

@@ -30,6 +30,7 @@ static const char *const fault_names[RK_FAULT_COUNT] = {
 	[RK_FAULT_BAD_HEAD] = "bad_head",
 	[RK_FAULT_WINDOW] = "window",
 	[RK_FAULT_LONG_CHAIN] = "long_chain",
+	[RK_FAULT_MISSING] = "missing",
 };
 
 static const struct {
@@ -37,6 +38,7 @@ static const struct {
 	uint64_t size;
 } structures[] = {
 	{"rk_region", sizeof(struct rk_region)},
+	{"rk_miss", sizeof(struct rk_miss)},
 	{"rk_ring_config", sizeof(struct rk_ring_config)},
 	{"rk_direction_stats", sizeof(struct rk_direction_stats)},
 	{"rk_offload", sizeof(struct rk_offload)},

@@ -39,18 +39,18 @@ static inline struct place ring_after(const struct rk_queue *queue, struct place
 	return place;
 }
 
-/* The chain for receiving at a place, its verdict in chain. */
+/* The chain at a place, for reading or for writing, its verdict in chain. */
 static inline enum look ring_look(struct rk_queue *queue, const struct place *place,
-				 struct chain *chain, struct head *head)
+				 uint32_t permission, struct chain *chain, struct head *head)
 {
 	if (LAYOUT_PACKED)
-		return packed_look(queue, place, RK_WRITE, chain, head);
+		return packed_look(queue, place, permission, chain, head);
 	if (place->left == 0)
 		return LOOK_NONE;
 	*head = (struct head){shm_load16(split_entry(queue, place->next)), 1};
 	if (head->id >= queue->size)
 		return LOOK_FAULT;
-	chain->verdict = chain_walk(queue, head, RK_WRITE, chain);
+	chain->verdict = chain_walk(queue, head, permission, chain);
 	return LOOK_CHAIN;
 }
 

@@ -1,11 +1,11 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* The poll loop of one lcore. */
 #include "lines.h"
+#include "missing.h"
 #include "patch.h"
 #include "roster.h"
 #include "turn.h"
 #include "wait.h"
-
 
 #define BEAT_NS 10000000ull
 /* docs/device.md 5.5 asks for a heartbeat each 100 ms, of a loop that sleeps too. */
@@ -116,16 +116,16 @@ static inline uint32_t work_turn(struct rk_work *work, uint32_t burst)
 	if (work->tx && work->tx->fault == RK_FAULT_NONE) {
 		done += dequeue_turn(work->tx, work->port, burst);
 		if (work->tx->fault != RK_FAULT_NONE)
-			work->events |= RK_EVENT_FAULT;
+			work->events |= missing_or_fault(work->tx);
 	}
 	if (work->rx && !work->port->ops->rx) {
 		/* Another work's turn writes it, or its own transmit turn. */
 		if (work->rx->fault != RK_FAULT_NONE)
-			work->events |= RK_EVENT_FAULT;
+			work->events |= missing_or_fault(work->rx);
 	} else if (work->rx && work->rx->fault == RK_FAULT_NONE) {
 		done += enqueue_turn(work->rx, work->port, burst);
 		if (work->rx->fault != RK_FAULT_NONE)
-			work->events |= RK_EVENT_FAULT;
+			work->events |= missing_or_fault(work->rx);
 		if (work->rx->unsuited)
 			work->events |= RK_EVENT_UNSUITED;
 	}

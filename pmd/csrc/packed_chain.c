@@ -94,6 +94,8 @@ enum look packed_look(struct rk_queue *queue, const struct place *place, uint32_
 					       count == 1, permission, chain);
 		at = packed_after(queue, at, 1);
 	} while (rest_flags(rest) & DESC_NEXT);
+	if (permission)
+		chain->verdict = chain_verdict(chain, chain->verdict);
 	*head = (struct head){rest_id(rest), (uint16_t)count};
 	chain->own = count;
 	return LOOK_CHAIN;

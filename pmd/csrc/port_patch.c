@@ -35,6 +35,12 @@ static const struct rk_port_ops loop_ops = {
 	.close = patch_close,
 };
 
+/* Whether the ring at the other end has no buffer whose translation is known: as good as none. */
+static bool is_full(const struct patch_port *patch)
+{
+	return patch->other && patch->other->rx->fault == RK_FAULT_MISSING;
+}
+
 /* The ring at the other end, if it may be touched. */
 static struct rk_queue *receiver(const struct patch_port *patch)
 {
@@ -49,11 +55,12 @@ static uint32_t patch_tx(struct rk_port *port, struct rk_frame *frames, uint32_t
 {
 	struct patch_port *patch = (struct patch_port *)port;
 	struct rk_queue *queue = receiver(patch);
-	uint32_t done;
+	uint32_t done = 0;
 
-	if (!queue)
+	if (!queue && !is_full(patch))
 		return port_drop(frames, n, RK_DROP_VF_DOWN);
-	done = enqueue_frames(queue, frames, n);
+	if (queue)
+		done = enqueue_frames(queue, frames, n);
 	if (done == n || port->ops == &loop_ops)
 		return done;
 	/* The ring may have buffers that one turn must not look at: but then it is to get on. */

@@ -8,6 +8,7 @@
 #include "dirty.h"
 #include "isa.h"
 #include "lines.h"
+#include "missing.h"
 #include "mtu.h"
 
 #include <errno.h>
@@ -35,37 +36,49 @@ static struct shm *ring_part(const struct rk_map *map, uint64_t bus, uint64_t by
 }
 
 /* 2.8.10.1 */
-static bool find_packed_parts(struct rk_queue *queue, const struct rk_ring_config *config)
+static bool find_packed_parts(const struct rk_queue *queue, const struct rk_map *map,
+			      struct shm **parts)
 {
 	const uint32_t both = RK_READ | RK_WRITE;
 
-	queue->desc = ring_part(queue->map, config->desc, 16ull * config->size, 16, both);
-	if (!queue->desc)
+	parts[0] = ring_part(map, queue->parts[0], 16ull * queue->size, 16, both);
+	if (!parts[0])
 		return false;
-	queue->avail = ring_part(queue->map, config->avail, 4, 4, RK_READ);
-	if (!queue->avail)
+	parts[1] = ring_part(map, queue->parts[1], 4, 4, RK_READ);
+	if (!parts[1])
 		return false;
-	queue->used = ring_part(queue->map, config->used, 4, 4, both);
-	return queue->used != NULL;
+	parts[2] = ring_part(map, queue->parts[2], 4, 4, both);
+	return parts[2] != NULL;
 }
 
-static bool find_parts(struct rk_queue *queue, const struct rk_ring_config *config)
+static bool find_split_parts(const struct rk_queue *queue, const struct rk_map *map,
+			     struct shm **parts)
 {
-	uint64_t event = config->flags & RK_RING_EVENT_IDX ? 2 : 0;
+	const uint64_t event = queue->flags & RK_RING_EVENT_IDX ? 2 : 0;
 
-	if (queue_packed(queue))
-		return find_packed_parts(queue, config);
+	parts[0] = ring_part(map, queue->parts[0], 16ull * queue->size, 16, RK_READ);
+	if (!parts[0])
+		return false;
+	parts[1] = ring_part(map, queue->parts[1], RING_ENTRIES + 2ull * queue->size + event, 2,
+			     RK_READ);
+	if (!parts[1])
+		return false;
+	parts[2] = ring_part(map, queue->parts[2], RING_ENTRIES + 8ull * queue->size + event, 4,
+			     RK_READ | RK_WRITE);
+	return parts[2] != NULL;
+}
 
-	queue->desc = ring_part(queue->map, config->desc, 16ull * config->size, 16, RK_READ);
-	if (!queue->desc)
+static bool find_parts(struct rk_queue *queue, const struct rk_map *map)
+{
+	struct shm *parts[3];
+
+	if (!(queue_packed(queue) ? find_packed_parts(queue, map, parts)
+				  : find_split_parts(queue, map, parts)))
 		return false;
-	queue->avail = ring_part(queue->map, config->avail, RING_ENTRIES + 2ull * config->size + event,
-				 2, RK_READ);
-	if (!queue->avail)
-		return false;
-	queue->used = ring_part(queue->map, config->used, RING_ENTRIES + 8ull * config->size + event, 4,
-				RK_READ | RK_WRITE);
-	return queue->used != NULL;
+	queue->desc = parts[0];
+	queue->avail = parts[1];
+	queue->used = parts[2];
+	return true;
 }
 
 static bool allocate(struct rk_queue *queue)
@@ -86,6 +99,11 @@ static bool allocate(struct rk_queue *queue)
 		return false;
 	expansion_forget(queue->expansion);
 	queue->expansion->port = NULL;
+	if (queue->flags & RK_RING_TRANSLATED) {
+		queue->missing = calloc(1, sizeof(*queue->missing));
+		if (!queue->missing)
+			return false;
+	}
 	return queue->segments && queue->table && queue->gathered && queue->pending &&
 	       queue->in_flight && queue->bounce;
 }
@@ -158,9 +176,12 @@ struct rk_queue *rk_queue_new(const struct rk_ring_config *config, const struct 
 	queue->call_fd = config->call_fd;
 	queue->call_offset = config->call_offset;
 	queue->kick_fd = config->kick_fd;
+	queue->parts[0] = config->desc;
+	queue->parts[1] = config->avail;
+	queue->parts[2] = config->used;
 	if (config->dirty)
 		queue->dirty = dirty_new(config, map);
-	if ((queue->dirty || !config->dirty) && find_parts(queue, config) && allocate(queue) &&
+	if ((queue->dirty || !config->dirty) && find_parts(queue, map) && allocate(queue) &&
 	    begin(queue))
 		return queue;
 	error = errno;
@@ -182,7 +203,22 @@ void rk_queue_free(struct rk_queue *queue)
 	free(queue->bounce);
 	free(queue->expansion);
 	free(queue->dirty);
+	missing_free(queue->missing);
 	free(queue);
+}
+
+int rk_queue_remap(struct rk_queue *queue, const struct rk_map *map)
+{
+	if (!find_parts(queue, map))
+		return -1;
+	queue->map = map;
+	queue->hint = NULL;
+	queue->table_hint = NULL;
+	if (queue->fault == RK_FAULT_MISSING)
+		queue->fault = RK_FAULT_NONE;
+	if (queue->missing)
+		queue->missing->count = 0;
+	return 0;
 }
 
 uint32_t rk_queue_fault(const struct rk_queue *queue)

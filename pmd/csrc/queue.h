@@ -67,7 +67,11 @@ struct chain {
 	uint64_t bytes; /* in all descriptors, the skipped ones included */
 	uint32_t own;   /* descriptors of the ring that it takes: those of an indirect table are none */
 	uint32_t verdict; /* enum rk_drop; set by packed_look() */
+	bool missing;     /* a part of it has no translation yet, and is not among the segments */
 };
+
+/* The verdict of such a chain, which is neither forwarded nor dropped: the ring waits before it. */
+#define CHAIN_MISSING 0x200u
 
 /* A receive chain taken for a frame: what goes into used ring and how much it holds. */
 struct gathered {
@@ -144,6 +148,8 @@ struct rk_queue {
 	struct iovec *segments;    /* pool of segments_max */
 	uint32_t chain_segments;   /* most that one chain can give */
 	uint32_t segments_max;
+	uint64_t parts[3];         /* bus addresses of desc, avail, used */
+	struct missing *missing;   /* of a ring whose addresses are translated; else NULL */
 };
 
 static inline bool queue_packed(const struct rk_queue *queue)

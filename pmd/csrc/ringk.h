@@ -17,7 +17,7 @@
 #define RK_API __attribute__((visibility("default")))
 
 /* Changes with any structure or signature here; pmd/kernel.py refuses another. */
-#define RK_ABI 15u
+#define RK_ABI 16u
 
 #define RK_BURST_MAX 256u
 #define RK_WORKS_MAX 65535u
@@ -54,6 +54,7 @@ enum rk_fault {
 	RK_FAULT_BAD_HEAD,     /* an available entry names no descriptor */
 	RK_FAULT_WINDOW,       /* the window's memory went away */
 	RK_FAULT_LONG_CHAIN,   /* packed: a chain of more descriptors than VM1 has there: 2.8.17 */
+	RK_FAULT_MISSING,      /* no quarantine: it waits for translations (rk_queue_misses()) */
 	RK_FAULT_COUNT
 };
 
@@ -80,6 +81,15 @@ RK_API void rk_map_free(struct rk_map *map);
 RK_API uint64_t rk_map_translate(const struct rk_map *map, uint64_t bus, uint64_t length,
 				 uint32_t permission, uint64_t *run);
 
+/* What a ring lacks a translation of (VIRTIO_F_ACCESS_PLATFORM; docs/device.md 5.8). */
+struct rk_miss {
+	uint64_t bus, length;
+	uint32_t permission; /* RK_READ or RK_WRITE */
+	uint32_t reserved;
+};
+
+#define RK_MISSES_MAX 32u
+
 /* ---- rings ------------------------------------------------------------------------------------ */
 
 #define RK_RING_INDIRECT (1u << 0)  /* VIRTIO_F_INDIRECT_DESC accepted */
@@ -89,6 +99,7 @@ RK_API uint64_t rk_map_translate(const struct rk_map *map, uint64_t bus, uint64_
 #define RK_RING_PACKED (1u << 4)    /* VIRTIO_F_RING_PACKED accepted: 2.8 */
 #define RK_RING_IN_ORDER (1u << 5)  /* VIRTIO_F_IN_ORDER accepted: 2.7.9, 2.8.8 */
 #define RK_RING_COMBINING (1u << 6) /* the window is mapped write-combining: see shm.h */
+#define RK_RING_TRANSLATED (1u << 7) /* VIRTIO_F_ACCESS_PLATFORM accepted: what the map lacks may yet come */
 /* What VM1's virtio-net header may ask for (a transmit ring: CSUM, HOST_*) or be told (a receive ring: GUEST_*). */
 #define RK_RING_CSUM (1u << 8)
 #define RK_RING_TSO4 (1u << 9)
@@ -149,6 +160,19 @@ RK_API uint32_t rk_queue_in_flight(const struct rk_queue *queue);
 /* Returns those, counted as RK_DROP_VF_ERROR, unless it is for receiving. Only after the VF can no longer reach them. */
 RK_API void rk_queue_abandon(struct rk_queue *queue);
 
+/*
+ * Takes what the ring waits for, RK_MISSES_MAX at most, to be asked for; how many. Its chain stays available, and
+ * the ring is left alone, until it has another map.
+ */
+RK_API uint32_t rk_queue_misses(struct rk_queue *queue, struct rk_miss *misses);
+/* What was asked for and VM1's IOMMU does not have: chains with it are dropped. Copied; -1 with errno ENOMEM. */
+RK_API int rk_queue_refuse(struct rk_queue *queue, const struct rk_miss *refused, uint32_t count);
+/*
+ * Translates by another map from now on, and goes on where the ring waited; 0, or -1 with errno EFAULT where a
+ * part of the ring is not in one run of it (then the queue is as before). Nothing of it may be in flight.
+ */
+RK_API int rk_queue_remap(struct rk_queue *queue, const struct rk_map *map);
+
 #include "rk_port.h"
 
 /* ---- the poll loop ---------------------------------------------------------------------------- */
@@ -158,6 +182,7 @@ RK_API void rk_queue_abandon(struct rk_queue *queue);
 #define RK_EVENT_GENERATION (1u << 2) /* a work's generation is not the expected one */
 #define RK_EVENT_FAULT (1u << 3)      /* a ring was quarantined, or a window's memory went away */
 #define RK_EVENT_UNSUITED (1u << 4)   /* VM1's receive buffers do not suit the VF any more */
+#define RK_EVENT_MISSING (1u << 5)    /* a ring waits for translations: rk_queue_misses() */
 
 /* One queue pair of one channel. Owned by Python, which changes it only while the loop does not run. */
 struct rk_work {

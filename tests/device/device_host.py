@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
-    from tools.device.vm1_state import Vm1State
+    from tools.device.vm1_state import Span, Vm1State
 
 RING_COUNT = 16
 TIMEOUT_S = 30.0
@@ -31,12 +31,14 @@ class DeviceHost:
     """Serves at path while the context is open.
 
     vm1: Owned, for the tests to fill. queue_errors: rings reported by QUEUE_ERROR.
+    misses: what was asked for by MISS, each time.
     """
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.vm1 = Vm1()
         self.queue_errors: list[int] = []
+        self.misses: list[list[Span]] = []
         self._started = threading.Event()
         self._thread = threading.Thread(target=self._run)
 
@@ -46,7 +48,7 @@ class DeviceHost:
     async def _serve(self) -> None:
         self.loop = asyncio.get_running_loop()
         self._stop = asyncio.Event()
-        self.device = VhostPciDevice(RING_COUNT, self.queue_errors.append)
+        self.device = VhostPciDevice(RING_COUNT, self.queue_errors.append, self.misses.append)
         with UnixListener(self.path) as listener:
             self.server = VfioUserServer(self.device, listener.socket)
             serving = asyncio.create_task(self.server.serve())

@@ -15,7 +15,7 @@ from tests.device.test_function import header
 from tests.device.vm1_memory import MIB, Vm1, region, state
 from tools.device.dirty_log import Log
 from tools.device.dirty_map import PERIOD_S, choose_shift
-from tools.device.vm1_state import RingState, Vm1State
+from tools.device.vm1_state import RingState, Translation, Vm1State
 
 if TYPE_CHECKING:
     from tests.device.vfio_user_raw import RawClient
@@ -206,3 +206,23 @@ def test_a_mark_is_of_more_where_there_is_more_memory(host: DeviceHost, vm1: Vm1
 def test_shift(vm1: Vm1, end: int, shift: int) -> None:
     memory = (region(vm1.file(4096), end - 4096, 4096),)
     assert choose_shift(memory) == shift
+
+
+def test_behind_an_iommu_all_that_may_be_written_is_logged(host: DeviceHost, vm1: Vm1) -> None:
+    """Once as it is shown, once as it is taken back; by its guest-physical address."""
+    file = vm1.file(SIZE)
+    known = (
+        Translation(1 << 40, 4096, 3 << 15, file, 3 << 15, 2),
+        Translation((1 << 40) + 4096, 4096, 9 << 15, file, 9 << 15, 1),
+    )
+    vm = Migrating(vm1, translations=known)
+    with host.attached() as client:
+        activate(client, MARKS | 2)
+        publish(host, client, vm.state)
+        assert header(client)["dirty_offset"] == 0
+        assert vm.logged() == [3]
+        wait_until(lambda: vm.logged() == [3])
+        publish(host, client, dataclasses.replace(vm.state, translations=()))
+        assert vm.logged() == [3]
+        publish(host, client, dataclasses.replace(vm.state, translations=known[1:]))
+        assert vm.logged() == []

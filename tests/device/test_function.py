@@ -58,7 +58,7 @@ def test_registers(host: DeviceHost) -> None:
     with host.attached() as client:
         offsets = range(0, 0x30, 4)
         values = {offset: value for offset in offsets if (value := client.read32(offset))}
-        assert values == {0: MAGIC, 4: 0x10003, 8: 0x1000, 0xC: 0xFF000, 0x1C: RING_COUNT}
+        assert values == {0: MAGIC, 4: 0x10004, 8: 0x1000, 0xC: 0xFF000, 0x1C: RING_COUNT}
         assert client.read(0, 0, 8).payload[16:] == bytes(8)
         assert client.read(0, 2, 4).payload[16:] == bytes(4)
         assert client.read(0, 0, 4096 + 4).payload[16:] == bytes(4096) + b"VPCI"
@@ -89,7 +89,7 @@ def test_state_area(host: DeviceHost, vm1: Vm1) -> None:
         )
         shown = header(client)
         assert shown["generation"] == before + 2
-        assert (shown["magic"], shown["major"], shown["minor"]) == (MAGIC, 1, 3)
+        assert (shown["magic"], shown["major"], shown["minor"]) == (MAGIC, 1, 4)
         assert (shown["status"], shown["features"]) == (0b11, PACKED | 1)
         assert shown["memory_capacity"] >= 4096
         assert (shown["driver_offset"] % 4096, shown["driver_size"]) == (0, 4096)

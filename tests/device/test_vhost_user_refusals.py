@@ -91,7 +91,7 @@ def single(region: Region) -> bytes:
     return u64(0) + region.pack()
 
 
-@pytest.mark.parametrize("request_number", [0, 7, 19, 22, 23, 24, 25, 42, 99, 2**32 - 1])
+@pytest.mark.parametrize("request_number", [0, 7, 19, 23, 24, 25, 42, 99, 2**32 - 1])
 def test_u04_unknown_request(request_number: int) -> None:
     with running() as (server, front_end, _):
         refused(server, front_end, request_number, b"x" * 40)
@@ -362,7 +362,7 @@ def test_u26_channel_of_a_wrong_kind(kind: str) -> None:
         refused(server, front_end, Request.SET_BACKEND_REQ_FD, b"", [odd])
 
 
-def test_u26_channel_is_replaced_and_never_used() -> None:
+def test_u26_channel_is_replaced_and_not_used_without_an_iommu() -> None:
     with running() as (_, front_end, _):
         ours, theirs = socket.socketpair()
         with ours, theirs:

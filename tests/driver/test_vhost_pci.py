@@ -314,7 +314,7 @@ def test_a_device_that_is_gone(function: FakeFunction) -> None:
 def test_activate_and_close(function: FakeFunction) -> None:
     with VhostPci(function) as device:
         device.activate()
-        begun = [(Register.DRIVER_FEATURES, 1), (Register.DRIVER_STATUS, 1)]
+        begun = [(Register.DRIVER_FEATURES, 3), (Register.DRIVER_STATUS, 1)]
         assert function.writes == begun
         pid = struct.unpack("<I", function.state_area(DRIVER_OFFSET + 8, 4))[0]
         assert pid == os.getpid()

@@ -18,11 +18,11 @@ import numpy as np
 
 from driver.bus_memory import BusMemory
 from driver.device_ring import DescFlag, DeviceRing, Layout
+from driver.device_state import DirtyMap
 from driver.memory_map import MappedArea, MemoryMap
 from driver.offload import PLAIN
 from driver.offloads import Offloads
 from driver.split_ring import SplitRing
-from driver.vhost_pci import DirtyMap
 from guest.closing import Closing
 from guest.function import Area, RegionInfo
 from pmd.kernel import (

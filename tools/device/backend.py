@@ -25,9 +25,11 @@ from tools.vhost_user_abi import RING_INDEX_LIMIT, Feature, ProtocolFeature
 from tools.vhost_user_wire import hung_up, ready
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from tools.device.backend_session import Publish
     from tools.device.commit_area import CommitArea
-    from tools.device.vm1_state import Vm1State
+    from tools.device.vm1_state import Span, Vm1State
 
 logger = logging.getLogger(__name__)
 
@@ -117,6 +119,11 @@ class Backend:
             self._session.front_end.rings.rings[ring].broken = True
         if ring < len(self.state.rings) and self.state.rings[ring].error_fd >= 0:
             signal_eventfd(self.state.rings[ring].error_fd)
+
+    def miss(self, spans: Iterable[Span]) -> None:
+        """The driver lacks translations of these addresses: a new state will have the answer."""
+        if self._session and self._session.front_end.translated:
+            self._session.miss(spans)
 
     def open(self) -> None:
         """Listen, unless the endpoint is to be connected to. A dead server's socket is replaced.
@@ -225,6 +232,11 @@ class Backend:
             "offered": _names(Feature(self._offer.features & ~int(Feature.PROTOCOL_FEATURES))),
             "device_status": front_end.status if front_end else 0,
             "mtu": front_end.mtu if front_end else 0,
+            "iotlb": {
+                "entries": len(front_end.iotlb) if front_end else 0,
+                "forgotten": front_end.iotlb.forgotten if front_end else 0,
+                "misses": session.misses if session else 0,
+            },
             "memory": [
                 {
                     "bus": region.bus,

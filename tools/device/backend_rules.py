@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from tools.vhost_user_abi import (
     BASELINE_REGIONS,
     INFLIGHT,
+    IOTLB,
     LOG,
     MEMORY_HEADER,
     MEMORY_REGION,
@@ -62,6 +63,7 @@ class Reason(enum.StrEnum):
     FILE = "file"
     MEMORY = "memory"
     LOG = "log"
+    IOTLB = "iotlb"
 
 
 class RefusalError(Exception):
@@ -135,6 +137,8 @@ RULES: dict[int, Rule] = {
     Request.GET_QUEUE_NUM: Rule(answers=True),
     Request.SET_VRING_ENABLE: Rule(VRING_STATE.size),
     Request.SET_BACKEND_REQ_FD: Rule(fds=(1, 1), needs=ProtocolFeature.BACKEND_REQ),
+    # Some front-ends send what is behind the last field too.
+    Request.IOTLB_MSG: Rule(IOTLB.size, step=6, limit=32, needs=ProtocolFeature.BACKEND_REQ),
     Request.GET_INFLIGHT_FD: Rule(
         INFLIGHT.size,
         step=4,

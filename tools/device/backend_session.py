@@ -6,6 +6,7 @@ is, after the driver let go of it (docs/device.md 5.2).
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING
 
@@ -17,6 +18,7 @@ from tools.device.backend_rules import (
     judge,
     request_name,
 )
+from tools.device.misses import Misses
 from tools.device.vm1_state import RingState, Vm1State
 from tools.vhost_user_abi import U64, ProtocolFeature
 from tools.vhost_user_wire import Descriptors, WireError, pending, receive_async, send_async
@@ -24,10 +26,11 @@ from tools.vhost_user_wire import Descriptors, WireError, pending, receive_async
 if TYPE_CHECKING:
     import socket
     from collections import Counter
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
     from typing import TypeAlias
 
     from tools.device.backend_state import FrontEndState
+    from tools.device.vm1_state import Span
     from tools.vhost_user_wire import Message
 
     Publish: TypeAlias = Callable[[Vm1State], Awaitable[None]]
@@ -70,6 +73,11 @@ class Session:
         self._timeout_s = timeout_s
         self._nothing = self.shown
         self._lines = 0
+        self._lock = asyncio.Lock()
+        self._answering: asyncio.Task[None] | None = None
+        self._channel = -1
+        self._misses = Misses(front_end.iotlb.covers, front_end.refuse, self._answer)
+        front_end.asked = self._misses.permission
 
     async def run(self) -> None:
         """Serve until the front-end goes, or has to go; then let everything of it go."""
@@ -77,9 +85,64 @@ class Session:
             await self._commit()
             cause = await self._converse()
             logger.info("VM1's front-end is gone: %s", cause)
+            await self._end_answers()
             await self._show(self._nothing)
         finally:
+            await self._end_answers()
             self.front_end.close()
+
+    async def _end_answers(self) -> None:
+        self._misses.close()
+        if self._answering:
+            self._answering.cancel()
+            await asyncio.wait([self._answering])
+
+    def miss(self, spans: Iterable[Span]) -> None:
+        """Ask the front-end for what the driver misses; a new state answers, whatever comes."""
+        self.front_end.forget_refusals()
+        for span in spans:
+            self._misses.ask(span)
+        if not self._misses.outstanding:
+            self._answer()
+
+    @property
+    def misses(self) -> int:
+        """How many were asked for."""
+        return self._misses.count
+
+    def _answer(self) -> None:
+        """Show the driver what is known by now, as soon as nothing else is being shown."""
+        self.front_end.answers += 1
+        if self._answering is None:
+            self._answering = asyncio.create_task(self._show_answer())
+            self._answering.add_done_callback(self._answer_shown)
+
+    async def _show_answer(self) -> None:
+        async with self._lock:
+            await self._commit()
+            self._ask_for_rings()
+
+    def _answer_shown(self, task: asyncio.Task[None]) -> None:
+        self._answering = None
+        if task.cancelled():
+            return
+        if error := task.exception():
+            logger.error("the answer to a miss is not shown: %s", error)
+        elif self.front_end.answers != self.shown.answers and self.shown.connected:
+            self._answer()  # one more, while that was shown
+
+    def _completes_a_ring(self) -> bool:
+        """Whether the driver is to see one more started, and nothing is still to be answered."""
+        front_end, shown = self.front_end, self.shown.rings
+        waiting = [n for n, r in enumerate(front_end.rings.rings) if r.kicked > shown[n].started]
+        if self._misses.outstanding or not waiting:
+            return False
+        states = front_end.rings.states()
+        return any(states[number].started for number in waiting)
+
+    def _ask_for_rings(self) -> None:
+        for span in self.front_end.wanted():
+            self._misses.ask(span)
 
     async def _converse(self) -> str:
         """Serve messages; returns why no more."""
@@ -89,7 +152,8 @@ class Session:
                 if message is None:
                     return "it closed the connection"
                 with Descriptors(message.fds) as fds:
-                    await self._serve(message, fds)
+                    async with self._lock:
+                        await self._serve(message, fds)
         except (DisconnectError, WireError) as error:
             self._counters["disconnected"] += 1
             return f"disconnected, because it {error}"
@@ -112,8 +176,15 @@ class Session:
                 await self._reply(message, U64.pack(1))
             return
         fds.close()
-        if acknowledge or answer or self._urgent(rule):
+        if self.front_end.translated and self.front_end.channel != self._channel:
+            self._channel = self.front_end.channel
+            self._misses.open(self._channel)
+        # What answers one of several misses is shown with the last of them, and what nobody has
+        # asked for when somebody does.
+        waits = self.front_end.adds_only and not self._completes_a_ring()
+        if not waits and (acknowledge or answer or self._urgent(rule)):
             await self._commit()
+            self._ask_for_rings()
         if answer:
             answered = answer()
             payload, sent = answered if isinstance(answered, tuple) else (answered, ())

@@ -8,18 +8,22 @@ from __future__ import annotations
 
 import os
 import stat
+from collections import deque
 from typing import TYPE_CHECKING
 
+from driver.state_area import MISS_CAPACITY
 from tools.device import backend_rules as rules
 from tools.device.backend_rules import Reason, RefusalError
 from tools.device.commit_area import COMMIT_SIZE
 from tools.device.dirty_log import Log, check_log, make_log
+from tools.device.iotlb import Iotlb, TranslatedTable
 from tools.device.memory_table import MemoryTable, RegionDescription, is_sealed
 from tools.device.offer import MTU_MIN
 from tools.device.ring_set import RingSet
-from tools.device.vm1_state import Vm1State
+from tools.device.vm1_state import Span, Vm1State
 from tools.vhost_user_abi import (
     INFLIGHT,
+    IOTLB,
     LOG,
     MEMORY_HEADER,
     MEMORY_REGION,
@@ -28,11 +32,14 @@ from tools.vhost_user_abi import (
     U64,
     DeviceStatus,
     Feature,
+    IotlbKind,
     ProtocolFeature,
     Request,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from tools.device.commit_area import CommitArea
     from tools.device.offer import Offer
     from tools.device.ring_set import Answer, Handler
@@ -45,6 +52,10 @@ class FrontEndState:
     Owns every descriptor it took. Those it needs no longer are in `released`: whoever shows the
     state to the driver closes them afterwards. What an operator should know is in `notes`, until
     somebody logs it. `close` ends it. Not to be shared by threads.
+
+    iotlb: what is known of VM1's I/O virtual addresses; asked tells with which permission an
+    address was asked for. adds_only: the last message took nothing from the driver. answers: how
+    often all misses were answered.
 
     Args:
         queue_pairs: How many the device has, 1 to 128.
@@ -63,6 +74,11 @@ class FrontEndState:
         self.features: int | None = None
         self.protocol_features = ProtocolFeature(0)
         self.status = 0
+        self.iotlb = Iotlb()
+        self.asked: Callable[[int, int], int] = lambda _address, _size: 0
+        self.adds_only = False
+        self.answers = 0
+        self._refused: deque[Span] = deque(maxlen=MISS_CAPACITY)
         self._logging = False
         self._log: Log | None = None
         self._backend_channel = -1
@@ -74,6 +90,7 @@ class FrontEndState:
             Request.RESET_OWNER: self._reset_owner,
             Request.SET_MEM_TABLE: self._set_memory_table,
             Request.SET_LOG_BASE: self._set_log,
+            Request.IOTLB_MSG: self._take_iotlb,
             Request.GET_PROTOCOL_FEATURES: self._get_protocol_features,
             Request.SET_PROTOCOL_FEATURES: self._set_protocol_features,
             Request.GET_QUEUE_NUM: self._get_queue_count,
@@ -101,7 +118,13 @@ class FrontEndState:
         Raises:
             RefusalError: Nothing has changed.
         """
+        self.adds_only = False
         return self._handlers[message.request](message, fds)
+
+    @property
+    def translated(self) -> bool:
+        """Whether VM1's bus addresses are I/O virtual."""
+        return bool((self.features or 0) & Feature.ACCESS_PLATFORM)
 
     def vm1_state(self) -> Vm1State:
         """What the driver may know now."""
@@ -115,6 +138,9 @@ class FrontEndState:
             mtu=self.mtu if self.accepted & Feature.NET_MTU else 0,
             logging=self._logging,
             log=self._log,
+            translations=self.iotlb.translations(self.table).all if self.translated else None,
+            refused=tuple(self._refused) if self.translated else (),
+            answers=self.answers,
         )
 
     def note_stops(self, before: Vm1State, after: Vm1State) -> None:
@@ -145,6 +171,10 @@ class FrontEndState:
         if unknown := features & ~self._offer.features:
             text = f"accepts features {unknown:#x}, which were not offered"
             raise RefusalError(Reason.FEATURES, text, must_tell=True)
+        channel = ProtocolFeature.BACKEND_REQ | ProtocolFeature.REPLY_ACK
+        if features & Feature.ACCESS_PLATFORM and channel & ~self.protocol_features:
+            text = "accepts ACCESS_PLATFORM, and could not be asked for translations"
+            raise RefusalError(Reason.FEATURES, text, must_tell=True)
         logging, features = bool(features & Feature.LOG_ALL), features & ~int(Feature.LOG_ALL)
         # QEMU says the same again for each of its queue pairs while the first ones run.
         if features != self.features and self.rings.started:
@@ -152,6 +182,7 @@ class FrontEndState:
             raise RefusalError(Reason.RING_STARTED, text, must_tell=True)
         self.features = features
         self.rings.take_features(features)
+        self._choose_table()
         self._logging = logging
         return None
 
@@ -188,6 +219,8 @@ class FrontEndState:
         self.rings.stop_all()
         self.features = None
         self.rings.take_features(None)
+        self.iotlb.clear()
+        self._choose_table()
         self._logging = False
         self.status = 0
         return None
@@ -222,6 +255,49 @@ class FrontEndState:
         self._release(self._backend_channel)
         self._backend_channel = fds.take(fd)
         return None
+
+    # -- I/O virtual addresses: docs/device.md 5.8 --
+
+    @property
+    def channel(self) -> int:
+        """The socket on which the front-end can be asked; -1: it gave none."""
+        return self._backend_channel
+
+    def refuse(self, span: Span) -> None:
+        """VM1's IOMMU has nothing there."""
+        self._refused.append(span)
+
+    def forget_refusals(self) -> None:
+        """Whoever asks again is answered anew."""
+        self._refused.clear()
+
+    def wanted(self) -> list[Span]:
+        """What the rings need that VM1 has kicked, but for what was refused."""
+        spans = self.rings.spans() if self.translated else []
+        return [each for each in spans if not any(map(each.overlaps, self._refused))]
+
+    def _take_iotlb(self, message: Message, _fds: Descriptors) -> Answer:
+        iova, size, user, permission, kind = IOTLB.unpack_from(message.payload)
+        places = [(span.address, span.length) for span in self.rings.spans()]
+        if kind == IotlbKind.INVALIDATE:
+            self.iotlb.invalidate(iova, size, places)
+            return None
+        if kind != IotlbKind.UPDATE:
+            raise RefusalError(Reason.VALUE, f"says {kind} of the IOTLB")
+        if not self.translated:
+            raise RefusalError(Reason.NOT_NEGOTIATED, "needs ACCESS_PLATFORM")
+        if not self.table.covers_user(user, size):
+            raise RefusalError(Reason.IOTLB, f"translates {iova:#x} to what is not VM1's memory")
+        # QEMU permits both, whatever it was asked for: what was looked up is what is permitted.
+        permission = permission & self.asked(iova, size) or permission
+        self.adds_only = not self.iotlb.update(iova, size, user, permission, places)
+        for old in filter(Span(iova, size, permission).overlaps, tuple(self._refused)):
+            self._refused.remove(old)
+        return None
+
+    def _choose_table(self) -> None:
+        table = self.table
+        self.rings.take_table(TranslatedTable(self.iotlb, table) if self.translated else table)
 
     # -- migration --
 
@@ -314,8 +390,10 @@ class FrontEndState:
                     "if its owner truncates it, the driver loses the channel"
                 )
         self.released.extend(before - after)
+        if not set(self.table.regions) <= set(table.regions):
+            self.iotlb.clear()  # user addresses may be of other memory now
         self.table = table
-        self.rings.take_table(table)
+        self._choose_table()
 
     def _release(self, fd: int) -> None:
         if fd >= 0:

@@ -23,6 +23,7 @@ from tools.device.function import VhostPciDevice
 from tools.device.offer import MTU_MAX, MTU_MIN, NAMES, Offer
 from tools.device.unix_socket import UnixListener
 from tools.device.vfio_user_server import VfioUserServer
+from tools.device.vm1_state import Span
 
 log = logging.getLogger("tools.device")
 
@@ -85,8 +86,11 @@ async def _serve(
     def queue_error(ring: int) -> None:
         backend.error(ring)
 
+    def missed(spans: list[Span]) -> None:
+        backend.miss(spans)
+
     with contextlib.ExitStack() as stack:
-        device = _device(queue_pairs, queue_error)
+        device = _device(queue_pairs, queue_error, missed)
         stack.callback(device.close)
         backend = Backend(endpoint, queue_pairs, device.publish, device.commits, offer=offer)
         backend.open()
@@ -118,9 +122,13 @@ async def _serve(
             task.result()
 
 
-def _device(queue_pairs: int, queue_error: Callable[[int], None]) -> VhostPciDevice:
+def _device(
+    queue_pairs: int,
+    queue_error: Callable[[int], None],
+    missed: Callable[[list[Span]], None],
+) -> VhostPciDevice:
     try:
-        return VhostPciDevice(2 * queue_pairs, queue_error)
+        return VhostPciDevice(2 * queue_pairs, queue_error, missed)
     except OSError as error:
         raise VhostPciError("make", "BAR 0", errno_text(error)) from error
 

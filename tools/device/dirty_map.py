@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from driver.state_area import DIRTY_SHIFT_MIN, DriverStatus
+from driver.state_area import DIRTY_SHIFT_MIN, DriverStatus, Permission
 from tools.device.ring_layout import layout_of
 from tools.device.state_writer import DIRTY_SIZE
 
@@ -61,7 +61,9 @@ class DirtyMap:
 
     def begin(self, state: Vm1State) -> None:
         """A state is about to be shown: choose what a mark is of."""
-        former, self.shift = self.shift, choose_shift(state.memory) if state.logging else 0
+        # Marks are of bus addresses, the log of guest-physical ones.
+        marked = state.logging and state.translations is None
+        former, self.shift = self.shift, choose_shift(state.memory) if marked else 0
         if not former:
             self._driver.unmarked = False
         self._all |= bool(former and self.shift and former != self.shift)
@@ -94,6 +96,7 @@ class DirtyMap:
         try:
             for state in states:
                 _mark_rings(target, state)
+                _mark_translations(target, state)
             if self._all:
                 for region in (each for state in states for each in state.memory):
                     target.mark(region.bus, region.size)
@@ -142,6 +145,8 @@ def runs(marks: npt.NDArray[np.intp]) -> Iterator[tuple[int, int]]:
 
 def _mark_rings(target: Log, state: Vm1State) -> None:
     """Mark what a driver writes of the rings that run, whether it did or not."""
+    if state.translations is not None:
+        return
     layout = layout_of(state.features)
     for ring in (each for each in state.rings if each.started):
         for bus, part in zip((ring.desc, ring.driver, ring.device), layout.parts, strict=True):
@@ -150,3 +155,10 @@ def _mark_rings(target: Log, state: Vm1State) -> None:
         if ring.log is not None:
             used = layout.parts[2]
             target.mark(ring.log, used.fixed + used.each * ring.size)
+
+
+def _mark_translations(target: Log, state: Vm1State) -> None:
+    """Mark all that a driver could have written by I/O virtual addresses, rings among it."""
+    for each in state.translations or ():
+        if each.permission & Permission.WRITE:
+            target.mark(each.physical, each.size)

@@ -19,8 +19,8 @@ class DriverWatch:
     """DRIVER_STATUS, DRIVER_FEATURES and ACK.
 
     Thread rule: the event loop's. marks: the driver marks what it writes to VM1's memory
-    (docs/device.md 5.7). unmarked: one may have written without a mark, and is no longer active;
-    whoever looks at it sets it back.
+    (docs/device.md 5.7). translates: it reports misses (5.8). unmarked: one may have written
+    without a mark, and is no longer active; whoever looks at it sets it back.
 
     Args:
         heartbeat: Reads the driver area's heartbeat.
@@ -34,18 +34,26 @@ class DriverWatch:
         self.status = DriverStatus.DETACHED
         self.acknowledged: int | None = None
         self.marks = False
+        self.translates = False
         self.unmarked = False
 
     def set_features(self, features: int) -> None:
         """DRIVER_FEATURES was written; an active driver cannot change them."""
         if self.status == DriverStatus.DETACHED:
             self.marks = bool(features & DriverFeature.MARKS)
+            self.translates = bool(features & DriverFeature.TRANSLATES)
+
+    @property
+    def features(self) -> DriverFeature:
+        """DRIVER_FEATURES as it reads."""
+        marks = DriverFeature.MARKS if self.marks else DriverFeature(0)
+        return marks | (DriverFeature.TRANSLATES if self.translates else 0)
 
     def lose(self) -> None:
         """The driver is gone without having said so."""
         self.unmarked |= self.status == DriverStatus.ACTIVE
         self.set_status(DriverStatus.DETACHED)
-        self.marks = False
+        self.marks = self.translates = False
 
     def set_status(self, status: DriverStatus) -> None:
         """DRIVER_STATUS was written."""

@@ -21,6 +21,7 @@ from driver.state_area import (
     QUEUE_COUNT_MAX,
     RING,
     WINDOW_RW,
+    Register,
     RingFlag,
     Status,
 )
@@ -42,12 +43,13 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from tools.device.vm1_state import RingState
+    from tools.device.vm1_state import RingState, Span
 
 log = logging.getLogger(__name__)
 
 # A dynamic client sees extension windows below this; stock QEMU refuses more than 100 regions.
 REGION_COUNT_DYNAMIC = 32
+SERIAL_MASK = 0xFFFF_FFFF
 VM1_AWAY = Vm1State(connected=False, features=0, memory=(), rings=())
 
 
@@ -69,12 +71,18 @@ class VhostPciDevice:
     Args:
         ring_count: Entries of the ring table, 1 to 512.
         queue_error: Called with a ring that the driver has quarantined.
+        missed: Called with what the driver lacks translations of.
 
     Raises:
         OSError: No memory for BAR 0.
     """
 
-    def __init__(self, ring_count: int, queue_error: Callable[[int], None]) -> None:
+    def __init__(
+        self,
+        ring_count: int,
+        queue_error: Callable[[int], None],
+        missed: Callable[[list[Span]], None] = lambda _spans: None,
+    ) -> None:
         if not 0 < ring_count <= QUEUE_COUNT_MAX:
             raise ValueError(f"{ring_count} rings")
         self.config = PciConfig()
@@ -91,7 +99,11 @@ class VhostPciDevice:
         )
         self._dirty = DirtyMap(self._writer, self._driver)
         self._kicks = KickWatch(self._kicked)
-        self._registers = Registers(ring_count, self._driver, self._kicks, queue_error)
+        further: dict[int, Callable[[int], None]] = {
+            Register.DRIVER_FEATURES: self._set_driver_features,
+            Register.MISS: lambda count: missed(self._writer.misses(count)),
+        }
+        self._registers = Registers(ring_count, self._driver, self._kicks, queue_error, further)
         self._vm1 = VM1_AWAY
         self._layout = EMPTY_LAYOUT
         self._frozen: tuple[Window, ...] | None = None
@@ -100,6 +112,7 @@ class VhostPciDevice:
         self._events = False
         self._publishing = asyncio.Lock()
         self._kick_interrupts = 0
+        self._window_serial = 0
         self.config.set_bar(Region.BAR0, BAR0_SIZE, prefetchable=False)
         self.config.set_bar(COMMIT_REGION, COMMIT_SIZE, prefetchable=False)
         self._show()
@@ -142,7 +155,8 @@ class VhostPciDevice:
         windows = self._frozen
         if windows is None:
             windows = choose_windows(memory, self.region_count)
-        self._layout = lay_out(memory, windows)
+        former, self._layout = self._layout, lay_out(memory, windows)
+        self._window_serial += self._layout.shown != former.shown
         for region in self._layout.left_out:
             log.warning("VM1's %d bytes of memory at %#x are in no window", region.size, region.bus)
         status = Status.CONNECTED if self._vm1.connected else Status(0)
@@ -150,6 +164,10 @@ class VhostPciDevice:
         if not self._dynamic and (self._layout.left_out or self._has_other_commits()):
             status |= Status.REPLUG
             rings = ()
+        translations = self._vm1.translations
+        if translations is not None and not self._driver.translates:
+            status |= Status.UNTRANSLATED
+            rings, translations = (), ()
         if any(ring.started for ring in rings):
             status |= Status.RUNNING
         window = self._layout.window(WINDOW_RW)
@@ -158,11 +176,18 @@ class VhostPciDevice:
             status,
             self._vm1.features,
             ring_table(rings, self._writer.ring_count, packed=layout_of(self._vm1.features).packed),
-            self._layout.memory_table(),
+            self._layout.memory_table(translations),
             mtu=self._vm1.mtu,
             dirty_shift=self._dirty.shift,
+            refused=self._vm1.refused,
+            window_serial=self._window_serial & SERIAL_MASK,
         )
         self.interrupts.signal(Irq.MSI, 0)
+
+    def _set_driver_features(self, value: int) -> None:
+        self._driver.set_features(value)
+        if self._vm1.translations is not None:
+            self._show()
 
     def _has_other_commits(self) -> bool:
         """Whether packed rings need another commit area than a static client has mapped."""
@@ -210,6 +235,8 @@ class VhostPciDevice:
         self._kicks.disarm_all()
         self.interrupts.release(Irq.MSI)
         self.config.reset()
+        if self._vm1.translations is not None:
+            self._show()  # the next driver may be one that does not translate
 
     @property
     def region_count(self) -> int:

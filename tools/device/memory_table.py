@@ -45,13 +45,24 @@ class MemoryTable:
         """The descriptors the regions' files are open by."""
         return frozenset(region.file.fd for region in self.regions)
 
-    def bus_address(self, user: int, size: int) -> int | None:
-        """The bus address of size bytes at a user address, if one region covers them all."""
+    def bus_address(self, user: int, size: int, *, write: bool = False) -> int | None:  # noqa: ARG002 - all of it may be written
+        """The bus address of size bytes at a user address, if one region covers them all.
+
+        write: they have to be writable; all are.
+        """
         for region in self.regions:
             offset = user - region.user
             if 0 <= offset <= region.size - size:
                 return region.bus + offset
         return None
+
+    def covers_user(self, user: int, size: int) -> bool:
+        """Whether regions cover all of size bytes at a user address."""
+        parts = (
+            min(user + size, region.user + region.size) - max(user, region.user)
+            for region in self.regions
+        )
+        return sum(part for part in parts if part > 0) == size
 
     def locate(self, bus: int, size: int) -> tuple[MemoryFile, int] | None:
         """File and file offset of size bytes at a bus address, if one region covers them all."""

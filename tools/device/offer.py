@@ -32,6 +32,7 @@ RINGS = (
     Feature.RING_PACKED,
     Feature.IN_ORDER,
     Feature.ANY_LAYOUT,
+    Feature.ACCESS_PLATFORM,
 )
 SEGMENTS = (
     Feature.NET_CSUM,

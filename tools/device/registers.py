@@ -11,7 +11,6 @@ from driver.state_area import (
     MAGIC,
     VERSION_MAJOR,
     VERSION_MINOR,
-    DriverFeature,
     DriverStatus,
     Register,
 )
@@ -19,7 +18,7 @@ from tools.device.eventfd import signal_eventfd
 from tools.device.state_writer import STATE_OFFSET, STATE_SIZE
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Mapping, Sequence
 
     from tools.device.driver_watch import DriverWatch
     from tools.device.kicks import KickWatch
@@ -38,9 +37,10 @@ class Registers:
 
     Args:
         ring_count: QUEUE_COUNT.
-        driver: Takes DRIVER_STATUS, DRIVER_FEATURES and ACK.
+        driver: Takes DRIVER_STATUS and ACK, and DRIVER_FEATURES if nobody else does.
         kicks: Takes KICK_ARM.
         queue_error: Called with the ring of a QUEUE_ERROR.
+        further: What takes the values of other registers, by offset.
     """
 
     def __init__(
@@ -49,6 +49,7 @@ class Registers:
         driver: DriverWatch,
         kicks: KickWatch,
         queue_error: Callable[[int], None],
+        further: Mapping[int, Callable[[int], None]],
     ) -> None:
         self._ring_count = ring_count
         self._driver = driver
@@ -71,6 +72,7 @@ class Registers:
             Register.QUEUE_ERROR: self._write_queue_error,
             Register.KICK_ARM: self._write_kick_arm,
             Register.DRIVER_FEATURES: driver.set_features,
+            **further,
         }
 
     def take(self, rings: Sequence[RingState]) -> None:
@@ -84,7 +86,7 @@ class Registers:
         if offset == Register.DRIVER_STATUS:
             return struct.pack("<I", self._driver.status)
         if offset == Register.DRIVER_FEATURES:
-            return struct.pack("<I", DriverFeature.MARKS if self._driver.marks else 0)
+            return struct.pack("<I", self._driver.features)
         return struct.pack("<I", self._constants.get(offset, 0))
 
     def write(self, offset: int, data: bytes) -> None:

@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING, NamedTuple
 from tools.vhost_user_abi import RING_SIZE_MAX, Feature
 
 if TYPE_CHECKING:
+    from typing import TypeAlias
+
+    from tools.device.iotlb import TranslatedTable, Translations
     from tools.device.memory_table import MemoryTable
+
+    AddressTable: TypeAlias = MemoryTable | TranslatedTable | Translations
 
 INDEX_MASK = 0x7FFF  # of a packed ring's position; above it is the wrap counter (2.8.1)
 WRAP_SHIFT = 15
@@ -53,15 +58,18 @@ class RingLayout:
         return f"base {base:#x}, which names descriptor {max(indices)}" if beyond else ""
 
     def resolve(
-        self, addresses: tuple[int, int, int], table: MemoryTable, size: int
+        self, addresses: tuple[int, int, int], table: AddressTable, size: int
     ) -> tuple[int, int, int] | None:
-        """Bus addresses of the parts at these user addresses; None if any is out of place.
+        """Bus addresses of the parts at these addresses; None if any is out of place.
+
+        The addresses are VM1's VMM's, or I/O virtual where the table is of those.
 
         A region need not be aligned, so the bus address is judged too.
         """
         found = []
         for address, part in zip(addresses, self.parts, strict=True):
-            bus = table.bus_address(address, part.fixed + part.each * size)
+            length = part.fixed + part.each * size
+            bus = table.bus_address(address, length, write=part.written)
             if bus is None or bus % part.alignment:
                 return None
             found.append(bus)

@@ -8,15 +8,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, TypeAlias
 
 from tools.device.backend_rules import Reason, RefusalError
+from tools.device.iotlb import Translations
 from tools.device.memory_table import MemoryTable
 from tools.device.ring_layout import PACKED, SPLIT, RingLayout, layout_of
 from tools.device.rings import Ring, check_alignment, leave, may_begin, parse_event
+from tools.device.vm1_state import Span
 from tools.vhost_user_abi import VRING_ADDRESS, VRING_LOG, VRING_STATE, Feature, Request
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from tools.device.commit_area import CommitArea
+    from tools.device.ring_layout import AddressTable
     from tools.device.vm1_state import RingState, Vm1State
     from tools.vhost_user_wire import Descriptors, Message
 
@@ -47,7 +50,7 @@ class RingSet:
         self._commits = commits
         self._released = released
         self._notes = notes
-        self._table = MemoryTable()
+        self._table: AddressTable = MemoryTable()
         self._features: int | None = None
         self.resumes = False
         self.handlers: dict[int, Handler] = {
@@ -72,14 +75,28 @@ class RingSet:
     def states(self) -> tuple[RingState, ...]:
         """What the driver may know of each."""
         # A ring needs accepted features: what its descriptors mean depends on them.
-        table = self._table if self._features is not None else MemoryTable()
+        table: AddressTable = self._table if self._features is not None else MemoryTable()
         always = not (self._features or 0) & Feature.PROTOCOL_FEATURES
         layout = layout_of(self._features or 0)
         return tuple(ring.state(table, layout, always_enabled=always) for ring in self.rings)
 
-    def take_table(self, table: MemoryTable) -> None:
+    def take_table(self, table: AddressTable) -> None:
         """VM1's memory is another."""
         self._table = table
+
+    @property
+    def _translated(self) -> bool:
+        return not isinstance(self._table, MemoryTable)
+
+    def spans(self) -> list[Span]:
+        """The memory of the rings that VM1 has kicked, by the addresses that it gave."""
+        layout = layout_of(self._features or 0)
+        return [
+            Span(address, part.fixed + part.each * ring.size, 3 if part.written else 1)
+            for ring in self.rings
+            if ring.kicked and ring.addresses and not layout.size_fault(ring.size)
+            for address, part in zip(ring.addresses, layout.parts, strict=True)
+        ]
 
     def take_features(self, features: int | None) -> None:
         """VM1's driver accepted these; None: none any more.
@@ -93,7 +110,10 @@ class RingSet:
 
     def note_stops(self, before: Vm1State, after: Vm1State) -> None:
         """Remember where each ring stands that ended between two states the driver has seen."""
-        table, layout = MemoryTable(before.memory), layout_of(before.features)
+        table: AddressTable = MemoryTable(before.memory)
+        if before.translations is not None:
+            table = Translations(before.translations)
+        layout = layout_of(before.features)
         for index, ring in enumerate(self.rings):
             old, new = before.rings[index], after.rings[index]
             if not old.started or new.started:
@@ -103,7 +123,7 @@ class RingSet:
                 self._notes.append(f"ring {index}: nobody knows where it stands")
             else:
                 ring.base = position
-            if ring.kicked:
+            if ring.kicked and not self._translated:
                 self._notes.append(f"ring {index} is stopped: its memory was taken away")
 
     def stop_all(self) -> None:
@@ -162,7 +182,9 @@ class RingSet:
             raise RefusalError(Reason.VALUE, f"has unknown flags {flags:#x}")
         addresses = (desc, avail, used)
         check_alignment(addresses, self._layouts()[0])  # of both, split asks for less
-        if self._table.regions and not any(
+        # I/O virtual ones are not known yet.
+        known = isinstance(self._table, MemoryTable) and self._table.regions
+        if known and not any(
             layout.resolve(addresses, self._table, ring.size or 1) for layout in self._layouts()
         ):
             raise RefusalError(Reason.RING_ADDRESS, f"puts ring {index} outside VM1's memory")
@@ -202,7 +224,7 @@ class RingSet:
         self._release(ring.kick_fd)
         ring.kick_fd = self._keep(fds, fd)
         ring.kicked = True
-        if not self.states()[index].started:
+        if not self.states()[index].started and not self._translated:
             self._notes.append(f"ring {index} was kicked, and cannot start: it is not set up")
         return None
 

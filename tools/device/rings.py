@@ -20,8 +20,7 @@ from tools.device.vm1_state import RingState
 from tools.vhost_user_abi import EVENT_INDEX_MASK, EVENT_NO_DESCRIPTOR, U64
 
 if TYPE_CHECKING:
-    from tools.device.memory_table import MemoryTable
-    from tools.device.ring_layout import RingLayout
+    from tools.device.ring_layout import AddressTable, RingLayout
     from tools.vhost_user_wire import Descriptors
 
 SERIAL_MASK = 0xFFFF_FFFF
@@ -32,7 +31,7 @@ USED_INDEX_OFFSET = 2  # struct virtq_used: le16 flags, le16 idx (2.7.8)
 class Ring:
     """One ring of the connection. The descriptors belong to the connection's state. -1: none.
 
-    addresses: user addresses of the parts of descriptors, of the driver, of the device.
+    addresses: of the parts of descriptors, of the driver, of the device: user or I/O virtual ones.
     log: the bus address at which what is written to the last is to be logged.
     base: as SET_VRING_BASE gave it; after a stop, where the ring stood.
     kicked: a kick eventfd came, or word that there is none, and nothing has stopped the ring since.
@@ -51,7 +50,7 @@ class Ring:
     call_serial: int = 0
     broken: bool = False
 
-    def state(self, table: MemoryTable, layout: RingLayout, *, always_enabled: bool) -> RingState:
+    def state(self, table: AddressTable, layout: RingLayout, *, always_enabled: bool) -> RingState:
         """What the driver sees: all of a started ring, nothing of any other (docs/device.md 5.3).
 
         Size and base are judged once more: features may have come after them.
@@ -136,7 +135,7 @@ def parse_event(payload: bytes, fds: Descriptors) -> tuple[int, int]:
 
 
 def leave(
-    ring: RingState, table: MemoryTable, layout: RingLayout, words: tuple[int, int]
+    ring: RingState, table: AddressTable, layout: RingLayout, words: tuple[int, int]
 ) -> int | None:
     """Where a stopped ring stands, as SET_VRING_BASE would give it; None if nobody knows any more.
 
@@ -159,13 +158,13 @@ def leave(
     return both_halves(standing.position)
 
 
-def may_begin(desc: int, size: int, base: int, table: MemoryTable) -> bool:
+def may_begin(desc: int, size: int, base: int, table: AddressTable) -> bool:
     """Whether a packed ring of VM1's, its descriptors at a bus address, could stand at its base."""
     descriptors = _read(desc, DESC.size * size, table)
     return descriptors is None or may_stand_at(descriptors, base & HALF_MASK)
 
 
-def _read(bus: int, size: int, table: MemoryTable) -> bytes | None:
+def _read(bus: int, size: int, table: AddressTable) -> bytes | None:
     """Bytes of VM1's memory; None if they cannot be read."""
     place = table.locate(bus, size)
     if place is None:
@@ -178,7 +177,7 @@ def _read(bus: int, size: int, table: MemoryTable) -> bytes | None:
     return data if len(data) == size else None
 
 
-def _write(bus: int, data: bytes, table: MemoryTable) -> None:
+def _write(bus: int, data: bytes, table: AddressTable) -> None:
     """Store bytes in VM1's memory, where they can be."""
     place = table.locate(bus, len(data))
     if place is not None:

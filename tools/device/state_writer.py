@@ -2,7 +2,7 @@
 
 docs/device.md 5. The memory is shared with whoever drives the function, so the device builds every
 state in private memory and copies it out; of what is shared it reads what the driver writes only,
-which lies behind the tables: the driver area and the dirty map.
+which lies behind the tables: the driver area, the miss table and the dirty map.
 """
 
 from __future__ import annotations
@@ -22,21 +22,28 @@ from driver.state_area import (
     HEADER,
     MAGIC,
     MEMORY,
+    MISS,
+    MISS_CAPACITY,
     PAGE_SIZE,
     RING,
     VERSION_MAJOR,
     VERSION_MINOR,
 )
 from tools.device.commit_area import COMMIT_SIZE
+from tools.device.vm1_state import Span
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy.typing as npt
 
 BAR0_SIZE = 1 << 20
 STATE_OFFSET = PAGE_SIZE
 STATE_SIZE = BAR0_SIZE - STATE_OFFSET
 RING_OFFSET = HEADER.itemsize
+REFUSED_SIZE = MISS_CAPACITY * MISS.itemsize
 DRIVER_OFFSET = (256 << 10) - STATE_OFFSET - DRIVER.itemsize
+MISS_OFFSET = DRIVER_OFFSET + DRIVER.itemsize
 DIRTY_SIZE = 512 << 10
 DIRTY_OFFSET = STATE_SIZE - DIRTY_SIZE
 
@@ -60,7 +67,8 @@ class StateWriter:
 
     def __init__(self, ring_count: int) -> None:
         self.ring_count = ring_count
-        self._memory_offset = RING_OFFSET + ring_count * RING.itemsize
+        self._refused_offset = RING_OFFSET + ring_count * RING.itemsize
+        self._memory_offset = self._refused_offset + REFUSED_SIZE
         self.memory_capacity = (DRIVER_OFFSET - self._memory_offset) // MEMORY.itemsize
         self.generation = 0
         flags = os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING
@@ -83,6 +91,8 @@ class StateWriter:
         *,
         mtu: int = 0,
         dirty_shift: int = 0,
+        refused: Sequence[Span] = (),
+        window_serial: int = 0,
     ) -> int:
         """Publish a state; returns its generation, which is even.
 
@@ -93,6 +103,8 @@ class StateWriter:
             memory: at most memory_capacity items of dtype MEMORY, sorted by bus address.
             mtu: VM1's, 0 if it was told none.
             dirty_shift: the dirty map's, 0 while nothing is to be marked.
+            refused: what VM1's IOMMU does not have; at most MISS_CAPACITY.
+            window_serial: changes with the windows.
         """
         odd, even = (self.generation + 1) & 0xFFFFFFFF, (self.generation + 2) & 0xFFFFFFFF
         image = np.zeros(DRIVER_OFFSET, dtype=np.uint8)
@@ -110,6 +122,10 @@ class StateWriter:
         if dirty_shift:
             header["dirty_offset"], header["dirty_size"] = DIRTY_OFFSET, DIRTY_SIZE
             header["dirty_shift"] = dirty_shift
+        header["miss_offset"], header["miss_capacity"] = MISS_OFFSET, MISS_CAPACITY
+        header["refused_offset"], header["refused_count"] = self._refused_offset, len(refused)
+        header["window_serial"] = window_serial
+        self._place(image, self._refused_offset, _rows(refused), MISS_CAPACITY)
         self._place(image, RING_OFFSET, rings, self.ring_count)
         self._place(image, self._memory_offset, memory, self.memory_capacity)
         # docs/device.md 5.2. Each step is a store or a memcpy inside a call into C, so the compiler
@@ -154,6 +170,14 @@ class StateWriter:
         marks[found] = 0
         return found
 
+    def misses(self, count: int) -> list[Span]:
+        """The first count rows of the miss table, each read once: hostile input."""
+        start = STATE_OFFSET + MISS_OFFSET
+        count = min(count, MISS_CAPACITY)
+        copied = self._map[start : start + count * MISS.itemsize]
+        rows = MISS.rows(copied, count, MISS.itemsize)
+        return [Span(*row) for row in rows if row[-1] in (1, 2, 3)]
+
     def read(self, offset: int, count: int) -> bytes:
         """Trapped read: what the client could read through its own mapping (offset in BAR 0)."""
         return self._map[offset : offset + count]
@@ -170,3 +194,10 @@ class StateWriter:
         if not self._map.closed:
             self._map.close()
             os.close(self.fd)
+
+
+def _rows(spans: Sequence[Span]) -> npt.NDArray[np.void]:
+    table = np.zeros(len(spans), dtype=MISS)
+    for row, span in zip(table, spans, strict=True):
+        row["address"], row["length"], row["permission"] = span
+    return table

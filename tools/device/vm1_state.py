@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
     from tools.device.dirty_log import Log
@@ -37,6 +37,34 @@ class MemoryRegion:
 
 
 @dataclass(frozen=True, slots=True)
+class Translation:
+    """size bytes of I/O virtual addresses from bus on, at file_offset of a file.
+
+    physical: the guest-physical address. permission: 1 read, 2 write.
+    """
+
+    bus: int
+    size: int
+    physical: int
+    file: MemoryFile
+    file_offset: int
+    permission: int
+
+
+class Span(NamedTuple):
+    """I/O virtual addresses and what is wanted of them: permission 1 read, 2 write."""
+
+    address: int
+    length: int
+    permission: int
+
+    def overlaps(self, other: Span) -> bool:
+        """Whether they share an address."""
+        begin = max(self.address, other.address)
+        return begin < min(self.address + self.length, other.address + other.length)
+
+
+@dataclass(frozen=True, slots=True)
 class RingState:
     """One ring, addresses already turned into bus addresses and checked. -1: no such eventfd.
 
@@ -63,7 +91,9 @@ class Vm1State:
 
     commit_serial: of the commit area's file. resumes: the front-end kept it (docs/device.md 5.6).
     mtu: what VM1 was told and accepted, else 0. logging: changed memory is to be marked;
-    in the log, as soon as there is one.
+    in the log, as soon as there is one. translations: what is known of VM1's I/O virtual addresses,
+    sorted; None: bus addresses are guest-physical. refused: what VM1's IOMMU was asked for and
+    does not have. answers: changes with each answer to a driver's misses (docs/device.md 5.8).
     """
 
     connected: bool
@@ -75,3 +105,6 @@ class Vm1State:
     mtu: int = 0
     logging: bool = False
     log: Log | None = None
+    translations: tuple[Translation, ...] | None = None
+    refused: tuple[Span, ...] = ()
+    answers: int = 0

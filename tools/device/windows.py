@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
-    from tools.device.vm1_state import MemoryFile, MemoryRegion
+    from tools.device.vm1_state import MemoryFile, MemoryRegion, Translation
 
     FileKey = tuple[int, int, bool]
 
@@ -88,6 +88,11 @@ class Layout:
         """An open file for a window; None while VM1 grants nothing of it."""
         return next((entry.file for entry in self.entries if entry.window == window), None)
 
+    @property
+    def shown(self) -> tuple[tuple[Window, tuple[Area, ...]], ...]:
+        """What a driver can map: as long as this is equal, what it has mapped is right."""
+        return tuple((window, self.areas(window)) for window in self.windows)
+
     def areas(self, window: Window) -> tuple[Area, ...]:
         """What may be mapped: granted now, and aligned, so that no neighbour's bytes are seen.
 
@@ -99,14 +104,29 @@ class Layout:
         joined = (Area(start, end - start) for start, end in _join(spans))
         return tuple(a for a in joined if not (window.base + a.offset | a.size) % page)
 
-    def memory_table(self) -> npt.NDArray[np.void]:
-        """The entries as items of dtype MEMORY."""
-        table = np.zeros(len(self.entries), dtype=MEMORY)
-        for row, entry in zip(table, self.entries, strict=True):
-            permission = Permission.READ | (Permission.WRITE if entry.window.writable else 0)
-            row["bus"], row["length"], row["offset"] = entry.bus, entry.length, entry.offset
-            row["window"], row["permission"] = entry.window.index, permission
-        return table
+    def memory_table(
+        self, translations: Sequence[Translation] | None = None
+    ) -> npt.NDArray[np.void]:
+        """Items of dtype MEMORY: the entries, or what the windows show of these translations."""
+        if translations is None:
+            both = int(Permission.READ | Permission.WRITE)
+            rows = [
+                (e.bus, e.length, e.offset, e.window.index, both if e.window.writable else 1)
+                for e in self.entries
+            ]
+        else:
+            rows = list(self._translated(translations))
+        return np.array(rows, dtype=MEMORY.dtype)
+
+    def _translated(
+        self, translations: Sequence[Translation]
+    ) -> Iterator[tuple[int, int, int, int, int]]:
+        by_key = {window.key: window for window in self.windows}
+        for each in translations:
+            window = by_key.get(file_key(each.file))
+            offset = each.file_offset - window.base if window else -1
+            if window and window.holds(offset, offset + each.size):
+                yield each.bus, each.size, offset, window.index, each.permission
 
     def read(self, window: Window, offset: int, count: int) -> bytes:
         """Trapped read of VM1's memory; what is not granted reads zero. OSError from the file."""
