@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 def test_names_fit_the_counters() -> None:
     assert drop_names()[0] == "sent"
     assert len(drop_names()) <= DROP_SLOTS
-    assert fault_names() == ("none", "index_jump", "bad_head", "window", "long_chain")
+    assert fault_names() == ("none", "index_jump", "bad_head", "window", "long_chain", "missing")
 
 
 def test_the_clock_runs_at_its_rate() -> None:
