@@ -203,25 +203,6 @@ def test_packed_rings_start_anew_after_the_device_server_was_killed(links: Links
     links.remove_all()
 
 
-IOMMU_GROUP = """\
-cd $(readlink -f /sys/class/net/{0}/device/..)
-device=$(basename $PWD)
-echo $device > driver/unbind
-echo identity > iommu_group/type
-echo $device > /sys/bus/pci/drivers_probe
-"""
-
-
-@pytest.mark.usefixtures("cleared")
-def test_vm1_behind_an_iommu(links: Links) -> None:
-    """Strict, as VM1's kernel has it where its IOMMU is QEMU's; then passed through."""
-    link = links.add(Nic({"iommu_platform": True}))
-    assert Feature(link.negotiated()) & Feature.ACCESS_PLATFORM
-    link.ping(18, ORDINARY_MTU - IP_AND_ICMP_BYTES)
-    link.transfer()
-    links.remove_all()
-
-
 @pytest.mark.usefixtures("cleared")
 def test_pmd_counted_what_vm1_counted(links: Links) -> None:
     """The last one: of all the traffic above nothing was dropped, made up or counted wrong."""
