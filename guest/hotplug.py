@@ -86,6 +86,10 @@ class Hotplug(Closing):
         self._known = set(found)
         return found
 
+    def __contains__(self, address: str) -> bool:
+        """Whether a function with these ids is there, as `present` and `changes` last told."""
+        return address in self._known
+
     def changes(self) -> list[Change]:
         """What has changed since the last call, in order; does not wait. After `watch`."""
         # Looked at after `watch`: what comes in between is told twice, not never.

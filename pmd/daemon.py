@@ -16,7 +16,7 @@ import time
 from typing import TYPE_CHECKING
 
 from guest.closing import Closing
-from guest.errors import VhostPciError
+from guest.errors import DeviceGoneError, UsageError, VhostPciError
 from pmd import stats
 from pmd.kernel import Poll
 from pmd.lcore import Lcore
@@ -125,17 +125,30 @@ class Daemon(Closing):
         return first, self.snapshot()
 
     def _begin(self) -> None:
-        """Serve what was attached before, all placed at once; a function may have gone since."""
+        """Serve what was attached before, all placed at once; a function may have gone since.
+
+        A VF that cannot be opened is tried again later, unless nothing else is served.
+        """
+        refused: dict[Channel, VhostPciError] = {}
         for channel in self._channels:
             if not channel.attached:
                 continue
             self._selector.register(channel, selectors.EVENT_READ, channel)
             try:
                 channel.configure()
+            except UsageError:
+                raise
             except VhostPciError as error:
-                if channel.alive:
-                    raise  # so it is the VF
-                self._lose(channel, str(error))
+                if not channel.alive:
+                    self._lose(channel, str(error))
+                elif self._is_tried_again(channel):
+                    refused[channel] = error
+                else:
+                    raise
+        if refused and not any(c.attached for c in self._channels if c not in refused):
+            raise next(iter(refused.values()))
+        for channel, why in refused.items():
+            self._put_off(channel, why)
         self._place(*self._channels)
 
     def _watch(self, slots: Slots) -> None:
@@ -215,8 +228,10 @@ class Daemon(Closing):
         self._withdraw(channel)
         try:
             channel.configure()
-        except VhostPciError as error:
+        except DeviceGoneError as error:
             self._lose(channel, str(error))
+        except VhostPciError as error:
+            self._put_off(channel, error)
         self._place(channel)
 
     def _withdraw(self, channel: Channel) -> None:
@@ -260,7 +275,7 @@ class Daemon(Closing):
             try:
                 channel.attach()
             except VhostPciError as error:
-                slots.again(channel, error)
+                slots.again(channel.name, error)
             else:
                 self._join(channel)
 
@@ -280,6 +295,16 @@ class Daemon(Closing):
         if channel.comes_back:
             _log.info("%s: trying again every %g s", channel.name, _RETRY_S)
             self._retry_at[channel] = time.monotonic() + _RETRY_S
+
+    def _put_off(self, channel: Channel, error: VhostPciError) -> None:
+        """Let go of a function whose VF cannot be opened, until both are tried again."""
+        self._lose(channel, str(error))
+        if self._slots is not None and channel in self._slots:
+            self._slots.again(channel.name, error)
+
+    def _is_tried_again(self, channel: Channel) -> bool:
+        """Whether a channel that is lost may be back some day."""
+        return channel.comes_back or (self._slots is not None and channel in self._slots)
 
     def _retry(self) -> None:
         """Attach again what is due, for as long as it takes and without a word about failures.

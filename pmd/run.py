@@ -10,7 +10,7 @@ from driver.software_vf import KINDS, parse_vf
 from driver.software_vf.patch import PREFIX
 from driver.state_area import DEVICE_ID, VENDOR_ID
 from guest.cpus import default_lcores, parse_lcores
-from guest.errors import DeviceGoneError, UsageError
+from guest.errors import DeviceGoneError, UsageError, VhostPciError
 from guest.hotplug import Hotplug
 from pmd.channel import Channel
 from pmd.daemon import Daemon
@@ -66,18 +66,42 @@ def run(options: Options, view: View) -> tuple[stats.Snapshot, stats.Snapshot]:
             if slots is None or channel not in slots:
                 channel.attach()
         if slots is not None:
-            for channel in slots.begin():
-                if channel not in channels:  # one more than auto's first
-                    channels.append(channel)
-                try:
-                    channel.attach()
-                except DeviceGoneError as error:  # as if it had gone later: the next is served
-                    slots.again(channel, error)
+            attach(slots, channels)
         poll = Poll(idle_ns, options.coalesce_us * 1000)
         daemon = stack.enter_context(
             Daemon(channels, cpus, options.burst, signals, slots=slots, poll=poll)
         )
         return daemon.run(view, options.stats_period_s, options.duration_s)
+
+
+def attach(slots: Slots, channels: list[Channel]) -> None:
+    """Attach the functions that are here. What cannot be is tried again, as if it came later.
+
+    Unless nothing else is to be served: whoever waits for this run wants to know then.
+
+    Args:
+        slots: Of the functions.
+        channels: All of the run, each but those of slots attached; what slots adds is put to them.
+
+    Raises:
+        UsageError: The options cannot be meant, whatever else is served.
+        VhostPciError: None could be attached: the first one's, unless that has merely gone.
+    """
+    refused: list[tuple[str, VhostPciError]] = []
+    for channel in slots.begin():
+        if channel not in channels:  # one more than auto's first
+            channels.append(channel)
+        try:
+            channel.attach()
+        except UsageError:
+            raise
+        except VhostPciError as error:
+            refused.append((channel.name, error))
+    lasting = [error for _, error in refused if not isinstance(error, DeviceGoneError)]
+    if lasting and not any(channel.attached for channel in channels):
+        raise lasting[0]
+    for address, why in refused:
+        slots.again(address, why)
 
 
 def _slots(stack: contextlib.ExitStack, found: Sequence[Source], serving: Serving) -> Slots | None:

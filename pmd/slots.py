@@ -2,10 +2,10 @@
 
 A channel with a PCI source serves one function at a time: the one at its address, or, where the
 source is `auto`, whichever comes. A function that comes while no channel is free waits; where the
-VF's spec can be had several times, another channel is made for it. One that could not be attached
-is tried again for as long as it is there: the kernel tells of a function (uevent "add") before it
-gives it addresses and lets drivers have it (drivers/pci/bus.c pci_bus_add_device), and one that
-another process holds is free some day.
+VF's spec can be had several times, another channel is made for it. One that could not be attached,
+or whose VF could not be opened, is tried again for as long as it is there: the kernel tells of a
+function (uevent "add") before it gives it addresses and lets drivers have it (drivers/pci/bus.c
+pci_bus_add_device), and one that another process holds is free some day.
 """
 
 from __future__ import annotations
@@ -122,7 +122,8 @@ class Slots(Closing):
         for slot in self._slots:
             if not slot.source.follows:
                 yield slot.channel
-        self._waiting = dict.fromkeys(here)
+        named = {slot.source.name for slot in self._slots if not slot.source.follows}
+        self._waiting = {address: None for address in here if address not in named}
         yield from self.assign()
         if self._template is not None and not here:
             _log.info("%s: no vhost-pci function here yet; waiting for one", AUTO)
@@ -146,13 +147,15 @@ class Slots(Closing):
             kept.pop(address, None)
         self._told.discard(address)
 
-    def again(self, channel: Channel, error: VhostPciError) -> None:
-        """The function that `assign` gave it could not be attached: try it again, ever less often.
+    def again(self, address: str, error: VhostPciError) -> None:
+        """That function could not be attached, or served: try it again, ever less often.
 
         Said once, and not of the first time, which is over in no time where the kernel was not
-        done with it.
+        done with it. A function that is not here is waited for.
         """
-        address = channel.name
+        if address not in self._hotplug:
+            _log.error("%s; waiting for it", error)
+            return
         former_s = self._pauses_s.get(address, 0.0)
         pause_s = min(2 * former_s or _PAUSE_S, _LONGEST_PAUSE_S)
         self._pauses_s[address] = pause_s

@@ -15,11 +15,13 @@ import pytest
 from driver.state_area import Register
 from guest.binding import Binding
 from guest.cpus import default_lcores
+from guest.errors import UsageError, VhostPciError
 from guest.function import Region
 from guest.hotplug import Hotplug
 from guest.vfio_user import VfioUserFunction
 from pmd.daemon import Daemon
 from pmd.report import Silent
+from pmd.run import attach
 from pmd.serving import Serving
 from pmd.slots import Slots, VfTemplate
 from pmd.source import PciSource
@@ -46,8 +48,10 @@ pytestmark = pytest.mark.skipif(bool(must_be_root()), reason=must_be_root())
 class SocketSlotSource(PciSource):
     """A PCI function that a device server stands in for: one socket for each address."""
 
-    def __init__(self, sockets: dict[str, Path], sysfs: FakeSysfs) -> None:
-        super().__init__(None, WindowMap.AUTO)
+    def __init__(
+        self, sockets: dict[str, Path], sysfs: FakeSysfs, address: str | None = None
+    ) -> None:
+        super().__init__(address, WindowMap.AUTO)
         self._sockets = sockets
         self._sysfs = sysfs
 
@@ -119,7 +123,10 @@ class Stop:
 
 
 class Run:
-    """A daemon on a thread, with slots for a VF: auto's, or those of a source given."""
+    """A daemon on a thread, with slots for a VF: auto's, or that of a source given.
+
+    vfs: VFs by address, in place of both; adding: a function that the kernel is not done with.
+    """
 
     def __init__(
         self,
@@ -127,12 +134,16 @@ class Run:
         vf: str,
         devices: dict[str, Device],
         source: PciSource | None = None,
+        *,
+        vfs: dict[str, str] | None = None,
+        adding: str = "",
     ) -> None:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
         self.sysfs = FakeSysfs(Path(scratch))
         self.sysfs.load("vfio-pci", "vfio_iommu_type1")
         for address in devices:
             self.sysfs.add(address)
+        self.sysfs.adding |= {adding} - {""}
         # Sockets stay in the namespace where they were made.
         hotplug = Hotplug(0x1AF4, 0x10F0, source="udev")
 
@@ -144,9 +155,11 @@ class Run:
         stack.callback(self.udevd.close)
         self.slots = stack.enter_context(Slots(stack.enter_context(hotplug), Serving()))
         sockets = {address: device.vfio_user for address, device in devices.items()}
-        channels = [self.slots.add(source or SocketSlotSource(sockets, self.sysfs), VfTemplate(vf))]
-        for channel in self.slots.begin():
-            channel.attach()
+        channels = [
+            self.slots.add(SocketSlotSource(sockets, self.sysfs, address), VfTemplate(spec))
+            for address, spec in (vfs or {}).items()
+        ] or [self.slots.add(source or SocketSlotSource(sockets, self.sysfs), VfTemplate(vf))]
+        attach(self.slots, channels)
         self._stop = stack.enter_context(contextlib.closing(Stop()))
         self._daemon = stack.enter_context(
             Daemon(channels, default_lcores(1), 32, self._stop, slots=self.slots)  # type: ignore[arg-type]
@@ -286,6 +299,46 @@ def test_a_function_that_goes_before_it_could_be_attached(
     run.udevd.say("remove", A)
     wait_for(lambda: run.slots.due == float("inf"), "it to be forgotten")
     run.end()
+
+
+def test_one_of_two_that_cannot_be_attached_at_first(
+    stack: contextlib.ExitStack, devices: dict[str, Device], caplog: pytest.LogCaptureFixture
+) -> None:
+    run = Run(stack, "", devices, vfs={A: "null", B: "null"}, adding=A)
+    wait_for(lambda: run.serves(B), "the function that can")
+    assert "; waiting for it" in caplog.text  # no uevent has told of it yet
+    run.sysfs.adding.clear()
+    run.udevd.say("add", A)
+    wait_for(lambda: run.serves(A, B), "the other one")
+    assert run.end() == [(A, "null", "waiting"), (B, "null", "waiting")]
+
+
+def test_one_of_two_whose_vf_cannot_be_opened_at_first(
+    stack: contextlib.ExitStack, devices: dict[str, Device], tmp_path: Path
+) -> None:
+    spec = f"pcap:,{tmp_path}/away/out"
+    run = Run(stack, "", devices, vfs={A: spec, B: "null"})
+    wait_for(lambda: run.serves(B), "the function that can")
+    run.udevd.say("add", A)
+    wait_for(lambda: run.slots.due < float("inf"), "it to be tried again")
+    (tmp_path / "away").mkdir()
+    wait_for(lambda: run.serves(A, B), "the other one")
+    assert run.end() == [(A, spec, "waiting"), (B, "null", "waiting")]
+
+
+def test_none_can_be_attached(
+    stack: contextlib.ExitStack, devices: dict[str, Device], caplog: pytest.LogCaptureFixture
+) -> None:
+    with pytest.raises(VhostPciError, match=f"cannot bind {A}: the kernel did not take vfio-pci"):
+        Run(stack, "", devices, vfs={A: "null"}, adding=A)
+    assert caplog.text == ""  # whoever catches it says it
+
+
+def test_options_that_cannot_be_meant_end_a_run_that_serves_others(
+    stack: contextlib.ExitStack, devices: dict[str, Device]
+) -> None:
+    with pytest.raises(UsageError, match="this is no PCI address"):
+        Run(stack, "", devices, vfs={B: "null", "none": "null"})
 
 
 def test_a_server_that_dies(
