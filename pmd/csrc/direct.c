@@ -5,10 +5,10 @@
  * They are taken and returned in ring order, as all chains are. Each has room for a header first. A frame in
  * several of them has no header in the further ones (5.1.6.4): what belongs there the port has to tell.
  */
-#include "layout.h"
 #include "dirty.h"
 #include "lines.h"
 #include "mtu.h"
+#include "plain.h"
 
 /* Whether a chain is one run for the frame, behind or after the whole header; then where they are. */
 static inline bool find_room(const struct rk_queue *queue, const struct chain *chain,
@@ -53,6 +53,54 @@ static enum look look_suited(struct rk_queue *queue, const struct rk_port *port,
 	return LOOK_FAULT;
 }
 
+/* The oldest chain that the VF has not, as it will have it. */
+static inline struct posted *next_posted(const struct rk_queue *queue, uint32_t n)
+{
+	return &queue->posted[(queue->flight + queue->flying + n) & queue->flight_mask];
+}
+
+/*
+ * The chains from a place on, at most count, as long as they are plain and suit the VF, as most do: how many. Of
+ * the next one nothing is decided.
+ */
+static uint32_t plain_suited(const struct rk_queue *queue, const struct rk_port *port,
+			     const struct place *place, uint32_t count,
+			     struct rk_posting *postings)
+{
+	const struct rk_direct_ops *direct = port->ops->direct;
+	const uint32_t header = queue->header_bytes, size = queue->size;
+	struct packed_desc descs[LAYOUT_PACKED ? RK_BURST_MAX : 1];
+	struct head heads[RK_BURST_MAX];
+	uint32_t n;
+
+	if (count > place->left)
+		count = place->left;
+	if (LAYOUT_PACKED)
+		count = packed_plain(queue, place, DESC_WRITE, count, descs, heads);
+	else
+		split_heads(queue, place, heads, count);
+	for (n = 0; n < count; n++) {
+		const struct packed_desc *desc = LAYOUT_PACKED ? &descs[n] : NULL;
+		struct posted *posted = next_posted(queue, n);
+		struct iovec memory;
+		struct plain plain;
+		uint64_t host;
+
+		if ((!LAYOUT_PACKED && heads[n].id >= size) ||
+		    !ring_plain(heads[n].id, size, desc, DESC_WRITE, &plain, queue->desc) ||
+		    plain.length <= header || !plain_anywhere(queue, RK_WRITE, &plain, &host))
+			break;
+		memory = (struct iovec){(void *)(uintptr_t)(host + header), plain.length - header};
+		postings[n] = (struct rk_posting){direct->suits(port, &memory),
+						  plain.length - header};
+		if (!postings[n].iova)
+			break;
+		*posted = (struct posted){heads[n], plain.length - header,
+					  (struct shm *)(uintptr_t)host, memory.iov_base};
+	}
+	return n;
+}
+
 /* Gives the VF what VM1 has posted, as far as it has room; returns how many chains. */
 static uint32_t post(struct rk_queue *queue, struct rk_port *port, uint32_t burst)
 {
@@ -65,17 +113,20 @@ static uint32_t post(struct rk_queue *queue, struct rk_port *port, uint32_t burs
 	if (room == 0)
 		return 0;
 	place = ring_place(queue);
-	queue->walked = 0;
 	if (burst > room)
 		burst = room;
+	if (queue->plain)
+		n = plain_suited(queue, port, &place, burst, postings);
+	queue->walked = n;
+	queue->flying += n;
+	place = ring_after(queue, place, n);
 	while (n < burst && place.left && queue->walked < TURN_WALK_MAX) {
-		struct posted posted;
+		struct posted *posted = next_posted(queue, 0);
 
-		if (look_suited(queue, port, &place, &posted, &postings[n]) != LOOK_CHAIN)
+		if (look_suited(queue, port, &place, posted, &postings[n]) != LOOK_CHAIN)
 			break;
-		queue->posted[(queue->flight + queue->flying) & queue->flight_mask] = posted;
 		queue->flying++;
-		place = ring_after(queue, place, posted.head.span);
+		place = ring_after(queue, place, posted->head.span);
 		n++;
 	}
 	queue->next = place.next;
@@ -158,12 +209,33 @@ static void mark_posted(const struct rk_queue *queue, const struct posted *poste
 	dirty_mark(queue, posted->frame_at, posted->room);
 }
 
+/* 5.1.6.4.1: no offload, and how many buffers. */
+static inline void write_header(const struct rk_queue *queue, struct shm *at, uint32_t buffers)
+{
+	const uint8_t header[HEADER_BYTES_MAX] = {[HEADER_BEFORE_BUFFERS] = (uint8_t)buffers};
+
+	if (queue->header_bytes == sizeof(header))
+		shm_copy_out(at, header, sizeof(header));
+	else
+		shm_copy_out(at, header, HEADER_BEFORE_BUFFERS);
+}
+
+/* Returns the oldest chain in flight, with length bytes. */
+static inline void return_chain(struct rk_queue *queue, uint32_t length, bool more)
+{
+	const struct posted *posted = &queue->posted[queue->flight & queue->flight_mask];
+
+	if (__builtin_expect(queue->dirty != NULL, false))
+		mark_posted(queue, posted);
+	ring_return(queue, posted->head, length, more);
+	queue->flight++;
+	queue->flying--;
+}
+
 /* Returns the chains of a frame, with its header and what belongs in front of them; or empty. */
 static void return_frame(struct rk_queue *queue, const struct rk_filled *filled,
 			 const struct found *found)
 {
-	/* 5.1.6.4.1: no offload, and how many buffers. */
-	const uint8_t header[HEADER_BYTES_MAX] = {[HEADER_BEFORE_BUFFERS] = (uint8_t)found->span};
 	const bool sent = found->verdict == RK_SENT;
 
 	for (uint32_t i = 0; i < found->span; i++) {
@@ -171,19 +243,24 @@ static void return_frame(struct rk_queue *queue, const struct rk_filled *filled,
 		uint32_t length = 0;
 
 		if (sent && i == 0) {
-			shm_copy_out(posted->header_at, header, queue->header_bytes);
+			write_header(queue, posted->header_at, found->span);
 			length = queue->header_bytes + filled[i].bytes;
 		} else if (sent) {
 			length = filled[i].bytes;
 			shm_copy_out(posted->header_at, filled[i].front,
 				     length < queue->header_bytes ? length : queue->header_bytes);
 		}
-		if (queue->dirty)
-			mark_posted(queue, posted);
-		ring_return(queue, posted->head, length, sent && i + 1 < found->span);
-		queue->flight++;
-		queue->flying--;
+		return_chain(queue, length, sent && i + 1 < found->span);
 	}
+}
+
+/* Whether the oldest chain has a frame for VM1, all of it, and as it is: most do. */
+static inline bool plain_filled(const struct rk_queue *queue, const struct rk_filled *filled)
+{
+	const struct posted *posted = &queue->posted[queue->flight & queue->flight_mask];
+
+	return !filled->more && !filled->tag && filled->bytes - 1 < posted->room &&
+	       filled->bytes <= queue->frame_bytes_max;
 }
 
 _Static_assert(RK_SEGMENTS_MAX < 256, "num_buffers is one byte");
@@ -205,10 +282,17 @@ static uint32_t take_filled(struct rk_queue *queue, struct rk_port *port, uint32
 	}
 	for (uint32_t i = 0; i < n; i += found.span) {
 		const struct posted *posted = &queue->posted[queue->flight & queue->flight_mask];
-		const bool tagged = filled[i].tag && put_tag(posted, &filled[i]);
+		bool tagged = false;
 
-		found = find_frame(queue, &filled[i], n - i);
-		return_frame(queue, &filled[i], &found);
+		if (queue->plain && plain_filled(queue, &filled[i])) {
+			found = (struct found){.span = 1, .bytes = filled[i].bytes};
+			write_header(queue, posted->header_at, 1);
+			return_chain(queue, queue->header_bytes + found.bytes, false);
+		} else {
+			tagged = filled[i].tag && put_tag(posted, &filled[i]);
+			found = find_frame(queue, &filled[i], n - i);
+			return_frame(queue, &filled[i], &found);
+		}
 		if (found.verdict == RK_SENT) {
 			stats->packets++;
 			stats->bytes += found.bytes;

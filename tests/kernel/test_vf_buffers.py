@@ -139,7 +139,11 @@ class Scene:
     # ---- the device's side
 
     def start(self) -> bool:
-        """A queue from what the last one left; whether the VF fills VM1's buffers itself."""
+        """A queue from what the last one left; whether the VF fills VM1's buffers itself.
+
+        Plain chains go the short way, and the long one, by turns: it is to make no difference.
+        """
+        self.rig.plain = not self.rig.plain
         self.vf_rig.vf.stop_receiving(0)
         if self.queue is not None:
             self.work.drain()
