@@ -120,12 +120,14 @@ class Buffer:
     """What a descriptor says of its buffer.
 
     own: Descriptors of the ring that it takes; those of a table share the one that refers to it.
+    lax: It may be read though it is writable.
     """
 
     address: int
     length: int
     writable: bool
     own: int = 1
+    lax: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +204,7 @@ class DeviceRing(abc.ABC):
         runs: list[Run] = []
         capacity = own = 0
         for buffer in claim.buffers:
-            if buffer.writable != write:
+            if buffer.writable != write and (write or not buffer.lax):
                 raise ChainError(Verdict.BAD_DIRECTION)
             if not write and capacity + buffer.length > limit:
                 raise ChainError(Verdict.OVERSIZE)

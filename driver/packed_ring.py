@@ -5,8 +5,9 @@ Where the specification leaves a choice, beside those of `driver.device_ring`:
 * A chain of which a descriptor is not available (yet) is not available: its driver breaks 2.8.17.
 * A chain that goes on into descriptors which VM1 does not own (it has as many as the ring, less
   those not yet returned) ends the ring: fault long_chain. Where it ends, nobody can tell.
-* INDIRECT in a list is bad_indirect (2.8.19); in a table WRITE alone means something (2.8.7). An
-  id is echoed, never judged.
+* INDIRECT in a list is bad_indirect (2.8.19); in a table WRITE alone means something (2.8.7), and
+  that only where VM1 receives: DPDK's driver has it in tables to be read. An id is echoed, never
+  judged.
 * A used descriptor has WRITE where its length is not 0 (2.8.3).
 * Where IN_ORDER was accepted, a turn of a transmit ring is one batch of 2.8.8. Receiving, each
   buffer gets its used descriptor: a batch would say that those before the last are full.
@@ -211,7 +212,7 @@ class PackedRing(DeviceRing):
             table = self._memory.read(desc.address, desc.length)
         except TranslationError:
             raise ChainError(Verdict.BAD_ADDRESS) from None
-        first, *others = [entry.buffer for entry in _Desc.parse(table)]
+        first, *others = [replace(entry.buffer, lax=True) for entry in _Desc.parse(table)]
         return [first, *(replace(buffer, own=0) for buffer in others)]
 
     # ---- what is used -------------------------------------------------------------------------

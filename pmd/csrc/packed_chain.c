@@ -3,17 +3,21 @@
 #include "chain.h"
 #include "packed.h"
 
-/* 2.8.7: of a table's entries, WRITE is the one flag that counts. */
+/*
+ * 2.8.7: of a table's entries, WRITE is the one flag that counts. DPDK's driver has it in the tables that it
+ * transmits, so there nobody asks: what we only read does no harm (2.8.15).
+ */
 static enum rk_drop take_table(struct rk_queue *queue, uint64_t address, uint64_t rest,
 			       uint32_t permission, struct chain *chain)
 {
 	const uint32_t count = rest_length(rest) / (uint32_t)sizeof(struct packed_desc);
 	const struct packed_desc *desc = queue->table;
+	const uint32_t asked = permission == RK_WRITE ? DESC_WRITE : 0;
 	enum rk_drop verdict = chain_copy_table(queue, address, rest_length(rest));
 
 	for (uint32_t i = 0; verdict == RK_SENT && i < count; i++, desc++)
 		verdict = chain_take(queue, desc->address, rest_length(desc->rest),
-				     rest_flags(desc->rest) & DESC_WRITE, permission, chain);
+				     rest_flags(desc->rest) & asked, permission, chain);
 	return verdict;
 }
 

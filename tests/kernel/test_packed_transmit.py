@@ -77,10 +77,6 @@ BROKEN = {
     "S15 writable only": (Case([(*GOOD, WRITE)]), "bad_direction"),
     "S15 writable first": (Case([(*GOOD, WRITE | NEXT), (*GOOD, 0)]), "bad_direction"),
     "S15 writable last": (Case([(*GOOD, NEXT), (*GOOD, WRITE)]), "bad_direction"),
-    "S15 writable in a table": (
-        Case([(TABLE, 32, INDIRECT)], [(*GOOD, 0, 0), (*GOOD, 0, WRITE)]),
-        "bad_direction",
-    ),
     "a fault, and more faults after it": (
         Case([(DATA - 1, 100, NEXT), (*GOOD, WRITE | NEXT), (TABLE, 17, INDIRECT)]),
         "bad_address",
@@ -120,6 +116,12 @@ LEGAL = {
             [(DATA, 20, 0xFFFF, 0xFFFF & ~WRITE), (DATA + 20, 30, 99, NEXT | INDIRECT)],
         ),
         [(DATA, 50)],
+    ),
+    "S15 a table's entries marked as DPDK's driver marks them": (
+        Case(
+            [(TABLE, 48, INDIRECT)], [(DATA, 12, 0, WRITE), (DATA + 12, 9, 0, WRITE), (*GOOD, 0, 0)]
+        ),
+        [(DATA, 21), GOOD],
     ),
     "2.8.7 WRITE of the descriptor of a table": (
         Case([(TABLE, 16, INDIRECT | WRITE)], [(DATA, 50, 0, 0)]),

@@ -57,8 +57,8 @@ def virtio_user(
 ) -> str:
     """A --vdev for VM1's side: a virtio-net driver speaking vhost-user.
 
-    vectorized: Where the processor and the other features allow it; split: with SSE, in order and
-    not mergeable; packed: with AVX512, in order, and what receives not mergeable.
+    vectorized: Where the processor and the other features allow it; split: to receive, neither in
+    order nor mergeable; packed: with AVX512, in order, and to receive not mergeable.
     """
     return (
         f"net_virtio_user0,path={path},queues={queue_pairs},queue_size={queue_size},"
@@ -154,9 +154,9 @@ class Testpmd:
         return self._said[begin:].decode(errors="replace")
 
     @property
-    def paths(self) -> str:
-        """Which of its functions the driver has chosen to receive and transmit by, in its words."""
-        return "; ".join(re.findall(r"virtio: using (.*) path on port 0", self.said))
+    def paths(self) -> tuple[str, ...]:
+        """Which of its functions the driver has chosen to transmit and receive by, in its words."""
+        return tuple(re.findall(r"virtio: using (.*) path on port 0", self.said))
 
     def command(self, line: str, timeout_s: float = COMMAND_TIMEOUT_S) -> str:
         """Types a line and returns what testpmd said until its next prompt."""
