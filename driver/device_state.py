@@ -21,6 +21,13 @@ class DirtyMap(NamedTuple):
     shift: int
 
 
+class Announcement(NamedTuple):
+    """The MAC address by which the network is to learn where VM1 is; number: 0 for none yet."""
+
+    address: bytes
+    number: int
+
+
 class DeviceState(NamedTuple):
     """The device as it was at one generation.
 
@@ -29,6 +36,7 @@ class DeviceState(NamedTuple):
     or close. mtu: of what VM1 receives; 0: none was told.
     dirty: None while nothing is to be marked. refused: what VM1's IOMMU has been asked for, and
     does not have (docs/device.md 5.8). window_serial: 0, or equal as long as windows are.
+    announcement: what VM1's VMM asks for once VM1 has moved (docs/device.md 5.9).
     """
 
     generation: int
@@ -41,3 +49,4 @@ class DeviceState(NamedTuple):
     dirty: DirtyMap | None = None
     refused: tuple[Miss, ...] = ()
     window_serial: int = 0
+    announcement: Announcement = Announcement(bytes(6), 0)

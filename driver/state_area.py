@@ -109,6 +109,8 @@ HEADER = Record(
         ("refused_offset", 0x5C, 4),
         ("refused_count", 0x60, 4),
         ("window_serial", 0x64, 4),
+        ("announced_address", 0x68, 8),
+        ("announcement", 0x70, 4),
     ),
     itemsize=256,
 )

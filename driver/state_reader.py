@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
+from driver.device_state import Announcement
 from driver.state_area import (
     COMMIT,
     DIRTY_SHIFT_MIN,
@@ -38,6 +39,12 @@ class Tables(NamedTuple):
     rings: list[tuple[int, ...]]
     memory: list[tuple[int, ...]]
     refused: list[tuple[int, ...]]
+
+    @property
+    def announcement(self) -> Announcement:
+        """What VM1's VMM asks for (docs/device.md 5.9)."""
+        address = self.header["announced_address"].to_bytes(8, "little")[:6]
+        return Announcement(address, self.header["announcement"])
 
     @property
     def windows(self) -> set[int]:

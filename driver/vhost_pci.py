@@ -262,6 +262,7 @@ class VhostPci(Closing):
             dirty=self._dirty_map(tables.header),
             refused=tuple(Miss(*row) for row in tables.refused),
             window_serial=tables.header["window_serial"],
+            announcement=tables.announcement,
         )
 
     def retranslated(self, former: DeviceState) -> DeviceState | None:

@@ -20,6 +20,7 @@ from driver.vhost_pci import VhostPci
 from guest.errors import DeviceGoneError, VhostPciError
 from guest.log_limit import LogLimit
 from pmd import stats
+from pmd.announcing import Announcing
 from pmd.kernel import DirectionStats, Event, Guard, Queue, QueueError, fault_names
 from pmd.own_lines import own_lines
 from pmd.pair_works import PairWorks, Watched
@@ -81,6 +82,7 @@ class Channel:
         self._stats: list[tuple[DirectionStats, DirectionStats]] = []
         self._quarantine = Quarantine()
         self._unsuited: set[int] = set()  # pairs whose buffers of VM1 do not suit the VF
+        self._announcing = Announcing()
         self._configurations = 0
         self._said = ""
         # Each its own: what VM1 makes one channel say keeps no other from being heard.
@@ -258,6 +260,7 @@ class Channel:
         queues = {index: queue for index, (_, queue) in self._queues.items()}
         if queues:
             self._works = PairWorks(queues, self._ports, watched, self._unsuited)
+        self._announcing.follow(state.announcement, self._ports)
         for _, queue in self._queues.values():
             queue.call()  # docs/device.md 5.3: a call may have gone to nobody in between
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from guest.errors import VhostPciError
 from pmd.handle import Handle
-from pmd.kernel_abi import PortConfigStructure, igbvf_config
+from pmd.kernel_abi import Frame, PortConfigStructure, Segment, igbvf_config
 from pmd.kernel_library import library
 from pmd.virtio_abi import virtio_config
 from pmd.xdp_abi import xdp_config
@@ -117,6 +117,14 @@ class Port(Handle):
     def rx_missed(self) -> int:
         """Frames the VF's side lost before the port saw them, as far as it tells."""
         return int(library().rk_port_rx_missed(self.handle))
+
+    def send(self, data: bytes) -> bool:
+        """Send a frame that is not VM1's, while no loop runs it; whether the port sent it."""
+        buffer = ctypes.create_string_buffer(data, len(data))
+        segment = Segment(ctypes.addressof(buffer), len(data))
+        frame = Frame(ctypes.pointer(segment), 1, len(data))
+        taken = library().rk_port_tx(self.handle, ctypes.byref(frame), 1)
+        return bool(taken == 1 and frame.verdict == 0)
 
     def set_copy_below(self, size: int) -> None:
         """Copy frames of fewer bytes, and have the VF read others where they are, if it can.

@@ -34,7 +34,7 @@ def test_offer() -> None:
         offloads = (0, 1, 7, 8, 9, 11, 12, 13, 54, 55, 56)
         assert features == sum(1 << bit for bit in rings + offloads)
         protocol = front_end.ask_u64(Request.GET_PROTOCOL_FEATURES)
-        assert protocol == sum(1 << bit for bit in (0, 1, 3, 4, 5, 12, 13, 15, 16, 21))
+        assert protocol == sum(1 << bit for bit in (0, 1, 2, 3, 4, 5, 12, 13, 15, 16, 21))
         assert front_end.ask_u64(Request.GET_QUEUE_NUM) == 3
 
 

@@ -91,7 +91,7 @@ def single(region: Region) -> bytes:
     return u64(0) + region.pack()
 
 
-@pytest.mark.parametrize("request_number", [0, 7, 19, 23, 24, 25, 42, 99, 2**32 - 1])
+@pytest.mark.parametrize("request_number", [0, 7, 23, 24, 25, 42, 99, 2**32 - 1])
 def test_u04_unknown_request(request_number: int) -> None:
     with running() as (server, front_end, _):
         refused(server, front_end, request_number, b"x" * 40)

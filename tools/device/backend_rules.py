@@ -16,6 +16,7 @@ from tools.vhost_user_abi import (
     LOG,
     MEMORY_HEADER,
     MEMORY_REGION,
+    RING_SIZE_MAX,
     SINGLE_REGION,
     U64,
     VRING_ADDRESS,
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
 
 MEMORY_SLOTS = 64
 NOTHING = ProtocolFeature(0)
+ADDRESS_MASK = (1 << 48) - 1  # IEEE 802, 48 bits; the lowest one of the first byte is the group's
+MULTICAST = 1
 
 # An int: the complement of an IntFlag has none of the bits that have no name.
 PROTOCOL_FEATURES = int(
@@ -42,6 +45,7 @@ PROTOCOL_FEATURES = int(
     | ProtocolFeature.MTU
     | ProtocolFeature.INFLIGHT_SHMFD
     | ProtocolFeature.LOG_SHMFD
+    | ProtocolFeature.RARP
 )
 
 
@@ -149,6 +153,7 @@ RULES: dict[int, Rule] = {
     Request.SET_INFLIGHT_FD: Rule(
         INFLIGHT.size, step=4, limit=24, fds=(1, 1), needs=ProtocolFeature.INFLIGHT_SHMFD
     ),
+    Request.SEND_RARP: Rule(U64.size, needs=ProtocolFeature.RARP),
     Request.NET_SET_MTU: Rule(U64.size, needs=ProtocolFeature.MTU),
     Request.RESET_DEVICE: Rule(needs=ProtocolFeature.RESET_DEVICE, takes_away=True),
     Request.GET_MAX_MEM_SLOTS: Rule(needs=ProtocolFeature.CONFIGURE_MEM_SLOTS, answers=True),
@@ -209,6 +214,32 @@ def judge(message: Message, rule: Rule | None, accepted: ProtocolFeature) -> Non
     least, most = rule.fds
     if not least <= len(message.fds) <= most:
         raise RefusalError(Reason.DESCRIPTOR_COUNT, f"came with {len(message.fds)} descriptors")
+
+
+def parse_address(payload: bytes) -> int:
+    """The MAC address of SEND_RARP, its first byte the lowest.
+
+    Raises:
+        RefusalError: No network card has that.
+    """
+    (value,) = U64.unpack(payload)
+    address = int(value) & ADDRESS_MASK
+    if not address or address & MULTICAST:
+        raise RefusalError(Reason.VALUE, f"announces {address:#x}, which is no card's address")
+    return address
+
+
+def parse_inflight(message: Message, rings: int) -> tuple[int, int, int, int]:
+    """Size, offset, rings and their size of GET_INFLIGHT_FD and SET_INFLIGHT_FD.
+
+    Raises:
+        RefusalError: There are fewer rings, or none can have that size.
+    """
+    size, offset, queues, ring_size = INFLIGHT.unpack_from(message.payload)
+    if not 0 < queues <= rings or not 0 < ring_size <= RING_SIZE_MAX:
+        text = f"speaks of {queues} rings of {ring_size}, and there are {rings}"
+        raise RefusalError(Reason.VALUE, text)
+    return size, offset, queues, ring_size
 
 
 def memory_slots(accepted: ProtocolFeature) -> int:

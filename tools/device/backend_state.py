@@ -20,14 +20,13 @@ from tools.device.iotlb import Iotlb, TranslatedTable
 from tools.device.memory_table import MemoryTable, RegionDescription, is_sealed
 from tools.device.offer import MTU_MIN
 from tools.device.ring_set import RingSet
-from tools.device.vm1_state import Span, Vm1State
+from tools.device.vm1_state import Announcement, Span, Vm1State
 from tools.vhost_user_abi import (
     INFLIGHT,
     IOTLB,
     LOG,
     MEMORY_HEADER,
     MEMORY_REGION,
-    RING_SIZE_MAX,
     SINGLE_REGION,
     U64,
     DeviceStatus,
@@ -67,6 +66,7 @@ class FrontEndState:
         self._offer = offer
         self._commits = commits
         self.mtu = 0  # until NET_SET_MTU
+        self._announcement = Announcement()
         self.released: list[int] = []
         self.notes: list[str] = []
         self.rings = RingSet(queue_pairs, commits, self.released, self.notes)
@@ -96,6 +96,7 @@ class FrontEndState:
             Request.GET_QUEUE_NUM: self._get_queue_count,
             Request.SET_BACKEND_REQ_FD: self._set_backend_channel,
             Request.NET_SET_MTU: self._set_mtu,
+            Request.SEND_RARP: self._announce,
             Request.GET_INFLIGHT_FD: self._get_inflight,
             Request.SET_INFLIGHT_FD: self._set_inflight,
             Request.RESET_DEVICE: self._reset_device,
@@ -141,6 +142,7 @@ class FrontEndState:
             translations=self.iotlb.translations(self.table).all if self.translated else None,
             refused=tuple(self._refused) if self.translated else (),
             answers=self.answers,
+            announcement=self._announcement,
         )
 
     def note_stops(self, before: Vm1State, after: Vm1State) -> None:
@@ -248,6 +250,11 @@ class FrontEndState:
         self.mtu = mtu
         return None
 
+    def _announce(self, message: Message, _fds: Descriptors) -> Answer:
+        address = rules.parse_address(message.payload)
+        self._announcement = Announcement(address, self._announcement.number + 1)
+        return None
+
     def _set_backend_channel(self, _message: Message, fds: Descriptors) -> Answer:
         fd = next(iter(fds))
         if not stat.S_ISSOCK(os.fstat(fd).st_mode):
@@ -312,15 +319,8 @@ class FrontEndState:
 
     # -- what a front-end keeps for the next device: docs/device.md 5.6 --
 
-    def _check_inflight(self, message: Message) -> tuple[int, int, int, int]:
-        size, offset, queues, ring_size = INFLIGHT.unpack_from(message.payload)
-        if not 0 < queues <= len(self.rings) or not 0 < ring_size <= RING_SIZE_MAX:
-            text = f"speaks of {queues} rings of {ring_size}, and there are {len(self.rings)}"
-            raise RefusalError(Reason.VALUE, text)
-        return size, offset, queues, ring_size
-
     def _get_inflight(self, message: Message, _fds: Descriptors) -> Answer:
-        _, _, queues, ring_size = self._check_inflight(message)
+        _, _, queues, ring_size = rules.parse_inflight(message, len(self.rings))
         if self.rings.started:
             raise RefusalError(Reason.RING_STARTED, "asks for a new region under a started ring")
         self._commits.clear()
@@ -329,7 +329,7 @@ class FrontEndState:
         return lambda: (reply, (self._commits.fd,))
 
     def _set_inflight(self, message: Message, fds: Descriptors) -> Answer:
-        size, offset, _, _ = self._check_inflight(message)
+        size, offset, _, _ = rules.parse_inflight(message, len(self.rings))
         if (size, offset) != (COMMIT_SIZE, 0):
             raise RefusalError(Reason.VALUE, f"has a region of {size} bytes at {offset:#x}")
         if self.rings.started:

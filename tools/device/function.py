@@ -181,6 +181,7 @@ class VhostPciDevice:
             dirty_shift=self._dirty.shift,
             refused=self._vm1.refused,
             window_serial=self._window_serial & SERIAL_MASK,
+            announcement=self._vm1.announcement,
         )
         self.interrupts.signal(Irq.MSI, 0)
 

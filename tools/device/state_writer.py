@@ -30,7 +30,7 @@ from driver.state_area import (
     VERSION_MINOR,
 )
 from tools.device.commit_area import COMMIT_SIZE
-from tools.device.vm1_state import Span
+from tools.device.vm1_state import NOT_ANNOUNCED, Announcement, Span
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -93,6 +93,7 @@ class StateWriter:
         dirty_shift: int = 0,
         refused: Sequence[Span] = (),
         window_serial: int = 0,
+        announcement: Announcement = NOT_ANNOUNCED,
     ) -> int:
         """Publish a state; returns its generation, which is even.
 
@@ -105,6 +106,7 @@ class StateWriter:
             dirty_shift: the dirty map's, 0 while nothing is to be marked.
             refused: what VM1's IOMMU does not have; at most MISS_CAPACITY.
             window_serial: changes with the windows.
+            announcement: VM1's.
         """
         odd, even = (self.generation + 1) & 0xFFFFFFFF, (self.generation + 2) & 0xFFFFFFFF
         image = np.zeros(DRIVER_OFFSET, dtype=np.uint8)
@@ -125,6 +127,7 @@ class StateWriter:
         header["miss_offset"], header["miss_capacity"] = MISS_OFFSET, MISS_CAPACITY
         header["refused_offset"], header["refused_count"] = self._refused_offset, len(refused)
         header["window_serial"] = window_serial
+        header["announced_address"], header["announcement"] = announcement
         self._place(image, self._refused_offset, _rows(refused), MISS_CAPACITY)
         self._place(image, RING_OFFSET, rings, self.ring_count)
         self._place(image, self._memory_offset, memory, self.memory_capacity)

@@ -64,6 +64,16 @@ class Span(NamedTuple):
         return begin < min(self.address + self.length, other.address + other.length)
 
 
+class Announcement(NamedTuple):
+    """The address that the network is to learn VM1's place from; number: 0 for none yet."""
+
+    address: int = 0
+    number: int = 0
+
+
+NOT_ANNOUNCED = Announcement()
+
+
 @dataclass(frozen=True, slots=True)
 class RingState:
     """One ring, addresses already turned into bus addresses and checked. -1: no such eventfd.
@@ -94,6 +104,7 @@ class Vm1State:
     in the log, as soon as there is one. translations: what is known of VM1's I/O virtual addresses,
     sorted; None: bus addresses are guest-physical. refused: what VM1's IOMMU was asked for and
     does not have. answers: changes with each answer to a driver's misses (docs/device.md 5.8).
+    announcement: what VM1's VMM wants to be announced (5.9).
     """
 
     connected: bool
@@ -108,3 +119,4 @@ class Vm1State:
     translations: tuple[Translation, ...] | None = None
     refused: tuple[Span, ...] = ()
     answers: int = 0
+    announcement: Announcement = NOT_ANNOUNCED
