@@ -204,6 +204,20 @@ def test_a_ring_vm1s_iommu_does_not_have_never_starts_and_nobody_spins() -> None
         wait_for(lambda: on.state.rings[0].started, "the ring's start")
 
 
+def test_a_ring_that_was_refused_is_asked_for_when_it_is_kicked_again() -> None:
+    with scene() as on:
+        refused = on.vm1.pages.pop(RING)
+        on.vm1.start_ring(0, user=RING)
+        on.vm1.serve(3)
+        on.vm1.sync()
+        assert not on.state.rings[0].started
+        assert on.vm1.stop_ring(0) == 0
+        on.vm1.pages[RING] = refused
+        on.vm1.start_ring(0, user=RING)
+        assert on.vm1.serve(1) == [Miss(RING, READ)]
+        wait_for(lambda: on.state.rings[0].started, "the ring's start")
+
+
 def test_memory_that_was_not_given_is_none_of_vm1s() -> None:
     with scene() as on:
         on.start()

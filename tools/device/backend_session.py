@@ -20,7 +20,7 @@ from tools.device.backend_rules import (
 )
 from tools.device.misses import Misses
 from tools.device.vm1_state import RingState, Vm1State
-from tools.vhost_user_abi import U64, ProtocolFeature
+from tools.vhost_user_abi import U64, ProtocolFeature, Request
 from tools.vhost_user_wire import Descriptors, WireError, pending, receive_async, send_async
 
 if TYPE_CHECKING:
@@ -176,6 +176,8 @@ class Session:
                 await self._reply(message, U64.pack(1))
             return
         fds.close()
+        if message.request == Request.SET_VRING_KICK:
+            self.front_end.forget_refusals()  # VM1 may have mapped meanwhile what it has not
         if self.front_end.translated and self.front_end.channel != self._channel:
             self._channel = self.front_end.channel
             self._misses.open(self._channel)
