@@ -7,7 +7,6 @@ done: device nodes have their permissions then.
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -16,6 +15,7 @@ from guest.discovery import pci_functions
 from guest.errors import VhostPciError, errno_text
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Iterator
 
     import pyudev
@@ -61,7 +61,10 @@ class Hotplug(Closing):
         if self._socket is not None:
             return
         try:
-            # Here, since the import itself looks for libudev, by way of other processes.
+            # Here, since the import itself looks for libudev, by way of other processes, and since
+            # naming all of a socket's numbers takes a seventh of the time until VM1 is served.
+            import socket  # noqa: PLC0415
+
             import pyudev  # noqa: PLC0415
 
             context = pyudev.Context()
@@ -100,6 +103,8 @@ class Hotplug(Closing):
                 found += self._judge(event)
         except OSError:
             # The socket's queue ran over. Asking for the error takes it back.
+            import socket  # noqa: PLC0415 - see `watch`
+
             if self._socket is not None:
                 self._socket.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
             for _ in self._events():

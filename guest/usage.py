@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
-import socket
 import struct
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -63,6 +62,8 @@ def _networks(path: Path) -> Iterator[str]:
 
 def _has_address(name: str) -> bool:
     """Whether an interface has an IPv4 or IPv6 address; routes need it to be up."""
+    import socket  # noqa: PLC0415 - see guest/hotplug.py
+
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as asked:
         try:
             fcntl.ioctl(asked, _SIOCGIFADDR, _IFREQ.pack(os.fsencode(name)))

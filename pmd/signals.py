@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 from typing import TYPE_CHECKING, Any, Self
 
 if TYPE_CHECKING:
@@ -24,9 +23,7 @@ class Signals:
     """
 
     def __init__(self) -> None:
-        self._reader, self._writer = socket.socketpair()
-        self._reader.setblocking(False)
-        self._writer.setblocking(False)
+        self._reader, self._writer = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
         self._serving = False
         self._received = 0
         self._former: dict[signal.Signals, Any] = {}
@@ -43,7 +40,7 @@ class Signals:
 
     def fileno(self) -> int:
         """Readable after a signal."""
-        return self._reader.fileno()
+        return self._reader
 
     def serve(self) -> None:
         """From now on the owner looks at `fileno` and `received`."""
@@ -57,7 +54,7 @@ class Signals:
             raise SystemExit(128 + number)
 
     def __enter__(self) -> Self:
-        signal.set_wakeup_fd(self._writer.fileno(), warn_on_full_buffer=False)
+        signal.set_wakeup_fd(self._writer, warn_on_full_buffer=False)
         for number in _SIGNALS:
             if signal.getsignal(number) != signal.SIG_IGN:
                 self._former[number] = signal.signal(number, self._handle)
@@ -72,5 +69,5 @@ class Signals:
         for number, handler in self._former.items():
             signal.signal(number, handler)
         signal.set_wakeup_fd(-1)
-        self._reader.close()
-        self._writer.close()
+        os.close(self._reader)
+        os.close(self._writer)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import _socket as socket  # `socket` itself takes long to begin with: guest/hotplug.py
 import contextlib
 import errno
 import fcntl
 import os
-import socket
 
 from driver.software_vf import abi
 from driver.software_vf.vf import PortSpec, Vf
@@ -41,7 +41,9 @@ class PacketVf(Vf):
             errno.ENODEV: ("there is no such interface", "see: ip link"),
         }
         with self._refusal(explained), contextlib.ExitStack() as undo:
-            sockets = [undo.enter_context(self._socket()) for _ in range(queue_pairs)]
+            sockets = [
+                undo.enter_context(contextlib.closing(self._socket())) for _ in range(queue_pairs)
+            ]
             if queue_pairs > 1:
                 _share(sockets)
             undo.pop_all()
@@ -51,7 +53,8 @@ class PacketVf(Vf):
         kind = socket.SOCK_RAW | socket.SOCK_NONBLOCK | socket.SOCK_CLOEXEC
         with contextlib.ExitStack() as undo:
             # Protocol 0: nothing of other interfaces arrives before the bind.
-            result = undo.enter_context(socket.socket(socket.AF_PACKET, kind, 0))
+            made = socket.socket(socket.AF_PACKET, kind, 0)
+            result = undo.enter_context(contextlib.closing(made))
             self._judge(result)
             result.setsockopt(abi.SOL_PACKET, abi.PACKET_IGNORE_OUTGOING, 1)
             # A full device queue then says so (ENOBUFS), and the frame waits in VM1's ring instead
