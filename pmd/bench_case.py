@@ -43,6 +43,14 @@ class Ring(enum.StrEnum):
     PACKED = "packed"
 
 
+class Poll(enum.StrEnum):
+    """How our lcores wait for frames: `pmd run --poll`."""
+
+    BUSY = "busy"
+    ADAPTIVE = "adaptive"
+    INTERRUPT = "interrupt"
+
+
 _DIRECTIONS = {
     Mode.NULL: (Direction.TX,),
     Mode.COPY: (Direction.TX,),
@@ -76,6 +84,7 @@ class Case:
         touch: What VM1 does for each frame. 1: writes (reads) descriptor, header and 64 bytes anew;
             2: the whole frame; 0: nothing but its indices, which shows the back-end alone.
         feature: What is measured beside the same without it; without: that is this one.
+        poll: How ours waits.
     """
 
     mode: Mode
@@ -89,6 +98,7 @@ class Case:
     touch: int = 1
     feature: Feature | None = None
     without: bool = False
+    poll: Poll = Poll.BUSY
 
     @property
     def counterpart(self) -> Self:
@@ -180,9 +190,12 @@ _OF_FEATURES = {
     Feature.EVENT_IDX: ((Mode.NULL, 64), (Mode.GEN, 64)),
     Feature.INDIRECT: ((Mode.NULL, 64),),
     Feature.IN_ORDER: ((Mode.NULL, 64), (Mode.GEN, 64)),
+    Feature.MQ: ((Mode.NULL, 64),),
     # What the VF does not do is done in software: copy's does neither.
     Feature.CSUM: ((Mode.COPY, 1518),),
     Feature.HOST_TSO4: ((Mode.COPY, 9000),),
+    # loop gives VM1 back what it left undone.
+    Feature.GUEST_CSUM: ((Mode.LOOP, 1518),),
 }
 
 

@@ -22,8 +22,10 @@ class Feature(enum.StrEnum):
     EVENT_IDX = "event_idx"
     INDIRECT = "indirect"
     IN_ORDER = "in_order"
+    MQ = "mq"
     CSUM = "csum"
     HOST_TSO4 = "host_tso4"
+    GUEST_CSUM = "guest_csum"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +44,10 @@ _USES = {
     # Chains of one descriptor no driver puts into a table.
     Feature.INDIRECT: _Use(28, ("--chain", "2", "--indirect"), ("--chain", "2")),
     Feature.IN_ORDER: _Use(35, (), ("--no-in-order",)),
+    Feature.MQ: _Use(22, ("--queue-pairs", "4")),
     Feature.CSUM: _Use(0, ("--leave", "csum")),
     Feature.HOST_TSO4: _Use(11, ("--leave", "tso")),
+    Feature.GUEST_CSUM: _Use(1, ("--leave", "csum", "--guest-csum"), ("--leave", "csum")),
 }
 
 

@@ -54,10 +54,11 @@ class LatencyRow:
     def json_object(self) -> dict[str, Any]:
         """Percentiles in ns: the median round's, and [best, worst]."""
         found: dict[str, Any] = {
-            "case": f"latency-{self.case.frame_bytes}B-{self.case.ring}",
+            "case": f"latency-{self.case.frame_bytes}B-{self.case.ring}-{self.case.poll}",
             "mode": "latency",
             "frame_bytes": self.case.frame_bytes,
             "ring": str(self.case.ring),
+            "poll": str(self.case.poll),
             "rate_pps": self.rate_pps,
             "side": self.side,
             "sent": round(self.sent, 4),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Annotated, TypeVar
 
 from cyclopts import Parameter
@@ -12,7 +12,7 @@ from cyclopts import Parameter
 from guest.cpus import default_lcores, parse_lcores, usable_cpus
 from guest.errors import UsageError, VhostPciError
 from pmd import bench_case
-from pmd.bench_case import Case, Direction, Mode, Ring
+from pmd.bench_case import Case, Direction, Mode, Poll, Ring
 from pmd.bench_feature import Feature
 from pmd.config import BURST_MAX
 
@@ -29,7 +29,7 @@ _RANGES = {
     "latency": (1, 100_000_000),
 }
 _COMBINED = ("mode", "direction", "size", "queue_size", "burst", "channels", "idle", "touch")
-_Name = TypeVar("_Name", Mode, Direction, Ring, Feature)
+_Name = TypeVar("_Name", Mode, Direction, Ring, Poll, Feature)
 
 
 @Parameter(name="*")
@@ -52,11 +52,13 @@ class BenchFlags:
         idle: So many functions more, whose VM1s do nothing.
         touch: What VM1 writes or reads of each frame: 0 nothing, 1 its first 64 bytes, 2 all of it.
         feature: Instead, what these cost or gain, beside VM1 without each: packed, mrg_rxbuf,
-            event_idx, indirect, in_order, csum, host_tso4, or all of them: all.
+            event_idx, indirect, in_order, mq (four pairs), csum, host_tso4, guest_csum, or all of
+            them: all.
         lcores: Forwarding CPUs, as of run. By default the last one allowed.
         vm1_cpus: CPUs of the VM1s. By default those below.
         latency: Instead of rates, how long frames of 64 bytes are under way from VM1 through loop
             and back, at these offered rates in frames a second: 10000,1000000.
+        poll: With latency, how our lcores wait for them: busy, adaptive, interrupt, as of run.
         seconds: For each case and side.
     """
 
@@ -75,6 +77,7 @@ class BenchFlags:
     lcores: Annotated[str | None, Parameter(name=["--lcores", "-l"])] = None
     vm1_cpus: str | None = None
     latency: str | None = None
+    poll: str | None = None
     seconds: float | None = None
 
     def options(self) -> BenchOptions:
@@ -90,6 +93,9 @@ class BenchFlags:
         )
         if not 0.5 <= seconds <= 3600:
             raise UsageError("use", f"--seconds {seconds:g}", "it is not 0.5 to 3600")
+        if self.poll is not None and (self.latency is None or self.peer):
+            remedy = "give it with --latency, and no peer"
+            raise UsageError("use", f"--poll {self.poll}", "rates and peers are busy", remedy)
         cases = tuple(self._cases())
         peers = tuple(_find(peer) for peer in self.peer or ())
         rates_pps = tuple(_numbers("latency", self.latency))
@@ -104,7 +110,7 @@ class BenchFlags:
         if self.latency is not None:
             if chosen or self.full or self.feature:
                 raise UsageError("use", "--latency", "it says what is measured", "give it alone")
-            return [Case(Mode.LOOP, Direction.BOTH, 64, ring=ring) for ring in rings]
+            return self._latency_cases(rings)
         if self.feature is not None:
             if chosen or self.full or self.peer:
                 cause, remedy = "it says what is measured", "give it alone, or with --ring"
@@ -135,6 +141,11 @@ class BenchFlags:
             if case.queue_size & (case.queue_size - 1) and case.ring == Ring.SPLIT:
                 raise UsageError("use", f"--queue-size {case.queue_size}", "it is no power of two")
         return found
+
+    def _latency_cases(self, rings: list[Ring]) -> list[Case]:
+        polls = _names("poll", self.poll, Poll) or [Poll.BUSY]
+        loop = Case(Mode.LOOP, Direction.BOTH, 64)
+        return [replace(loop, ring=ring, poll=poll) for ring in rings for poll in polls]
 
 
 @dataclass(frozen=True, slots=True)

@@ -47,7 +47,7 @@ class Ours(Side):
         lcores = ",".join(map(str, self._places.lcores))
         run = (
             *(sys.executable, "-m", "pmd.cli", "run", "--bar", "2", "--json"),
-            *("--lcores", lcores, "--burst", str(case.burst), *channels),
+            *("--lcores", lcores, "--burst", str(case.burst), "--poll", str(case.poll), *channels),
         )
         return [self._keep(Child("pmd run", run, first=True))]
 

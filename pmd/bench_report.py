@@ -81,12 +81,14 @@ def latency_table(rows: Sequence[LatencyRow]) -> Table:
         "with the best and the worst round's"
     )
     shown.add_column("ring")
+    shown.add_column("poll")
     shown.add_column("offered a second", justify="right")
     shown.add_column("side")
     for name in ("sent", *PERCENTILES):
         shown.add_column(name, justify="right")
     for row in rows:
-        cells = [str(row.case.ring), f"{row.rate_pps:,}", row.side, f"{row.sent:.1%}"]
+        cells = [str(row.case.ring), str(row.case.poll), f"{row.rate_pps:,}"]
+        cells += [row.side, f"{row.sent:.1%}"]
         for name in PERCENTILES:
             figure = row.figures.get(name)
             cells.append("-" if figure is None else _microseconds(figure))

@@ -24,6 +24,7 @@ struct rk_loop {
 	bool may_sleep, must_look; /* a work of it can only be polled */
 	bool busy; /* the last round moved something */
 	uint64_t idle, coalesce;   /* TSC cycles */
+	uint64_t moved;            /* when something last did, be it in an earlier run */
 	bool trusting; /* its sleeps have no end of their own */
 	struct waiter waiter;
 };
@@ -356,7 +357,7 @@ uint32_t rk_loop_run(struct rk_loop *loop, uint64_t budget_ns)
 	struct rk_loop_stats *stats = loop->stats;
 	const uint64_t start = cycles_now();
 	const uint64_t budget = cycles_of(budget_ns), beat_cycles = cycles_of(BEAT_NS);
-	uint64_t last = start, moved = start, beaten = start - beat_cycles;
+	uint64_t last = start, moved = loop->moved, beaten = start - beat_cycles;
 	uint32_t events = 0;
 
 	coalesce(loop);
@@ -389,6 +390,7 @@ uint32_t rk_loop_run(struct rk_loop *loop, uint64_t budget_ns)
 		if (now - start >= budget)
 			events |= RK_EVENT_BUDGET;
 	}
+	loop->moved = moved;
 	call_due(loop, UINT64_MAX);
 	stats->cycles += cycles_now() - start;
 	return events;

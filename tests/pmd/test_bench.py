@@ -51,6 +51,11 @@ def huge_pages() -> Iterator[None]:
         (("--latency", "0"), "cannot use --latency 0: '0' is not 1 to 100000000"),
         (("--latency", "9", "--size", "64"), "cannot use --latency: it says what is measured"),
         (("--latency", "9", "--plot", "/x.svg"), "cannot use --plot /x.svg: it draws rates"),
+        (
+            ("--poll", "busy"),
+            "cannot use --poll busy: rates and peers are busy; give it with --la",
+        ),
+        (("--latency", "9", "--poll", "x"), "cannot use --poll x: it is none; there are busy, ad"),
         (("--feature", "frob"), "cannot use --feature frob: it is none; there are packed, mrg_rxb"),
         (("--feature", "all", "--size", "64"), "cannot use --feature all: it says what is measur"),
         (("--feature", "csum", "--peer", "x"), "cannot use --feature csum: it says what is measu"),
@@ -176,11 +181,14 @@ def test_a_peer_that_ends_is_quoted(tmp_path: Path) -> None:
 
 
 def test_latency() -> None:
-    with pmd("bench", "--latency", "1000,20000", "--seconds", "0.5", "--json") as process:
+    options = ("--poll", "busy,interrupt", "--seconds", "0.5", "--json")
+    with pmd("bench", "--latency", "1000,20000", *options) as process:
         found = rows_of(process)
-    assert [(row["rate_pps"], row["side"]) for row in found] == [(1000, "pmd"), (20000, "pmd")]
+    assert [(row["poll"], row["rate_pps"], row["side"]) for row in found] == [
+        (poll, rate, "pmd") for poll in ("busy", "interrupt") for rate in (1000, 20000)
+    ]
     for row in found:
-        assert row["case"] == "latency-64B-split"
+        assert row["case"] == f"latency-64B-split-{row['poll']}"
         assert 0 < row["p50_ns"] <= row["p99_ns"] <= row["p999_ns"] <= row["max_ns"]
         best, worst = row["p50_ns_spread"]
         assert best <= row["p50_ns"] <= worst
@@ -189,13 +197,13 @@ def test_latency() -> None:
 
 def test_features() -> None:
     """Beside VM1 without each; the run itself sees to it that VM1 and its device agreed so."""
-    with pmd("bench", "--feature", "packed,csum", "--seconds", "0.5", "--json") as process:
+    with pmd("bench", "--feature", "packed,guest_csum", "--seconds", "0.5", "--json") as process:
         found = rows_of(process)
     kinds = [(row["feature"], row["mode"], row["ring"], row["peer"]) for row in found]
     assert list(dict.fromkeys(kinds)) == [
         ("packed", "null", "packed", "pmd without packed"),
         ("packed", "gen", "packed", "pmd without packed"),
-        ("csum", "copy", "split", "pmd without csum"),
+        ("guest_csum", "loop", "split", "pmd without guest_csum"),
     ]
     for row in found:
         assert row["case"].endswith(f"-{row['feature']}")

@@ -14,8 +14,9 @@ from tests.system.processes import Device, Pmd, Vm1
 
 pytestmark = pytest.mark.system
 
-COUNT = 3000
-IDLE_S = 3.0
+COUNT = 6000  # a minute for all modes and rings
+IDLE_S = 5.0
+IDLE_SHARE = 0.01
 
 
 def _cpu_s(pid: int) -> float:
@@ -24,9 +25,9 @@ def _cpu_s(pid: int) -> float:
 
 
 @pytest.mark.parametrize(("poll", "coalesce_us"), [("busy", 0), ("adaptive", 20), ("interrupt", 0)])
-def test_no_frame_waits_for_ever(tmp_path: Path, poll: str, coalesce_us: int) -> None:
-    """A part of `python -m tests.soak`: each ring layout, VM1 paused at random."""
-    chance = random.Random(7)
+def test_no_frame_waits_for_ever(tmp_path: Path, poll: str, coalesce_us: int, seed: int) -> None:
+    """A minute of `python -m tests.soak`: each ring layout, VM1 paused at random."""
+    chance = random.Random(seed)
     with served(tmp_path, poll, coalesce_us) as (device, pmd):
         for ring in RINGS:
             soaked = soak_ring(device, ring, COUNT, chance)
@@ -45,4 +46,4 @@ def test_an_idle_daemon_costs_nothing(tmp_path: Path) -> None:
         begin = _cpu_s(pmd.pid)
         time.sleep(IDLE_S)
         # What prints the statistics ten times a second has its part in it.
-        assert _cpu_s(pmd.pid) - begin < 0.02 * IDLE_S
+        assert _cpu_s(pmd.pid) - begin < IDLE_SHARE * IDLE_S

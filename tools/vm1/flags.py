@@ -123,6 +123,7 @@ class RingFlags:
             leave them to the device in half of the frames.
         leave: replay: of each frame, TCP over IPv4, leave the checksum to the device, or its
             cutting into segments of 1448 bytes as well.
+        guest_csum: replay: take VIRTIO_NET_F_GUEST_CSUM where it is offered.
         legacy: Leave VIRTIO_F_VERSION_1 out.
     """
 
@@ -138,6 +139,7 @@ class RingFlags:
     in_order: bool = True
     offloads: Annotated[bool, _FLAG] = False
     leave: Literal["nothing", "csum", "tso"] = "nothing"
+    guest_csum: Annotated[bool, _FLAG] = False
     legacy: Annotated[bool, _FLAG] = False
 
     def options(self) -> RingOptions:
@@ -155,6 +157,7 @@ class RingFlags:
             in_order=self.in_order,
             offloads=self.offloads,
             leave=Leave[self.leave.upper()],
+            guest_csum=self.guest_csum,
             legacy=self.legacy,
         )
 

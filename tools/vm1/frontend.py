@@ -46,6 +46,8 @@ def wanted_features(options: RingOptions) -> tuple[Feature, Feature]:
         taken |= Feature.NET_MRG_RXBUF
     if options.event_idx:
         taken |= Feature.EVENT_IDX
+    if options.guest_csum:
+        taken |= Feature.NET_GUEST_CSUM
     if options.offloads:
         taken |= Feature.NET_CSUM | Feature.NET_GUEST_CSUM
         taken |= Feature.NET_HOST_TSO4 | Feature.NET_HOST_TSO6

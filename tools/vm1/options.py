@@ -135,6 +135,7 @@ class RingOptions:
     in_order: bool = True
     offloads: bool = False
     leave: Leave = Leave.NOTHING
+    guest_csum: bool = False
     legacy: bool = False
 
 
@@ -245,6 +246,9 @@ def _check_offloads(options: Options) -> None:
     if rings.offloads:
         _require("--offloads", "", options.mode == Mode.VERIFY, "it is for verify only")
         _require("--offloads", "", not rings.legacy, "it does not go with --legacy")
+    if rings.guest_csum:
+        _require("--guest-csum", "", options.mode == Mode.REPLAY, "it is for replay only")
+        _require("--guest-csum", "", not rings.legacy, "it does not go with --legacy")
     leave, sizes = rings.leave, options.traffic.sizes
     if leave != Leave.NOTHING:
         name = leave.name.lower()
