@@ -126,4 +126,5 @@ def _serve(picture: Picture) -> None:
     picture.start_vm1()
     picture.start_vm2()
     picture.plug()
-    picture.start_pmd("packet")
+    # One that sleeps leaves the processors to the machines: these are emulated, and are not many.
+    picture.start_pmd("packet", "--poll", "adaptive")

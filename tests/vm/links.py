@@ -302,8 +302,11 @@ class Links:
     def __init__(self, ingredients: Ingredients, stage: Stage) -> None:
         directory = stage.another().directory
         vm1, vm2 = (
-            stage.enter(ingredients.templates.restore(name, memory_mib, directory))
-            for name, memory_mib in (("vm1", VM1_MEMORY_MIB), ("vm2", VM2_MEMORY_MIB))
+            stage.enter(ingredients.templates.restore(name, memory_mib, directory, iommu=iommu))
+            for name, memory_mib, iommu in (
+                ("vm1", VM1_MEMORY_MIB, False),
+                ("vm2", VM2_MEMORY_MIB, True),
+            )
         )
         self.site = Site(vm1, vm2, directory, stage)
         own.install(vm2, ingredients.package)

@@ -303,7 +303,7 @@ def test_without_an_iommu(ingredients: Ingredients, stage: Stage) -> None:
     picture = stage.another()
     picture.start_device()
     vm2 = stage.enter(
-        ingredients.templates.boot("vm2", VM2_MEMORY_MIB, picture.directory, iommu=False)
+        ingredients.templates.restore("vm2", VM2_MEMORY_MIB, picture.directory, iommu=False)
     )
     own.install(vm2, ingredients.package)
     picture.vm2 = vm2

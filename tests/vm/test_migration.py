@@ -91,7 +91,7 @@ def _ping(vm: Vm) -> None:
 
 def _restore(ingredients: Ingredients, directory: Path, device: Device, nic: Nic) -> Vm:
     """VM1, its interface up."""
-    vm = ingredients.templates.restore("source", MEMORY_MIB, directory)
+    vm = ingredients.templates.restore("source", MEMORY_MIB, directory, iommu=False)
     try:
         nic.plug(vm, "net0", device.vhost_user, MAC)
         script = "modprobe virtio_net; n=0; until [ -e /sys/class/net/eth0 ]; do"

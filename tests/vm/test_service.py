@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import signal
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -25,6 +26,8 @@ ORDINARY_MTU = 1500
 MTUS = (576, 1280, ORDINARY_MTU, 9000)
 OTHER_MEMORY_MIB = VM1_MEMORY_MIB + 128
 REPLACEMENTS = 10
+SUCCEEDED_WITHIN_S = 30.0
+MORE_ANSWERS = 10
 
 
 def both_ways(picture: Picture, size_bytes: int) -> None:
@@ -54,13 +57,18 @@ def test_four_mtus(served: Picture) -> None:
 
 
 def test_a_killed_pmd_is_succeeded(served: Picture) -> None:
-    served.ping()
+    """Within two seconds on a machine that does nothing else; here it is emulated beside others."""
+    served.ping(2)
+    device = served.device
     served.pmd.signal(signal.SIGKILL)
     assert served.pmd.wait(STEP_TIMEOUT_S) == 128 + signal.SIGKILL
-    device = served.device
     device.wait_until(lambda: not device.is_served(), STEP_TIMEOUT_S, "see pmd go")
-    served.start_pmd("packet")
-    served.ping()
+    began = time.monotonic()
+    served.start_pmd("packet", "--poll", "adaptive")
+    took_s = time.monotonic() - began
+    print(f"from its start until it served: {took_s:.2f} s")
+    assert took_s < SUCCEEDED_WITHIN_S
+    served.ping(2)
     both_ways(served, MIB)
 
 
@@ -130,14 +138,19 @@ def test_a_neighbour_comes_and_goes(served: Picture, stage: Stage) -> None:
     served.ping(2)
     second.ping(2)
 
-    words = ["ping", "-c", "100", "-i", "0.1", "-w", "120", OUTSIDE_ADDRESS]
-    pings = second.vm1.agent.start(*words)
-    pings.wait_for("bytes from", STEP_TIMEOUT_S)
+    pings = second.vm1.agent.start("ping", "-i", "0.1", OUTSIDE_ADDRESS)
+
+    def answered() -> list[int]:
+        return [int(each) for each in re.findall(r"bytes from .* icmp_seq=(\d+)", pings.text)]
+
+    pings.wait_until(lambda: bool(answered()), STEP_TIMEOUT_S, "is not answered")
     served.unplug()
     served.stop_vm1()
+    enough = len(answered()) + MORE_ANSWERS
+    pings.wait_until(lambda: len(answered()) >= enough, STEP_TIMEOUT_S, "is not answered any more")
+    pings.signal(signal.SIGINT)
     assert pings.wait(STEP_TIMEOUT_S) == 0, pings.text
-    answered = [int(each) for each in re.findall(r"bytes from .* icmp_seq=(\d+)", pings.text)]
-    assert answered == list(range(1, len(answered) + 1))  # none is missing between two
+    assert answered() == list(range(1, len(answered()) + 1))  # none is missing between two
     both_ways(second, MIB)
     served.start_vm1()
     served.plug()

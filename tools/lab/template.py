@@ -57,34 +57,19 @@ class Templates:
         self._accelerator = ""
         self.kvm_refusal = ""
 
-    def restore(self, name: str, memory_mib: int, directory: Path) -> Vm:
-        """A running machine of that memory size; the caller closes it.
+    def restore(self, name: str, memory_mib: int, directory: Path, *, iommu: bool = True) -> Vm:
+        """A running machine of that memory size, with an IOMMU or not; the caller closes it.
 
         Raises:
             VhostPciError: It cannot be booted or restored.
         """
-        hardware = Hardware(self._qemu, self._image, self.accelerator, memory_mib)
+        hardware = Hardware(self._qemu, self._image, self.accelerator, memory_mib, iommu)
         saved = self._saved(hardware)
         vm = Vm(name, hardware, directory, saved / _MEMORY)
         try:
             _ignore_memory(vm)
             vm.qmp.execute("migrate-incoming", uri=f"file:{saved / _STATE}")
             vm.wait_until_up(_RESTORE_TIMEOUT_S)
-        except BaseException:
-            vm.close()
-            raise
-        return vm
-
-    def boot(self, name: str, memory_mib: int, directory: Path, *, iommu: bool) -> Vm:
-        """A machine that is no template's, booted now; the caller closes it.
-
-        Raises:
-            VhostPciError: It cannot be booted.
-        """
-        hardware = Hardware(self._qemu, self._image, self.accelerator, memory_mib, iommu)
-        vm = Vm(name, hardware, directory)
-        try:
-            vm.wait_until_up(_BOOT_TIMEOUT_S)
         except BaseException:
             vm.close()
             raise
@@ -123,7 +108,7 @@ class Templates:
     def _saved(self, hardware: Hardware) -> Path:
         """The directory of a template."""
         facts = (hardware.qemu.version, hardware.image.key, *hardware.options())
-        name = f"template{hardware.memory_mib}"
+        name = f"{'template' if hardware.iommu else 'bare'}{hardware.memory_mib}"
         return self._cache.layer(
             name, recipe_key(_RECIPE, *facts), lambda path: self._make(hardware, path)
         )

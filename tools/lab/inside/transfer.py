@@ -2,7 +2,8 @@
 
     transfer.py receive ADDRESS PORT        prints "ready", takes one connection, prints
                                             the digest and the seconds it took
-    transfer.py send ADDRESS PORT BYTES     sends so many random bytes, prints the digest
+    transfer.py send ADDRESS PORT BYTES     sends so many bytes, no two pieces alike, prints the
+                                            digest
 
 Standard library only.
 """
@@ -17,6 +18,7 @@ import time
 
 _TIMEOUT_S = 120.0
 _CHUNK = 1 << 16
+_NUMBER_BYTES = 8
 
 
 def receive(address: str, port: int) -> str:
@@ -36,20 +38,28 @@ def receive(address: str, port: int) -> str:
 
 
 def send(address: str, port: int, size: int) -> str:
-    """Digest of the random bytes it sent."""
+    """Digest of what it sent: a piece of random bytes again and again, each with its number."""
+    piece = os.urandom(_CHUNK - _NUMBER_BYTES)
+    number = 0
     digest = hashlib.sha256()
     with socket.create_connection((address, port), _TIMEOUT_S) as connection:
         while size:
-            data = os.urandom(min(_CHUNK, size))
+            data = (number.to_bytes(_NUMBER_BYTES, "big") + piece)[:size]
             connection.sendall(data)
             digest.update(data)
             size -= len(data)
+            number += 1
     return digest.hexdigest()
 
 
-if __name__ == "__main__":
+def main() -> None:
+    """One of the two."""
     _, action, where, number, *size_bytes = sys.argv
     if action == "receive":
         print(receive(where, int(number)), flush=True)
     else:
         print(send(where, int(number), int(size_bytes[0])), flush=True)
+
+
+if __name__ == "__main__":
+    main()
