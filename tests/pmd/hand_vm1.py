@@ -50,9 +50,11 @@ class HandVm1(Closing):
     Args:
         path: The device's vhost-user socket.
         sealable: Whether the device can keep the memory from shrinking.
+        ready: Whether its driver is (DRIVER_OK); else all that was done is to negotiate, and the
+            rings are to be filled before `driver_ok`.
     """
 
-    def __init__(self, path: Path, *, sealable: bool = True) -> None:
+    def __init__(self, path: Path, *, sealable: bool = True, ready: bool = True) -> None:
         options = Options(
             Mode.IDLE, Socket(path, listen=False), MemoryOptions(), RingOptions(), TrafficOptions()
         )
@@ -63,11 +65,16 @@ class HandVm1(Closing):
         connection.connect(str(path))
         self._front_end = FrontEnd(connection, str(path))
         self._front_end.negotiate(options.rings)
-        self._front_end.share_memory(self.rings.memory)
-        self.start()
+        if ready:
+            self.driver_ok()
 
     def _ring(self, index: int) -> Ring:
         return self.rings.rings[index]
+
+    def driver_ok(self) -> None:
+        """What a VMM does once the driver is ready. Once."""
+        self._front_end.share_memory(self.rings.memory)
+        self.start()
 
     def start(self) -> None:
         """Start both rings where their used index is."""
@@ -105,6 +112,12 @@ class HandVm1(Closing):
 
     def transmit(self) -> None:
         """Send one frame of 60 zero bytes, and wait until the device has taken it."""
+        before = self.used(TRANSMIT)
+        self.send()
+        wait_for(lambda: self.used(TRANSMIT) == (before + 1) & 0xFFFF, "the used index")
+
+    def send(self) -> None:
+        """Make such a frame available, behind those that were taken."""
         ring = self._ring(TRANSMIT)
         before = self.used(TRANSMIT)
         descriptor = struct.pack("<QIHH", ring.slots[0].bus, 12 + 60, 0, 0)
@@ -112,7 +125,6 @@ class HandVm1(Closing):
         ctypes.memmove(ring.desc.host, descriptor, len(descriptor))
         self.offer(0)
         self.set_available(TRANSMIT, before + 1)
-        wait_for(lambda: self.used(TRANSMIT) == (before + 1) & 0xFFFF, "the used index")
 
     def wait_for_error(self, index: int) -> None:
         """Until the device signals the ring's error eventfd."""
