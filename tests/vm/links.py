@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from tools.lab.vm import Vm
 
 ETHERNET_BYTES = 14
-DATA_MIB = 1
+DATA_BYTES = 1 << 20
 _MAC = "52:54:00:78:00:{:02x}"
 _FUNCTION = {"x-msg-timeout": 60_000}
 _LOOK_S = 0.2
@@ -44,11 +44,11 @@ ip addr replace {1}/24 dev {0}
 ip link set {0} up
 """
 # Data of the sender's own, made once; nobody may listen yet.
-_SEND = f"""\
-[ -e /tmp/data ] || head -c {DATA_MIB << 20} /dev/urandom > /tmp/data
-[ -e /tmp/sum ] || sha256sum < /tmp/data > /tmp/sum
-until nc {{}} {{}} < /tmp/data 2>/tmp/why; do grep -q refused /tmp/why; sleep 0.05; done
-cat /tmp/sum
+_SEND = """\
+[ -e /tmp/data{2} ] || head -c {2} /dev/urandom > /tmp/data{2}
+[ -e /tmp/sum{2} ] || sha256sum < /tmp/data{2} > /tmp/sum{2}
+until nc {0} {1} < /tmp/data{2} 2>/tmp/why; do grep -q refused /tmp/why; sleep 0.05; done
+cat /tmp/sum{2}
 """
 _REBIND = """\
 cd $(readlink -f /sys/class/net/{0}/device/driver)
@@ -206,15 +206,17 @@ class Link:
             for ping in pings:
                 assert ping.wait(STEP_TIMEOUT_S) == 0, ping.text
 
-    def transfer(self) -> tuple[Counters, Counters]:
-        """DATA_MIB by TCP from VM1, then back; what arrives is what was sent. What passed, each."""
+    def transfer(self, size_bytes: int = DATA_BYTES) -> tuple[Counters, Counters]:
+        """So much by TCP from VM1, then back; what arrives is what was sent. What passed, each."""
         counted = [self.passed()]
         for source, target, address in (
             (self.vm1, self.vm2, self.outside_address),
             (self.vm2, self.vm1, self.address),
         ):
             receive = target.agent.start("sh", "-c", f"nc -l -p {_PORT} | sha256sum")
-            sent = source.agent.shell(_SEND.format(address, _PORT), timeout_s=STEP_TIMEOUT_S)
+            sent = source.agent.shell(
+                _SEND.format(address, _PORT, size_bytes), timeout_s=STEP_TIMEOUT_S
+            )
             assert receive.wait(STEP_TIMEOUT_S) == 0, receive.text
             assert receive.output.decode() == sent
             counted.append(self.passed())
@@ -302,11 +304,8 @@ class Links:
     def __init__(self, ingredients: Ingredients, stage: Stage) -> None:
         directory = stage.another().directory
         vm1, vm2 = (
-            stage.enter(ingredients.templates.restore(name, memory_mib, directory, iommu=iommu))
-            for name, memory_mib, iommu in (
-                ("vm1", VM1_MEMORY_MIB, False),
-                ("vm2", VM2_MEMORY_MIB, True),
-            )
+            stage.enter(ingredients.templates.restore(name, memory_mib, directory))
+            for name, memory_mib in (("vm1", VM1_MEMORY_MIB), ("vm2", VM2_MEMORY_MIB))
         )
         self.site = Site(vm1, vm2, directory, stage)
         own.install(vm2, ingredients.package)

@@ -203,6 +203,36 @@ def test_packed_rings_start_anew_after_the_device_server_was_killed(links: Links
     links.remove_all()
 
 
+IDENTITY = """\
+cd $(readlink -f /sys/class/net/{0}/device/..)
+device=$(basename $PWD)
+echo $device > driver/unbind
+echo identity > iommu_group/type
+echo $device > /sys/bus/pci/drivers_probe
+"""
+STRICT_BYTES = 32 << 10
+
+
+@pytest.mark.usefixtures("cleared")
+def test_vm1_behind_an_iommu(links: Links) -> None:
+    """Strict, as Linux has it where QEMU's IOMMU caches; then passed through."""
+    link = links.add(Nic({"iommu_platform": True}))
+    assert Feature(link.negotiated()) & Feature.ACCESS_PLATFORM
+    assert "ACCESS_PLATFORM" in link.device.state()["vhost_user"]["features"]
+    link.ping(18, ORDINARY_MTU - IP_AND_ICMP_BYTES)
+    link.transfer(STRICT_BYTES)
+    # Each frame's memory is mapped for it, and taken back.
+    strict = link.device.state()["function"]["generation"]
+    assert strict > STRICT_BYTES // ORDINARY_MTU
+    links.count(link)
+    link.vm1.agent.shell(IDENTITY.format(link.interface), timeout_s=STEP_TIMEOUT_S)
+    link.bring_up()
+    link.bring_tap_up()
+    link.ping(18)
+    link.transfer(8 * STRICT_BYTES)
+    links.remove_all()
+
+
 @pytest.mark.usefixtures("cleared")
 def test_pmd_counted_what_vm1_counted(links: Links) -> None:
     """The last one: of all the traffic above nothing was dropped, made up or counted wrong."""
