@@ -83,7 +83,7 @@ def test_a_shrunken_file_quarantines_the_channel(memory: int, left: int) -> None
         while event == Event.BUDGET and time.monotonic() < deadline:
             event = loop.run(100_000_000)
         shrink.join()
-        assert event == Event.FAULT
+        assert Event.FAULT in event  # the budget may end with it
         assert guard.faulted
         assert work.events == Event.FAULT
         assert fault_names()[queue.fault] == "window"
