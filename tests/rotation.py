@@ -7,10 +7,7 @@ VM1 granted.
 
 from __future__ import annotations
 
-import argparse
-import random
 import sys
-import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -24,8 +21,10 @@ from tests.kernel.packed_rig import PackedRig
 from tests.kernel.rig import DATA, NEXT, Rig
 from tests.kernel.witness import Witness
 from tests.noise import packed_noise, split_noise
+from tests.rounds import rounds
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Callable, Iterator
 
     import numpy.typing as npt
@@ -130,21 +129,11 @@ def rotate(chance: random.Random) -> int:
 
 def main() -> int:
     """Rotations until the time is over."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.rotation", description="An honest ring beside hostile ones, by turns."
-    )
-    parser.add_argument("--minutes", type=float, default=10.0, help="for how long (default: 10)")
-    parser.add_argument("--seed", type=int, default=None, help="of the noise (default: any)")
-    arguments = parser.parse_args()
-    seed = arguments.seed if arguments.seed is not None else random.randrange(1 << 32)
-    print(f"seed {seed}", flush=True)
-    chance = random.Random(seed)
-    deadline = time.monotonic() + 60 * arguments.minutes
-    rotations = frames = 0
-    while not rotations or time.monotonic() < deadline:
+    count = frames = 0
+    for chance in rounds("tests.rotation", "An honest ring beside hostile ones.", minutes=10):
         frames += rotate(chance)
-        rotations += 1
-    print(f"{rotations} rotations, {frames} frames of the witness, none lost")
+        count += 1
+    print(f"{count} rotations, {frames} frames of the witness, none lost")
     return 0
 
 

@@ -8,9 +8,7 @@ for ever: a lost wake-up is not mended by the heartbeat's, nor by a pause of the
 
 from __future__ import annotations
 
-import argparse
 import os
-import random
 import signal
 import sys
 import tempfile
@@ -20,9 +18,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from tests.rounds import rounds
 from tests.system.processes import Device, Pmd, Vm1
 
 if TYPE_CHECKING:
+    import random
     from collections.abc import Iterator
 
 POLLS = ("busy", "adaptive", "interrupt")
@@ -116,21 +116,11 @@ def _round(poll: str, chance: random.Random) -> int:
 
 def main() -> int:
     """Rounds until the time is over; 1 if any VM1 lost a frame."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tests.soak", description="Soaks sleep and wake-up."
-    )
-    parser.add_argument("--minutes", type=float, default=60.0, help="for how long (default: 60)")
-    parser.add_argument("--seed", type=int, default=None, help="of the pauses (default: any)")
-    arguments = parser.parse_args()
-    seed = arguments.seed if arguments.seed is not None else random.randrange(1 << 32)
-    print(f"seed {seed}", flush=True)
-    chance = random.Random(seed)
-    deadline = time.monotonic() + 60 * arguments.minutes
-    failed = rounds = 0
-    while not rounds or time.monotonic() < deadline:
-        failed += _round(POLLS[rounds % len(POLLS)], chance)
-        rounds += 1
-    print(f"{len(RINGS) * rounds} runs, {failed} failed")
+    failed = count = 0
+    for chance in rounds("tests.soak", "Soaks sleep and wake-up.", minutes=60):
+        failed += _round(POLLS[count % len(POLLS)], chance)
+        count += 1
+    print(f"{len(RINGS) * count} runs, {failed} failed")
     return 1 if failed else 0
 
 
