@@ -30,10 +30,11 @@ MEMORY_MIB = 512
 VM1_ADDRESS, OUTSIDE_ADDRESS = "10.77.0.1", "10.77.0.2"
 MAC = "52:54:00:77:00:01"
 PORTS = ("5000", "5001")
-TRANSFER_BYTES = 48 << 20
+TRANSFER_BYTES = 8 << 20  # and more, for as long as VM1 is under way
 TRANSFER_MODULE = "tools.lab.inside.transfer"
 TRANSFER = "/usr/lib/vhost-pci-lab/transfer.py"
 FOUND = ("/tmp/sent", "/tmp/received")
+ENOUGH = "/tmp/enough"
 STEP_TIMEOUT_S = 180.0
 LOOK_S = 0.1
 
@@ -121,7 +122,8 @@ def _prepare(hardware: Hardware, directory: Path, device: Device, nic: Nic) -> V
 class Transfers(Closing):
     """TCP both ways at once, begun in the source; VM1 keeps what it found in files."""
 
-    def __init__(self, source: Vm, outside: str) -> None:
+    def __init__(self, source: Vm, outside: str, directory: Path) -> None:
+        self._enough = directory / "enough"
         receive = ["receive", OUTSIDE_ADDRESS, PORTS[0]]
         self._receiver = Program(TRANSFER_MODULE, receive, outside)
         assert self._receiver.line() == "ready"
@@ -129,9 +131,9 @@ class Transfers(Closing):
         source.agent.start("sh", "-c", own)
         listens = f"n=0; until grep -q ready {FOUND[1]}; do n=$((n+1)); [ $n -lt 600 ];"
         source.agent.shell(f"{listens} sleep 0.1; done", timeout_s=STEP_TIMEOUT_S)
-        send = ["send", VM1_ADDRESS, PORTS[1], str(TRANSFER_BYTES)]
+        send = ["send", VM1_ADDRESS, PORTS[1], str(TRANSFER_BYTES), str(self._enough)]
         self._sender = Program(TRANSFER_MODULE, send, outside)
-        own = f"python3 {TRANSFER} send {OUTSIDE_ADDRESS} {PORTS[0]} {TRANSFER_BYTES}"
+        own = f"python3 {TRANSFER} send {OUTSIDE_ADDRESS} {PORTS[0]} {TRANSFER_BYTES} {ENOUGH}"
         source.agent.start("sh", "-c", f"{own} > {FOUND[0]}")
 
     @property
@@ -140,7 +142,9 @@ class Transfers(Closing):
         return self._receiver.running and self._sender.running
 
     def check(self, vm1: Vm) -> None:
-        """Both ends found the same bytes, of both; vm1 is where VM1 is by now."""
+        """Ends both; the ends of each found the same bytes. vm1 is where VM1 is by now."""
+        self._enough.touch()
+        vm1.agent.shell(f"touch {ENOUGH}", timeout_s=STEP_TIMEOUT_S)
         received, _ = self._receiver.wait(STEP_TIMEOUT_S).split()
         sent = self._sender.wait(STEP_TIMEOUT_S).strip()
         wait = "n=0; until [ $(cat {0} {1} | wc -w) -eq 4 ]; do n=$((n+1)); [ $n -lt 600 ];"
@@ -165,10 +169,10 @@ def test_migration(ingredients: Ingredients, outside: str, tmp_path: Path, words
         _prepare(source.hardware, tmp_path, there, nic) as target,
     ):
         _ping(source)
-        with Transfers(source, outside) as transfers:
+        with Transfers(source, outside, tmp_path) as transfers:
             _copy_all(source)
             facts = _migrate(source, target, tmp_path / "migration")
-            assert transfers.running, "they were over too soon"
+            assert transfers.running
             target.wait_until_up(STEP_TIMEOUT_S)
             transfers.check(target)
         _ping(target)

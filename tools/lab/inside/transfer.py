@@ -2,8 +2,9 @@
 
     transfer.py receive ADDRESS PORT        prints "ready", takes one connection, prints
                                             the digest and the seconds it took
-    transfer.py send ADDRESS PORT BYTES     sends so many bytes, no two pieces alike, prints the
-                                            digest
+    transfer.py send ADDRESS PORT BYTES [PATH]
+                                            sends so many bytes, no two pieces alike, and more
+                                            until a file PATH is there; prints the digest
 
 Standard library only.
 """
@@ -37,28 +38,30 @@ def receive(address: str, port: int) -> str:
     return f"{digest.hexdigest()} {duration_s:.6f}"
 
 
-def send(address: str, port: int, size: int) -> str:
+def send(address: str, port: int, size: int, path: str = "") -> str:
     """Digest of what it sent: a piece of random bytes again and again, each with its number."""
     piece = os.urandom(_CHUNK - _NUMBER_BYTES)
     number = 0
     digest = hashlib.sha256()
     with socket.create_connection((address, port), _TIMEOUT_S) as connection:
-        while size:
-            data = (number.to_bytes(_NUMBER_BYTES, "big") + piece)[:size]
+        while size or (path and not os.access(path, os.F_OK)):
+            data = number.to_bytes(_NUMBER_BYTES, "big") + piece
+            if size:
+                data = data[:size]
+                size -= len(data)
             connection.sendall(data)
             digest.update(data)
-            size -= len(data)
             number += 1
     return digest.hexdigest()
 
 
 def main() -> None:
     """One of the two."""
-    _, action, where, number, *size_bytes = sys.argv
+    _, action, where, number, *more = sys.argv
     if action == "receive":
         print(receive(where, int(number)), flush=True)
     else:
-        print(send(where, int(number), int(size_bytes[0])), flush=True)
+        print(send(where, int(number), int(more[0]), *more[1:]), flush=True)
 
 
 if __name__ == "__main__":
