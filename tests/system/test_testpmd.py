@@ -286,7 +286,8 @@ def test_frames_circulate(tmp_path: Path, packed: bool) -> None:
 
     What testpmd sent, the VF got; what the VF gave, testpmd got or has in its receive rings. A
     frame ends where testpmd finds its transmit ring full, and says so, or where it ends itself:
-    what then still waits for its buffers the VF drops.
+    what then still waits for its buffers the VF drops. On a busy machine some of the first come
+    before both queues are on.
     """
     rings = Rings(mergeable=True, in_order=False, queue_size=256, queue_pairs=2, packed=packed)
     with Device(tmp_path) as device, Pmd([(device.function, "loop")]) as pmd:
@@ -301,7 +302,7 @@ def test_frames_circulate(tmp_path: Path, packed: bool) -> None:
     assert counts.tx_packets + counts.tx_dropped == counts.rx_packets + first
     assert counts.rx_packets > 10 * first
     left = counts.tx_packets - summary.vm1_to_vf.packets
-    assert left <= rings.queue_size * rings.queue_pairs
+    assert left <= rings.queue_size * rings.queue_pairs + first  # at the end, and at the beginning
     assert summary.vm1_to_vf.dropped == left
     assert summary.vm1_to_vf.drops.keys() <= {"disabled", "vf_down"}
     assert summary.vf_to_vm1.dropped == 0
