@@ -68,9 +68,6 @@ __all__ = [
 ]
 
 
-_MISSING = 5  # RK_FAULT_MISSING
-
-
 class Map(Handle):
     """VM1's memory as this process sees it: bus address -> host address.
 
@@ -191,7 +188,7 @@ class Queue(Handle):
     def fault(self) -> int:
         """An enum rk_fault (`fault_names`); not 0: quarantined, no longer touched."""
         fault = int(library().rk_queue_fault(self.handle))
-        return 0 if fault == _MISSING else fault
+        return 0 if fault_names()[fault] == "missing" else fault
 
     @property
     def in_flight(self) -> int:
@@ -201,7 +198,7 @@ class Queue(Handle):
     @property
     def waits(self) -> bool:
         """Whether it is left alone until it has translations; its `fault` is 0 then."""
-        return int(library().rk_queue_fault(self.handle)) == _MISSING
+        return fault_names()[int(library().rk_queue_fault(self.handle))] == "missing"
 
     def misses(self) -> list[Miss]:
         """Take what it waits for, to be asked for: each is told once."""

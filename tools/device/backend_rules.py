@@ -9,6 +9,7 @@ import enum
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from driver.mac_address import address_error
 from tools.vhost_user_abi import (
     BASELINE_REGIONS,
     INFLIGHT,
@@ -30,8 +31,7 @@ if TYPE_CHECKING:
 
 MEMORY_SLOTS = 64
 NOTHING = ProtocolFeature(0)
-ADDRESS_MASK = (1 << 48) - 1  # IEEE 802, 48 bits; the lowest one of the first byte is the group's
-MULTICAST = 1
+ADDRESS_MASK = (1 << 48) - 1  # IEEE 802
 
 # An int: the complement of an IntFlag has none of the bits that have no name.
 PROTOCOL_FEATURES = int(
@@ -224,7 +224,7 @@ def parse_address(payload: bytes) -> int:
     """
     (value,) = U64.unpack(payload)
     address = int(value) & ADDRESS_MASK
-    if not address or address & MULTICAST:
+    if address_error(address.to_bytes(6, "little")):
         raise RefusalError(Reason.VALUE, f"announces {address:#x}, which is no card's address")
     return address
 

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 STILL_TIMEOUT_S = 2.0
 ACKNOWLEDGE_TIMEOUT_S = 5.0
 SAMPLE_INTERVAL_S = 0.1
+_KNOWN = DriverFeature.MARKS | DriverFeature.TRANSLATES
 
 
 class DriverWatch:
     """DRIVER_STATUS, DRIVER_FEATURES and ACK.
 
-    Thread rule: the event loop's. marks: the driver marks what it writes to VM1's memory
-    (docs/device.md 5.7). translates: it reports misses (5.8). unmarked: one may have written
-    without a mark, and is no longer active; whoever looks at it sets it back.
+    Thread rule: the event loop's. features: DRIVER_FEATURES as it reads. unmarked: a driver may
+    have written without a mark, and is no longer active; whoever looks at it sets it back.
 
     Args:
         heartbeat: Reads the driver area's heartbeat.
@@ -33,27 +33,29 @@ class DriverWatch:
         self._changed = asyncio.Event()
         self.status = DriverStatus.DETACHED
         self.acknowledged: int | None = None
-        self.marks = False
-        self.translates = False
+        self.features = DriverFeature(0)
         self.unmarked = False
 
     def set_features(self, features: int) -> None:
         """DRIVER_FEATURES was written; an active driver cannot change them."""
         if self.status == DriverStatus.DETACHED:
-            self.marks = bool(features & DriverFeature.MARKS)
-            self.translates = bool(features & DriverFeature.TRANSLATES)
+            self.features = DriverFeature(features & _KNOWN)
 
     @property
-    def features(self) -> DriverFeature:
-        """DRIVER_FEATURES as it reads."""
-        marks = DriverFeature.MARKS if self.marks else DriverFeature(0)
-        return marks | (DriverFeature.TRANSLATES if self.translates else 0)
+    def marks(self) -> bool:
+        """Whether the driver marks what it writes to VM1's memory (docs/device.md 5.7)."""
+        return DriverFeature.MARKS in self.features
+
+    @property
+    def translates(self) -> bool:
+        """Whether it reports misses (docs/device.md 5.8)."""
+        return DriverFeature.TRANSLATES in self.features
 
     def lose(self) -> None:
         """The driver is gone without having said so."""
         self.unmarked |= self.status == DriverStatus.ACTIVE
         self.set_status(DriverStatus.DETACHED)
-        self.marks = self.translates = False
+        self.features = DriverFeature(0)
 
     def set_status(self, status: DriverStatus) -> None:
         """DRIVER_STATUS was written."""

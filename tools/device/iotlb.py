@@ -11,6 +11,7 @@ from bisect import bisect_right
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from driver.state_area import Permission
 from tools.device.backend_rules import Reason, RefusalError
 from tools.device.memory_table import ADDRESS_LIMIT
 from tools.device.vm1_state import Translation
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from tools.device.vm1_state import MemoryFile
 
 CAPACITY = 2048  # entries; fewer than the state area has room for
-READ, WRITE = 1, 2
+READ, WRITE = Permission.READ, Permission.WRITE
 
 
 class _Entry(NamedTuple):

@@ -37,7 +37,7 @@ class Registers:
 
     Args:
         ring_count: QUEUE_COUNT.
-        driver: Takes DRIVER_STATUS and ACK, and DRIVER_FEATURES if nobody else does.
+        driver: Takes DRIVER_STATUS and ACK.
         kicks: Takes KICK_ARM.
         queue_error: Called with the ring of a QUEUE_ERROR.
         further: What takes the values of other registers, by offset.
@@ -71,7 +71,6 @@ class Registers:
             Register.ACK: driver.acknowledge,
             Register.QUEUE_ERROR: self._write_queue_error,
             Register.KICK_ARM: self._write_kick_arm,
-            Register.DRIVER_FEATURES: driver.set_features,
             **further,
         }
 
