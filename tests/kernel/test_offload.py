@@ -17,7 +17,7 @@ from driver.offloads import NO_OFFLOADS, Offloads
 from pmd.kernel import DirectionStats, Work, drop_names
 from tests.kernel.offload_frames import SEQUENCE, asking, check, packet
 from tests.kernel.offload_port import OffloadPort, Told
-from tests.kernel.rig import BIG, BIG_SIZE, WRITE, Rig
+from tests.kernel.rig import BIG, BIG_SIZE, ISA, WRITE, Rig
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -55,7 +55,7 @@ def send(
     cuts: tuple[int, ...] = (),
     room: int = 256,
     burst: int = 256,
-    isa: str = "avx2",
+    isa: str = ISA,
 ) -> tuple[list[Told], dict[str, int]]:
     """VM1 sends frames, each in the buffers that cuts make; what the port had, and the drops."""
     with Rig(256, offloads=negotiated) as rig, OffloadPort(taken, room) as port:
