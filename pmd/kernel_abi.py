@@ -32,7 +32,7 @@ from pmd.xdp_abi import XdpConfigStructure, XdpQueueStructure, XdpRingStructure
 if TYPE_CHECKING:
     from driver.igbvf.queue import QueuePair
 
-ABI = 16  # RK_ABI
+ABI = 17  # RK_ABI
 BURST_MAX = 256  # RK_BURST_MAX
 FRAME_MAX = 65562  # RK_FRAME_MAX
 DROP_SLOTS = 16
@@ -190,12 +190,11 @@ class IgbvfConfigStructure(Structure):
         ("frame_bytes_max", c_uint32),
         ("link_up", c_uint64),
         ("windows", c_uint64),
-        ("overrun", c_uint64),
+        ("report", c_uint64),
         ("interrupts_on", c_uint64),
         ("interrupts_off", c_uint64),
         ("direct_bytes", c_uint32),
         ("wake_fd", c_int32),
-        ("sending", c_uint64),
     ]
 
 
@@ -217,12 +216,11 @@ def igbvf_config(pair: QueuePair) -> IgbvfConfigStructure:
         frame_bytes_max=pair.frame_bytes_max,
         link_up=pair.link_up,
         windows=pair.windows,
-        overrun=pair.overrun,
+        report=pair.report,
         interrupts_on=pair.interrupts_on,
         interrupts_off=pair.interrupts_off,
         direct_bytes=pair.direct_bytes,
         wake_fd=pair.wake_fd,
-        sending=pair.sending,
     )
 
 

@@ -91,6 +91,7 @@ class Ports:
     def counts(self, pair: int) -> AtVf:
         """What the VF's side of a queue pair counted since start."""
         before = self._before[pair] if pair < len(self._before) else AtVf()
+        before += AtVf(self._vf.missed(pair), 0, 0)
         return before + _counts(self._ports[pair]) if pair < len(self._ports) else before
 
     def look(self) -> bool:

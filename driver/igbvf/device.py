@@ -194,6 +194,11 @@ class Device:
         self._registers.write(reg.RXDCTL, reg.QueueControl.ENABLE, index)
         self._wait_control(reg.RXDCTL, index, reg.QueueControl.ENABLE)
 
+    def receive_ends(self, index: int) -> tuple[int, int]:
+        """Head and tail of a receive queue: alike, where the VF has no descriptor left."""
+        tail = self._registers.read(reg.RDT, index)
+        return self._registers.read(reg.RDH, index), tail
+
     def _stop(self, control: reg.Register, index: int) -> None:
         self._registers.write(control, 0, index)
         self._wait_control(control, index, reg.QueueControl(0))

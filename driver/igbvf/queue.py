@@ -35,12 +35,11 @@ class Ring:
 class QueuePair:
     """What pmd/csrc/port_igbvf.c works with: struct rk_igbvf_config. All stays the VF's.
 
-    rx_tail, tx_tail, interrupts_on, interrupts_off, link_up, overrun and sending are addresses in
-    this process: of four registers, two uint32 and a `driver.sending.Sending`. wake_fd is readable
+    rx_tail, tx_tail, interrupts_on, interrupts_off, link_up and report are addresses in this
+    process: of four registers, a uint32 and a `driver.igbvf.report.Report`. wake_fd is readable
     after an interrupt of the receive queue, -1 if it has none. frame_bytes_max is without FCS.
     windows is the address of a `driver.passthrough.WindowTable`. direct_bytes is the room that a
-    buffer of VM1's must have for the VF to receive into it, 0 if it must not at all; overrun is set
-    once the VF wrote more.
+    buffer of VM1's must have for the VF to receive into it, 0 if it must not at all.
     """
 
     rx: Ring
@@ -51,8 +50,7 @@ class QueuePair:
     frame_bytes_max: int
     link_up: int
     windows: int
-    overrun: int
-    sending: int
+    report: int
     direct_bytes: int
     interrupts_on: int
     interrupts_off: int

@@ -20,10 +20,10 @@ from driver.igbvf.device import (
 )
 from driver.igbvf.queue import BUFFER_BYTES, MEMORY_BYTES, QueuePair, lay_out
 from driver.igbvf.registers import BAR_SIZE, RDT, TDT, VTEIMC, VTEIMS
+from driver.igbvf.report import Trouble, Watch
 from driver.interrupts import Interrupts
 from driver.mac_address import address_error
 from driver.passthrough import OpenFunction, PassthroughVf, open_by_vfio
-from driver.sending import Sending, SendWatch
 from driver.software_vf.vf import PortSpec
 from guest.dma import DmaMemory, IovaSpace
 from guest.errors import VhostPciError
@@ -62,6 +62,7 @@ class IgbVf(PassthroughVf):
     writes_vm1 = True
 
     _device: Device | None = None
+    _watch: Watch | None = None
 
     def __init__(
         self,
@@ -76,9 +77,8 @@ class IgbVf(PassthroughVf):
         super().__init__(spec, address, mac, open_function)
         self._frame_bytes = mtu + FRAME_OVERHEAD + FCS_BYTES
         self._vlans = tuple(vlans)
-        self._overrun = ctypes.c_uint32()
-        self._sends = SendWatch(Sending())
         self._at_fault = False
+        self._missed = 0
 
     def open(self, queue_pairs: int) -> list[PortSpec]:
         """See `Vf.open`; the VF is reset first, whatever state it was left in."""
@@ -107,7 +107,7 @@ class IgbVf(PassthroughVf):
             undo.callback(self._forget)
             self._see_link(up=device.link_up(), first=True)
             self._left = undo.pop_all()
-        self._sends = SendWatch(Sending())
+        self._watch = Watch(rx, self._frame_bytes)
         pair = QueuePair(
             rx=rx,
             tx=tx,
@@ -117,8 +117,7 @@ class IgbVf(PassthroughVf):
             frame_bytes_max=FRAME_BYTES_MAX,
             link_up=ctypes.addressof(self._link_up),
             windows=self._windows.address,
-            overrun=ctypes.addressof(self._overrun),
-            sending=ctypes.addressof(self._sends.sending),
+            report=ctypes.addressof(self._watch.report),
             direct_bytes=0 if self._at_fault else direct_bytes,
             interrupts_on=bar.address + VTEIMS.at(),
             interrupts_off=bar.address + VTEIMC.at(),
@@ -157,21 +156,24 @@ class IgbVf(PassthroughVf):
 
     def look(self) -> str:
         """See `Vf.look`; a VF that wrote more than it may receives by copies from then on."""
-        device = self._device
-        if device is None:
+        device, watch = self._device, self._watch
+        if device is None or watch is None:
             return ""
-        if self._overrun.value:
-            self._overrun.value = 0
-            self._at_fault = True
-            return "it wrote more to a buffer of VM1's than its PF lets it receive: it is at fault"
+        self._at_fault |= watch.report.trouble == Trouble.OVERRUN
         try:
-            trouble = self._wanted_back() or device.trouble(0)
-            if not trouble:
-                self._see_link(up=device.link_up())
-                device.counters()
+            if trouble := self._wanted_back() or device.trouble(0):
+                return trouble
+            self._see_link(up=device.link_up())
+            trouble = watch.trouble(device, link_up=bool(self._link_up.value))
         except VhostPciError as error:
             return error.cause
-        return trouble or self._sends.trouble(link_up=bool(self._link_up.value))
+        if trouble:
+            self._missed += watch.unreported
+        return trouble
+
+    def missed(self, pair: int) -> int:  # noqa: ARG002 - it has one
+        """See `Vf.missed`."""
+        return self._missed
 
     def stop_receiving(self, pair: int) -> None:
         """See `Vf.stop_receiving`."""

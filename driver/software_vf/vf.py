@@ -86,6 +86,10 @@ class Vf(ABC):
         """Why it must be closed and opened anew, or "". Also while its ports are in use."""
         return ""
 
+    def missed(self, pair: int) -> int:  # noqa: ARG002 - most VFs tell their ports
+        """Frames that `look` found lost at a queue pair, and no port knows of. At any time."""
+        return 0
+
     def share(self, mappings: Sequence[Mapping]) -> VhostPciError | None:  # noqa: ARG002 - most copy
         """VM1's memory is mapped: a VF that can, may reach it from now on.
 

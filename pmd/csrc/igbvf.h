@@ -70,8 +70,7 @@ struct igbvf_port {
 	uint32_t buffer_bytes, frame_bytes_max, direct_bytes;
 	const uint32_t *link_up;
 	const struct rk_vf_window *windows;
-	uint32_t *overrun;
-	struct rk_sending *sending;
+	struct rk_igbvf_report *report;
 	uint64_t interrupts_on, interrupts_off; /* the registers' addresses */
 	uint32_t held_done;  /* held frames that were sent, not yet told */
 	uint16_t *tx_span;   /* by the first descriptor of a frame: how many it has */
@@ -92,6 +91,17 @@ static inline uint64_t buffer_iova(const struct igbvf_port *vf, const struct igb
 				   uint32_t index)
 {
 	return ring->buffers_iova + (uint64_t)index * vf->buffer_bytes;
+}
+
+/* Tells how far it got with what the VF received. */
+static inline void igbvf_received(const struct igbvf_port *vf)
+{
+	__atomic_store_n(&vf->report->received, vf->rx.first, __ATOMIC_RELAXED);
+}
+
+static inline void igbvf_trouble(const struct igbvf_port *vf, enum rk_igbvf_trouble trouble)
+{
+	__atomic_store_n(&vf->report->trouble, trouble, __ATOMIC_RELAXED);
 }
 
 /* Fills one data descriptor. last: the VF is to report it. */

@@ -7,7 +7,8 @@
  * ring stays free. Completion is seen in memory (DD); registers are written only: the tails, once a
  * burst. Here is receive; port_igbvf_tx.c has transmit, port_igbvf_wait.c what
  * a loop sleeps by. What the VF reports is bounded by what we gave
- * it: a length past its buffer or a frame without end is dropped.
+ * it: a length past its buffer or a frame without end is dropped. The descriptor that stays free shows a VF that
+ * reports what it does not have; one that reports what it has and did not fill is found by driver/igbvf/report.py.
  */
 #define _GNU_SOURCE
 #include "igbvf.h"
@@ -24,6 +25,7 @@
 void igbvf_give(struct igbvf_port *vf, uint32_t count)
 {
 	struct igbvf_ring *rx = &vf->rx;
+	const struct igbvf_descriptor *kept = &rx->descriptors[(rx->first - 1) & rx->mask];
 
 	if (count == 0)
 		return;
@@ -35,7 +37,10 @@ void igbvf_give(struct igbvf_port *vf, uint32_t count)
 		dma_write32(&to->word2, 0);
 		dma_write32(&to->word3, 0);
 	}
+	if (__builtin_expect(dma_read32(&kept->word2) & RX_DONE, 0))
+		igbvf_trouble(vf, RK_IGBVF_FOREIGN);
 	rx->first += count;
+	igbvf_received(vf);
 	dma_publish();
 	/* The one before first is prepared, and stays ours. */
 	mmio_write32(rx->tail, (rx->first - 1) & rx->mask);
@@ -209,8 +214,7 @@ struct rk_port *port_igbvf_open(const struct rk_port_config *config, char *error
 	vf->frame_bytes_max = pair->frame_bytes_max;
 	vf->windows = (const struct rk_vf_window *)(uintptr_t)pair->windows;
 	vf->link_up = (const uint32_t *)(uintptr_t)pair->link_up;
-	vf->overrun = (uint32_t *)(uintptr_t)pair->overrun;
-	vf->sending = (struct rk_sending *)(uintptr_t)pair->sending;
+	vf->report = (struct rk_igbvf_report *)(uintptr_t)pair->report;
 	vf->direct_bytes = pair->direct_bytes;
 	vf->interrupts_on = pair->interrupts_on;
 	vf->interrupts_off = pair->interrupts_off;

@@ -16,6 +16,7 @@ static void direct_mode(struct rk_port *port, bool direct)
 	vf->in_long = false;
 	vf->rx.first = 0;
 	vf->rx.next = 0;
+	igbvf_received(vf);
 	if (!direct)
 		igbvf_give(vf, vf->rx.count);
 }
@@ -59,7 +60,7 @@ static uint32_t frame_bytes(struct igbvf_port *vf, uint32_t status, uint32_t byt
 
 	vf->in_long = !(status & RX_END);
 	if (bytes > vf->direct_bytes || (part && vf->direct_bytes < vf->buffer_bytes)) {
-		__atomic_store_n(vf->overrun, 1, __ATOMIC_RELAXED);
+		igbvf_trouble(vf, RK_IGBVF_OVERRUN);
 		return RK_UNSUITED;
 	}
 	if (status & RX_TAG && bytes + IGBVF_TAG_BYTES > vf->direct_bytes)
@@ -91,6 +92,7 @@ static uint32_t direct_filled(struct rk_port *port, struct rk_filled *filled, ui
 			.tag = status & RX_TAG ? 0x81000000u | length >> 16 : 0};
 		rx->first++;
 	}
+	igbvf_received(vf);
 	return i;
 }
 

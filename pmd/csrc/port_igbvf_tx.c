@@ -13,7 +13,7 @@
  * one (8.12), and a VF may go on and report nothing. That is seen by what is told here. */
 static void tx_reclaim(struct igbvf_port *vf)
 {
-	struct rk_sending *sending = vf->sending;
+	struct rk_sending *sending = &vf->report->sending;
 	struct igbvf_ring *tx = &vf->tx;
 
 	while (tx->first != tx->next) {
@@ -114,7 +114,7 @@ uint32_t igbvf_tx(struct rk_port *port, struct rk_frame *frames, uint32_t n)
 	if (tx->next != before) {
 		dma_publish();
 		mmio_write32(tx->tail, tx->next & tx->mask);
-		__atomic_store_n(&vf->sending->given, tx->next, __ATOMIC_RELAXED);
+		__atomic_store_n(&vf->report->sending.given, tx->next, __ATOMIC_RELAXED);
 	}
 	return i;
 }

@@ -17,7 +17,7 @@
 #define RK_API __attribute__((visibility("default")))
 
 /* Changes with any structure or signature here; pmd/kernel.py refuses another. */
-#define RK_ABI 16u
+#define RK_ABI 17u
 
 #define RK_BURST_MAX 256u
 #define RK_WORKS_MAX 65535u

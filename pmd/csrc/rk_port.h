@@ -139,6 +139,20 @@ struct rk_sending {
 	uint32_t given, done; /* what was given to the device, and what of it the device reported sent: frames or descriptors */
 };
 
+/* What such a VF did that it must not: it has to be reset. */
+enum rk_igbvf_trouble {
+	RK_IGBVF_WELL = 0,
+	RK_IGBVF_OVERRUN, /* it wrote more than direct_bytes */
+	RK_IGBVF_FOREIGN, /* it reported a receive descriptor that it was not given */
+};
+
+/* What a port tells whoever looks after the VF, at any time. */
+struct rk_igbvf_report {
+	uint32_t trouble;  /* enum rk_igbvf_trouble, the last one */
+	uint32_t received; /* receive descriptors that were taken off, reported; runs on: of the ring's size, the oldest */
+	struct rk_sending sending;
+};
+
 /* One queue pair of an Intel 82576 or I350 VF, set up and enabled with empty rings: head and tail 0. */
 struct rk_igbvf_config {
 	uint64_t rx_tail, tx_tail;       /* the 32-bit tail registers, mapped */
@@ -150,11 +164,10 @@ struct rk_igbvf_config {
 	uint32_t frame_bytes_max;        /* what the VF sends, without FCS */
 	uint64_t link_up;                /* uint32_t, 0 while the link is down; may change at any time */
 	uint64_t windows;                /* RK_VF_WINDOWS of them; may change while no loop runs */
-	uint64_t overrun;                /* uint32_t; set not 0 by the port: the VF wrote more than direct_bytes */
+	uint64_t report;                 /* struct rk_igbvf_report, zeroed */
 	uint64_t interrupts_on, interrupts_off; /* the 32-bit registers VTEIMS and VTEIMC, mapped */
 	uint32_t direct_bytes;           /* the most it writes to one of VM1's buffers; 0: it is not to write there */
 	int32_t wake_fd;                 /* readable after an interrupt of the receive queue, vector 0; -1: it has none */
-	uint64_t sending;                /* struct rk_sending, zeroed */
 };
 
 /* One virtqueue of a virtio network device, enabled and empty; its memory is zeroed. */

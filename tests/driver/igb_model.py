@@ -47,6 +47,7 @@ class IgbModel(DmaModel):
         pf_refuses: Messages it answers with a refusal.
         messages: What the VF sent, by first word. vlans: Those it asked for, in order.
         completes: Whether transmitted frames are reported as done.
+        reports: Whether received frames, which are counted, are reported.
         stops: Whether queues stop when they are disabled, and not by a reset only.
         keeps_fcs: Whether frames are received with theirs (RCTL.SECRC off).
         strips: Whether VLAN tags are taken out of frames.
@@ -70,6 +71,7 @@ class IgbModel(DmaModel):
         self.mac = b""
         self.frame_limit = 1518
         self.completes = True
+        self.reports = True
         self.stops = True
         self.keeps_fcs = False
         self.heeds_limit = True
@@ -276,12 +278,14 @@ class IgbModel(DmaModel):
             frame += b"\xfc\xfc\xfc\xfc"
         if len(frame) > free * limit:
             return False
+        self._count("rx", len(frame))
+        if not self.reports:
+            return True
         for at in range(0, len(frame), limit):
             part = frame[at : at + limit]
             last = at + limit >= len(frame)
             status = 1 | (2 if last else 0) | (8 if last and tag is not None else 0)
             self.report(part, status, len(part), tag or 0 if last else 0)
-        self._count("rx", len(frame))
         return True
 
     def report(self, data: bytes, status: int, length: int, tag: int = 0) -> None:
@@ -298,6 +302,12 @@ class IgbModel(DmaModel):
         if vector & IVAR_VALID:
             self._causes |= 1 << (vector & 7)
         self.interrupt()
+
+    def claim(self, index: int, length: int) -> None:
+        """Write a receive descriptor back that was not filled, and need not even be the VF's."""
+        base = self.get(RX + HIGH) << 32 | self.get(RX + LOW)
+        at = base + 16 * (index % self.receive_count)
+        self.memory(at + 8, 8)[:] = struct.pack("<IHH", 3, length, 0)
 
     def interrupt(self) -> None:
         """Send what is due, after what the driver has turned on and off since it was last asked.

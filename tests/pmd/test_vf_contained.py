@@ -42,6 +42,8 @@ STOPPED = "it stopped sending"
 BAD_INDEX = "it used more buffers than it was given"
 BAD_ID = "it used a buffer that it does not have"
 BAD_LENGTH = "it wrote more or less than a buffer can hold"
+UNREPORTED = "it stopped receiving"
+FOREIGN = "it reported a buffer that it does not have"
 OVERRUN = "it wrote more to a buffer of VM1's than its PF lets it receive: it is at fault"
 
 
@@ -158,6 +160,20 @@ def reports_bytes(length: int) -> Lie:
     return named(lie, f"reports {length} bytes")
 
 
+def claims_one(model: VfModel) -> None:
+    """And goes on to fill that, which is nobody's any more, next."""
+    assert isinstance(model, IgbModel)
+    model.claim(model.get(IGB_RX + HEAD), 60)
+
+
+def claims_all(model: VfModel) -> None:
+    """With the one that it was not given."""
+    assert isinstance(model, IgbModel)
+    begin = model.get(IGB_RX + TAIL)
+    for index in range(begin, begin + model.receive_count):
+        model.claim(index, 60)
+
+
 # ---- VM1 sends
 
 SENDING = [
@@ -218,6 +234,9 @@ RECEIVING: list[tuple[str, Copy, Lie, str, list[bytes]]] = [
     ("igbvf", DMA, reports_bytes(DIRECT_ROOM + 1), OVERRUN, [b""]),
     ("igbvf", DMA, reports_bytes(0xFFFF), OVERRUN, [b""]),
     ("igbvf", DMA, scribbles(RX, 0xFF), OVERRUN, [b""] * 3),
+    ("igbvf", DMA, claims_one, UNREPORTED, [NOISE[:60]]),
+    ("igbvf", COPIES, claims_one, UNREPORTED, [bytes(60)]),
+    ("igbvf", COPIES, claims_all, FOREIGN, [bytes(60)] * 3),
     ("igbvf", COPIES, reports_bytes(0), "", []),
     ("igbvf", COPIES, reports_bytes(60), "", [bytes(60)]),
     ("igbvf", COPIES, reports_bytes(BUFFER_BYTES + 1), "", []),
@@ -271,3 +290,33 @@ def test_while_vm1_receives(
     untold = not says and not any(back)
     assert run.channel.snapshot().pairs[0].at_vf.rx_missed == int(untold)
     assert run.model.faults == []
+
+
+@pytest.mark.parametrize("copy", [DMA, COPIES])
+def test_frames_that_are_not_reported(
+    serve: Serve, copy: Copy, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its counter tells them from a quiet wire."""
+    vm1 = Receiver(told_nothing())
+    vm1.post(*[POSTED] * 8)
+    run = serve("igbvf", vm1, copy)
+    model = run.model
+    assert isinstance(model, IgbModel)
+    wait_for(lambda: model.receive(frame(1)), "room at the VF")
+    wait_for(lambda: vm1.received() == [frame(1)], "the first frame")
+    model.reports = False
+    lost = 0
+
+    def more_are_lost() -> bool:
+        nonlocal lost
+        lost += model.receive(frame(2))
+        return UNREPORTED in caplog.text
+
+    while_others_move(run, more_are_lost, "the VF's trouble")
+    wait_until_set_up_anew(run, UNREPORTED, caplog)
+    model.reports = True
+    while_others_move(run, lambda: model.receive(frame(3)), "room at the VF")
+    while_others_move(run, lambda: vm1.received()[1:] == [frame(3)], "the last frame")
+    # The last ones came once it had been given up.
+    assert 4 <= run.channel.snapshot().pairs[0].at_vf.rx_missed <= lost
+    assert model.faults == []

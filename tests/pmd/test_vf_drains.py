@@ -114,7 +114,8 @@ def how_it_sends(vf: Vf) -> Sending:
     if isinstance(vf, VirtioNetVf):
         return vf._watches[0].report.sending
     assert isinstance(vf, IgbVf)
-    return vf._sends.sending
+    assert vf._watch is not None
+    return vf._watch.report.sending
 
 
 # ---- changes that VM1's VMM waits for
