@@ -13,6 +13,7 @@ from guest.errors import VhostPciError
 from guest.huge_pages import HugePageReserve
 from guest.kernel_facts import may_run_in_real_time
 from pmd.bench_feature import require_agreed
+from pmd.bench_options import is_kernel
 from pmd.bench_ours import Ours
 from pmd.bench_rate import one_way_ns, rates
 from pmd.bench_result import Measured, rows
@@ -115,7 +116,10 @@ def sides_of(
         if case.feature is not None:
             sides.append(Ours(case.counterpart, folders[-1], places, waiter))
         for program, folder in zip(peers, folders[1:-1], strict=True):
-            sides.append(Testpmd(program, case, folder, places, waiter))
+            if is_kernel(program):
+                sides.append(Ours(case, folder, places, waiter, Path(program)))
+            else:
+                sides.append(Testpmd(program, case, folder, places, waiter))
         for side in sides:
             stack.callback(side.close)
         yield sides

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Annotated, TypeVar
 
 from cyclopts import Parameter
@@ -39,7 +40,7 @@ class BenchFlags:
 
     Args:
         peer: Measured by turns with pmd: testpmd (DPDK's, with its vhost driver), or the path of
-            one. May be repeated.
+            one; or pmd with another build of its kernel, a FILE.so. May be repeated.
         full: The whole table of docs/performance.md instead of a quick one.
         mode: Our VF: null, copy, loop, patch, gen.
         direction: VM1's rings: tx, rx, both. By default tx for null and copy, rx for patch (its
@@ -166,8 +167,17 @@ class BenchOptions:
     rates_pps: tuple[int, ...] = ()
 
 
+def is_kernel(peer: str) -> bool:
+    """Whether a peer is a build of our kernel, and no program."""
+    return peer.endswith(".so")
+
+
 def _find(peer: str) -> str:
-    """The program that --peer names: `testpmd`, or the path of one."""
+    """The program that --peer names: `testpmd`, or the path of one; or the kernel that it is."""
+    if is_kernel(peer):
+        if not Path(peer).is_file():
+            raise VhostPciError("find", f"--peer {peer}", "there is no such file")
+        return str(Path(peer).absolute())
     found = shutil.which(_TESTPMD if peer == "testpmd" else peer)
     if found is None:
         remedy = "install it (Debian: dpdk-dev), give the path of one, or leave --peer out"

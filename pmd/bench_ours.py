@@ -21,11 +21,23 @@ NAME = "pmd"
 
 
 class Ours(Side):
-    """As a user runs them, each in a process of its own."""
+    """As a user runs them, each in a process of its own.
 
-    def __init__(self, case: Case, directory: Path, places: Places, waiter: Waiter) -> None:
+    Args:
+        kernel: Another build of the kernel to run with, which the side is called after; None: ours.
+    """
+
+    def __init__(
+        self,
+        case: Case,
+        directory: Path,
+        places: Places,
+        waiter: Waiter,
+        kernel: Path | None = None,
+    ) -> None:
         name = f"{NAME} without {case.feature}" if case.without else NAME
-        super().__init__(name, case, directory, places, waiter)
+        super().__init__(name if kernel is None else kernel.stem, case, directory, places, waiter)
+        self._environment = {} if kernel is None else {"PMD_KERNEL_LIBRARY": str(kernel)}
 
     def _start_back_end(self) -> list[Child]:
         case = self.case
@@ -49,7 +61,7 @@ class Ours(Side):
             *(sys.executable, "-m", "pmd.cli", "run", "--bar", "2", "--json"),
             *("--lcores", lcores, "--burst", str(case.burst), "--poll", str(case.poll), *channels),
         )
-        return [self._keep(Child("pmd run", run, first=True))]
+        return [self._keep(Child("pmd run", run, first=True, environment=self._environment))]
 
     def _function(self, index: int) -> Path:
         return self._directory / f"{index}.vfio-user"

@@ -15,6 +15,7 @@ from pmd.bench_feature import Feature, require_agreed
 from tests.pmd.processes import Process, marked, pmd
 from tests.pmd.test_cli import misused, refused
 from tests.pmd.wait import wait_for
+from tools.stage.build import kernel_path
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -75,6 +76,11 @@ def test_a_peer_that_is_not_installed() -> None:
     assert line.startswith("cannot find --peer /none/testpmd: there is no such program; install")
 
 
+def test_a_kernel_that_is_not_there() -> None:
+    line = refused(1, "bench", "--peer", "/none/limit.so")
+    assert line.startswith("cannot find --peer /none/limit.so: there is no such file")
+
+
 def test_one_cpu_is_too_few() -> None:
     everywhere = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {min(everywhere)})
@@ -121,11 +127,13 @@ def test_channels_and_a_picture(tmp_path: Path) -> None:
         "--seconds",
         "0.5",
     )
-    with pmd("bench", *case, "--plot", picture) as process:
+    kernel = kernel_path()  # beside itself
+    with pmd("bench", *case, "--plot", picture, "--peer", kernel) as process:
         assert process.wait() == 0
         table = process.stdout()
         assert process.left_behind == []
-    assert table.count("VM1 -> VF, 2 channels, 1 idle") == 1
+    assert table.count("VM1 -> VF, 2 channels, 1 idle") >= 1
+    assert kernel.stem in table
     text = picture.read_text()
     assert text.startswith("<?xml")
     assert "<svg" in text

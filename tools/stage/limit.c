@@ -1,0 +1,115 @@
+/* SPDX-License-Identifier: BSD-3-Clause */
+/*
+ * The least that a device can do for a frame: it reads the ring's words, and of a frame that goes through the CPU
+ * the first 64 bytes (or writes them, with the header), then returns the chain and publishes. It judges nothing
+ * and looks nowhere else, so only a VM1 that is ours may be served by it. With the rest of the kernel around
+ * it, and in place of its turns (limit.py), it shows how fast the kernel could be at most.
+ */
+#include "plain.h"
+
+#define LINE 64u
+#define IN_PLACE_OF(turn) WRAPPED(LAYOUT(turn))
+#define WRAPPED(turn) WRAPPED_NAME(turn)
+#define WRAPPED_NAME(turn) __wrap_##turn
+
+uint32_t IN_PLACE_OF(dequeue_turn)(struct rk_queue *queue, struct rk_port *port, uint32_t limit);
+uint32_t IN_PLACE_OF(enqueue_turn)(struct rk_queue *queue, struct rk_port *port, uint32_t limit);
+
+/* Keeps reads whose result nobody wants. */
+static uint64_t sink[LINE / 8];
+
+struct chains {
+	uint32_t count;
+	struct head heads[RK_BURST_MAX];
+	struct packed_desc descs[RK_BURST_MAX]; /* of split rings too: an address, and length in front */
+};
+
+/* Every chain is one descriptor. */
+static void read_chains(struct rk_queue *queue, const struct place *place, uint32_t limit,
+			uint32_t flags, struct chains *chains)
+{
+	chains->count = place->left < limit ? place->left : limit;
+	if (LAYOUT_PACKED) {
+		chains->count = packed_plain(queue, place, flags, chains->count, chains->descs,
+					     chains->heads);
+		return;
+	}
+	split_heads(queue, place, chains->heads, chains->count);
+	for (uint32_t i = 0; i < chains->count; i++)
+		shm_copy_in(&chains->descs[i], split_desc(queue, chains->heads[i].id),
+			    sizeof(chains->descs[i]));
+	split_prefetch_used(queue, chains->count);
+}
+
+static struct shm *buffer(struct rk_queue *queue, const struct packed_desc *desc)
+{
+	const struct rk_region *region = map_find(queue->map, desc->address, &queue->hint);
+
+	return (struct shm *)(uintptr_t)(desc->address - region->bus + region->host);
+}
+
+static void counted(struct rk_queue *queue, uint32_t chains, uint32_t frame_bytes, uint64_t start)
+{
+	queue->next = queue->used_next;
+	queue_publish(queue);
+	queue->stats->packets += chains;
+	queue->stats->bytes += (uint64_t)chains * frame_bytes;
+	queue->stats->bursts++;
+	queue->stats->cycles += cycles_now() - start;
+}
+
+uint32_t IN_PLACE_OF(dequeue_turn)(struct rk_queue *queue, struct rk_port *port, uint32_t limit)
+{
+	const struct place place = ring_place(queue);
+	const uint64_t start = cycles_now();
+	struct shm *frames[RK_BURST_MAX];
+	struct chains chains;
+
+	if (place.left == 0)
+		return 0;
+	read_chains(queue, &place, limit, 0, &chains);
+	for (uint32_t i = 0; i < chains.count; i++) {
+		sink[0] += chains.descs[i].address + chains.descs[i].rest;
+		if (!port->reads)
+			continue;
+		frames[i] = shm_at(buffer(queue, &chains.descs[i]), queue->header_bytes);
+		shm_prefetch_frame((void *)frames[i], LINE);
+	}
+	for (uint32_t i = 0; port->reads && i < chains.count; i++)
+		shm_copy_in(sink, frames[i], sizeof(sink));
+	ring_return_read_run(queue, chains.heads, chains.count);
+	counted(queue, chains.count, rest_length(chains.descs[0].rest) - queue->header_bytes, start);
+	return chains.count;
+}
+
+uint32_t IN_PLACE_OF(enqueue_turn)(struct rk_queue *queue, struct rk_port *port, uint32_t limit)
+{
+	static const uint8_t header[HEADER_BYTES_MAX] = {[HEADER_BEFORE_BUFFERS] = 1};
+	const uint64_t start = cycles_now();
+	uint32_t lengths[RK_BURST_MAX];
+	struct shm *buffers[RK_BURST_MAX];
+	struct rk_frame frame;
+	struct chains chains;
+	struct place place;
+
+	/* A port that has frames is taken to have them for ever. */
+	if (port->ops->rx(port, &frame, 1) == 0)
+		return 0;
+	place = ring_place(queue);
+	if (place.left == 0)
+		return 0;
+	read_chains(queue, &place, limit, DESC_WRITE, &chains);
+	for (uint32_t i = 0; i < chains.count; i++) {
+		buffers[i] = buffer(queue, &chains.descs[i]);
+		lengths[i] = queue->header_bytes + frame.bytes;
+		shm_prefetch_write(buffers[i]);
+		shm_prefetch_write(shm_at(buffers[i], queue->header_bytes + LINE - 1));
+	}
+	for (uint32_t i = 0; i < chains.count; i++) {
+		shm_copy_out(buffers[i], header, queue->header_bytes);
+		shm_copy_out(shm_at(buffers[i], queue->header_bytes), sink, sizeof(sink));
+	}
+	ring_return_run(queue, chains.heads, lengths, chains.count);
+	counted(queue, chains.count, frame.bytes, start);
+	return chains.count;
+}
