@@ -9,6 +9,10 @@ choice, this is the toolkit's, for kernel and oracle alike:
 * hdr_len is never looked at, nor what the headers say of the frame's length.
 * A frame to be cut whose checksum is not asked for is cut all the same, each part with its own.
 * Of the parts, CWR is the first one's, FIN and PSH are the last one's.
+* Fragments are of gso_size bytes of the datagram, its UDP header included, rounded down to a
+  multiple of 8; the first has all headers (RFC 7112). Don't Fragment is cleared; what is no fragment
+  keeps it. IPv4 options that are not to be copied become NOPs from the second on. A checksum that
+  is not asked for is the whole datagram's already, and stays.
 * A checksum is never 0, which in UDP says that there is none: 0xffff means the same.
 """
 
@@ -26,6 +30,9 @@ _IPV4, _IPV6 = 0x0800, 0x86DD
 _TAGS = (0x8100, 0x88A8)
 _EXTENSIONS = (0, 43, 60)  # hop-by-hop, routing, destination: RFC 8200, 4
 _ROUTING = 43
+_DESTINATION = 60
+_FRAGMENT, _FRAGMENT_BYTES = 44, 8
+_FRAME_MAX = 65562  # RK_FRAME_MAX
 _TCP, _UDP = 6, 17
 _FIN_PSH, _CWR = 0x09, 0x80
 
@@ -42,12 +49,19 @@ class Gso(enum.IntEnum):
 
     NONE = 0
     TCPV4 = 1
+    UDP = 3
     TCPV6 = 4
     UDP_L4 = 5
 
 
 ECN = 0x80  # or'ed to a TCP type
-_OFFLOADS = {Gso.TCPV4: Offloads.TSO4, Gso.TCPV6: Offloads.TSO6, Gso.UDP_L4: Offloads.USO}
+_OFFLOADS = {
+    Gso.TCPV4: Offloads.TSO4,
+    Gso.TCPV6: Offloads.TSO6,
+    Gso.UDP_L4: Offloads.USO,
+    Gso.UDP: Offloads.UFO,
+}
+_OF_UDP = (Gso.UDP, Gso.UDP_L4)
 
 
 class OffloadError(Exception):
@@ -99,13 +113,19 @@ PLAIN = Offload()
 
 @dataclass(frozen=True, slots=True)
 class Headers:
-    """Where in a frame its headers are."""
+    """Where in a frame its headers are.
+
+    fragmentable: where those end that every fragment has (RFC 8200, 4.5). next_header: of IPv6,
+    where the last of them says what follows.
+    """
 
     ipv6: bool
     protocol: int
     network: int
     transport: int
     payload: int
+    fragmentable: int
+    next_header: int
 
     @classmethod
     def find(cls, frame: bytes) -> Headers:
@@ -123,7 +143,8 @@ class Headers:
             network, tags = network + 4, tags + 1
         if (kind, start[network] >> 4) not in ((_IPV4, 4), (_IPV6, 6)):
             raise OffloadError
-        protocol, transport = (_ipv4 if kind == _IPV4 else _ipv6)(start, network)
+        find = _ipv4 if kind == _IPV4 else _ipv6
+        protocol, transport, fragmentable, next_header = find(start, network)
         if protocol == _TCP:
             length = 4 * (start[transport + 12] >> 4)
             minimum = 20
@@ -133,24 +154,31 @@ class Headers:
             raise OffloadError
         if length < minimum or transport + length > len(start):
             raise OffloadError
-        return cls(kind == _IPV6, protocol, network, transport, transport + length)
+        payload = transport + length
+        ipv6 = kind == _IPV6
+        return cls(ipv6, protocol, network, transport, payload, fragmentable, next_header)
 
 
-def _ipv4(start: bytes, network: int) -> tuple[int, int]:
-    """Protocol, and where it begins."""
+def _ipv4(start: bytes, network: int) -> tuple[int, int, int, int]:
+    """Protocol, and where it begins; `Headers.fragmentable` and next_header."""
     words = start[network] & 15
     if words < 5 or _word(start, network + 6) & 0x3FFF:
         raise OffloadError
-    return start[network + 9], network + 4 * words
+    transport = network + 4 * words
+    return start[network + 9], transport, transport, 0
 
 
-def _ipv6(start: bytes, network: int) -> tuple[int, int]:
+def _ipv6(start: bytes, network: int) -> tuple[int, int, int, int]:
     protocol, at = start[network + 6], network + 40
+    fragmentable, next_header = at, network + 6
     while protocol in _EXTENSIONS:
         if protocol == _ROUTING and start[at + 3]:
             raise OffloadError
-        protocol, at = start[at], at + 8 * (start[at + 1] + 1)
-    return protocol, at
+        end = at + 8 * (start[at + 1] + 1)
+        if protocol != _DESTINATION:
+            fragmentable, next_header = end, at
+        protocol, at = start[at], end
+    return protocol, at, fragmentable, next_header
 
 
 def _word(data: bytes | bytearray, at: int) -> int:
@@ -182,21 +210,29 @@ def judge(frame: bytes, offload: Offload, allowed: Offloads) -> Offload:
         raise OffloadError
     if result.gso_type == Gso.NONE:
         return replace(result, header_bytes=0, segment_bytes=0)
+    if result.gso_type == Gso.UDP:
+        result = replace(result, segment_bytes=result.segment_bytes & ~7)
     return replace(result, header_bytes=_judge_gso(frame, result, allowed))
 
 
 def _judge_gso(frame: bytes, offload: Offload, allowed: Offloads) -> int:
     kind = offload.gso_type & ~ECN
-    if kind not in _OFFLOADS or (kind == Gso.UDP_L4 and offload.gso_type & ECN):
+    if kind not in _OFFLOADS or (kind in _OF_UDP and offload.gso_type & ECN):
         raise OffloadError
     needs = _OFFLOADS[Gso(kind)] | (Offloads.ECN if offload.gso_type & ECN else 0)
     if needs & ~allowed or not 0 < offload.segment_bytes <= len(frame):
         raise OffloadError
     headers = Headers.find(frame)
-    protocol = _UDP if kind == Gso.UDP_L4 else _TCP
+    protocol = _UDP if kind in _OF_UDP else _TCP
     if headers.protocol != protocol or (protocol == _TCP and headers.ipv6 != (kind == Gso.TCPV6)):
         raise OffloadError
     if not headers.ipv6 and len(frame) - headers.network > 65535:
+        raise OffloadError
+    if kind == Gso.UDP and not (
+        headers.payload - headers.fragmentable
+        <= offload.segment_bytes
+        <= _FRAME_MAX - headers.fragmentable - _FRAGMENT_BYTES
+    ):
         raise OffloadError
     field = 6 if protocol == _UDP else 16
     if offload.flags & OffloadFlag.NEEDS_CSUM and (
@@ -207,8 +243,16 @@ def _judge_gso(frame: bytes, offload: Offload, allowed: Offloads) -> int:
     return headers.payload
 
 
-def plain(frame: bytes, offload: Offload) -> list[bytes]:
-    """The frames that a frame with a judged header stands for."""
+def plain(frame: bytes, offload: Offload, identification: int = 0) -> list[bytes]:
+    """The frames that a frame with a judged header stands for.
+
+    Args:
+        frame: It.
+        offload: Its header, as `judge` returned it.
+        identification: Of IPv6 fragments (RFC 8200, 4.5).
+    """
+    if offload.gso_type == Gso.UDP:
+        return _fragments(frame, offload, identification)
     if offload.gso_type != Gso.NONE:
         return _cut(frame, offload.segment_bytes)
     if not offload.flags & OffloadFlag.NEEDS_CSUM:
@@ -268,3 +312,43 @@ def _finish(start: bytearray, headers: Headers, part: bytes) -> None:
         addresses = start[network + 12 : network + 20]
     pseudo = addresses + struct.pack(">II", length, headers.protocol)
     struct.pack_into(">H", start, field, checksum(pseudo + start[transport:] + part))
+
+
+def _fragments(frame: bytes, offload: Offload, identification: int) -> list[bytes]:
+    headers, size = Headers.find(frame), offload.segment_bytes
+    datagram = bytearray(frame[headers.fragmentable :])
+    if offload.flags & OffloadFlag.NEEDS_CSUM:
+        start = bytearray(frame[: headers.payload])
+        _finish(start, headers, frame[headers.payload :])
+        datagram[: headers.payload - headers.fragmentable] = start[headers.fragmentable :]
+    offsets = range(0, len(datagram), size)
+    alone = len(offsets) == 1
+    parts = []
+    for offset in offsets:
+        start = bytearray(frame[: headers.fragmentable])
+        part = datagram[offset : offset + size]
+        more = offset + size < len(datagram)
+        if headers.ipv6 and not alone:
+            start += struct.pack(">BxHI", start[headers.next_header], offset | more, identification)
+            start[headers.next_header] = _FRAGMENT
+        elif not alone:
+            struct.pack_into(">H", start, headers.network + 6, offset // 8 | more << 13)
+            if offset:
+                _forget_options(start, headers.network + 20)
+        _number_network(start, headers, len(start) + len(part), 0)
+        parts.append(bytes(start + part))
+    return parts
+
+
+def _forget_options(start: bytearray, at: int) -> None:
+    """RFC 791, 3.1: those whose copied flag is not set are the first fragment's."""
+    while at < len(start) and start[at] != 0:
+        if start[at] == 1:
+            at += 1
+            continue
+        length = start[at + 1] if at + 1 < len(start) else 0
+        if length < 2 or at + length > len(start):
+            return
+        if not start[at] & 0x80:
+            start[at : at + length] = b"\x01" * length
+        at += length

@@ -1,4 +1,4 @@
-"""What may be left to the other side of a frame, to VM1 or to a VF: checksums and segments."""
+"""What may be left to the other side of a frame, to VM1 or a VF: checksums, segments, fragments."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ class Offloads(enum.IntFlag):
     TSO6 = 1 << 10
     ECN = 1 << 11
     USO = 1 << 12
+    UFO = 1 << 13
 
 
 NO_OFFLOADS = Offloads(0)

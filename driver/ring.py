@@ -29,9 +29,11 @@ class Feature(enum.IntFlag):
     NET_GUEST_TSO4 = 1 << 7
     NET_GUEST_TSO6 = 1 << 8
     NET_GUEST_ECN = 1 << 9
+    NET_GUEST_UFO = 1 << 10
     NET_HOST_TSO4 = 1 << 11
     NET_HOST_TSO6 = 1 << 12
     NET_HOST_ECN = 1 << 13
+    NET_HOST_UFO = 1 << 14
     NET_MRG_RXBUF = 1 << 15
     NET_STATUS = 1 << 16
     NET_CTRL_VQ = 1 << 17

@@ -55,6 +55,7 @@ class RingFlags(enum.IntFlag):
     TSO6 = 1 << 10
     ECN = 1 << 11
     USO = 1 << 12
+    UFO = 1 << 13
 
 
 class Event(enum.IntFlag):

@@ -26,6 +26,7 @@ _TRANSMIT = (
     (Feature.NET_HOST_TSO6, RingFlags.TSO6),
     (Feature.NET_HOST_ECN, RingFlags.ECN),
     (Feature.NET_HOST_USO, RingFlags.USO),
+    (Feature.NET_HOST_UFO, RingFlags.UFO),
 )
 _RECEIVE = (
     (Feature.NET_GUEST_CSUM, RingFlags.CSUM),
@@ -34,6 +35,7 @@ _RECEIVE = (
     (Feature.NET_GUEST_ECN, RingFlags.ECN),
     # One flag for two features: it is told of neither IPv4's nor IPv6's unless of both.
     (Feature.NET_GUEST_USO4 | Feature.NET_GUEST_USO6, RingFlags.USO),
+    (Feature.NET_GUEST_UFO, RingFlags.UFO),
 )
 
 

@@ -52,6 +52,7 @@ _FLAGS = {
     Feature.HOST_TSO6: 1 << 10,
     Feature.HOST_ECN: 1 << 11,
     Feature.HOST_USO: 1 << 12,
+    Feature.HOST_UFO: 1 << 13,
 }
 
 

@@ -15,6 +15,8 @@ from driver.software_vf.vf import PortSpec, Vf
 _TUN = "/dev/net/tun"
 _HEADER_BYTES = 10
 _SEGMENTS = abi.TUN_F_CSUM | abi.TUN_F_TSO4 | abi.TUN_F_TSO6 | abi.TUN_F_TSO_ECN
+# Linux no longer leaves fragments to us, but takes what is to be cut into them (since 4.14 again).
+_SEGMENTS |= abi.TUN_F_UFO
 _DATAGRAMS = abi.TUN_F_USO4 | abi.TUN_F_USO6
 
 
@@ -82,7 +84,7 @@ class TapVf(Vf):
 
 def _share_work(fd: int) -> Offloads:
     """Have the device leave us what it can; what it takes from us. Datagrams since Linux 6.2."""
-    offloads = Offloads.CSUM | Offloads.TSO4 | Offloads.TSO6 | Offloads.ECN
+    offloads = Offloads.CSUM | Offloads.TSO4 | Offloads.TSO6 | Offloads.ECN | Offloads.UFO
     try:
         fcntl.ioctl(fd, abi.TUNSETOFFLOAD, _SEGMENTS | _DATAGRAMS)
     except OSError as error:

@@ -14,6 +14,7 @@ class Feature(enum.IntFlag):
     HOST_TSO4 = 1 << 11
     HOST_TSO6 = 1 << 12
     HOST_ECN = 1 << 13
+    HOST_UFO = 1 << 14
     MRG_RXBUF = 1 << 15
     STATUS = 1 << 16
     CTRL_VQ = 1 << 17
@@ -35,6 +36,7 @@ _NEEDS = {
     Feature.HOST_TSO6: Feature.CSUM,
     Feature.HOST_ECN: Feature.HOST_TSO4 | Feature.HOST_TSO6,  # either of them
     Feature.HOST_USO: Feature.CSUM,
+    Feature.HOST_UFO: Feature.CSUM,
     Feature.CTRL_RX: Feature.CTRL_VQ,
     Feature.MQ: Feature.CTRL_VQ,
     Feature.CTRL_MAC_ADDR: Feature.CTRL_VQ,

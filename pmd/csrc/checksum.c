@@ -8,8 +8,6 @@
 #include "isa.h"
 #include "ringk.h"
 
-#include <string.h>
-
 /* The last count < 4 bytes: as a word, or two, padded with zeroes. */
 static uint64_t sum_tail(const uint8_t *bytes, size_t count)
 {

@@ -3,7 +3,7 @@
 #include "expansion.h"
 
 /* Adds the frames of one source; false if there was not room for all. */
-static bool add(struct expansion *expansion, struct rk_frame *source, uint32_t first)
+static bool add(struct expansion *expansion, struct rk_frame *sources, uint32_t i)
 {
 	const uint32_t count = expansion->count;
 	const struct offload_room room = {
@@ -12,7 +12,10 @@ static bool add(struct expansion *expansion, struct rk_frame *source, uint32_t f
 		.memory = expansion->memory + expansion->used,
 		.frame_count = RK_BURST_MAX - count,
 		.memory_bytes = (uint32_t)sizeof(expansion->memory) - expansion->used,
+		.identification = expansion->identification + i,
 	};
+	const uint32_t first = i == 0 ? expansion->begun : 0;
+	struct rk_frame *source = &sources[i];
 	struct offload_made made;
 
 	source->verdict = offload_make(source, first, &room, &made);
@@ -33,7 +36,7 @@ void expansion_make(struct expansion *expansion, struct rk_frame *sources, uint3
 	for (i = 0; i < n && whole && expansion->count < RK_BURST_MAX; i++) {
 		if (sources[i].verdict == RK_SENT) {
 			if (sources[i].done_here)
-				whole = add(expansion, &sources[i], i == 0 ? expansion->begun : 0);
+				whole = add(expansion, sources, i);
 			else
 				expansion->frames[expansion->count++] = sources[i];
 		}
@@ -53,8 +56,10 @@ uint32_t expansion_take(struct expansion *expansion, struct rk_frame *sources, u
 			if (sources[i].verdict == RK_SENT)
 				sources[i].verdict = expansion->frames[frame].verdict;
 	}
-	if (i > 0)
+	if (i > 0) {
+		expansion->identification += i - 1;
 		expansion_forget(expansion);
+	}
 	expansion->begun += taken - frame;
 	for (; frame < taken; frame++)
 		if (expansion->verdict == RK_SENT)

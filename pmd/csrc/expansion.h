@@ -12,6 +12,7 @@
  */
 struct expansion {
 	const struct rk_port *port; /* of a receive ring: where the sources come from */
+	uint32_t identification; /* of the first source; the next one's is one more */
 	uint32_t begun;   /* frames of the first source that were taken before */
 	uint32_t verdict; /* of those: RK_SENT, or the first other */
 	uint32_t sources; /* whose frames follow; of the last perhaps not all */
@@ -33,6 +34,7 @@ uint32_t expansion_take(struct expansion *expansion, struct rk_frame *sources, u
 /* The first source is not the one that it was. */
 static inline void expansion_forget(struct expansion *expansion)
 {
+	expansion->identification++;
 	expansion->begun = 0;
 	expansion->verdict = RK_SENT;
 }

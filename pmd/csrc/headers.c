@@ -32,6 +32,7 @@ static bool read_ipv4(struct headers *headers, uint32_t have)
 		return false;
 	headers->protocol = ip[9];
 	headers->transport = headers->network + (ip[0] & 15u) * 4;
+	headers->fragmentable = headers->transport;
 	return headers->transport <= have;
 }
 
@@ -44,6 +45,8 @@ static bool read_ipv6(struct headers *headers, uint32_t have)
 	if (at > have || ip[0] >> 4 != 6)
 		return false;
 	next = ip[6];
+	headers->fragmentable = at;
+	headers->next_header = headers->network + 6;
 	while (headers_is_extension(next)) {
 		const uint8_t *extension = headers->bytes + at;
 
@@ -52,8 +55,12 @@ static bool read_ipv6(struct headers *headers, uint32_t have)
 		/* Segments left: the checksum is of another destination than the header's (RFC 8200, 8.1). */
 		if (next == IPV6_ROUTING && extension[3])
 			return false;
-		next = extension[0];
 		at += 8u * (extension[1] + 1u);
+		if (next != IPV6_DESTINATION) {
+			headers->fragmentable = at;
+			headers->next_header = (uint32_t)(extension - headers->bytes);
+		}
+		next = extension[0];
 	}
 	headers->protocol = next;
 	headers->transport = at;

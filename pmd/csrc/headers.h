@@ -26,11 +26,14 @@
 #define IPV6_LENGTH 4u
 #define IPV6_HOP_BY_HOP 0u /* RFC 8200, 4 */
 #define IPV6_ROUTING 43u
+#define IPV6_FRAGMENT 44u
 #define IPV6_DESTINATION 60u
+#define IPV6_FRAGMENT_BYTES 8u
 
 #define IP_PROTOCOL_TCP 6u
 #define IP_PROTOCOL_UDP 17u
 #define TCP_CHECKSUM 16u
+#define UDP_LENGTH 4u
 #define UDP_CHECKSUM 6u
 
 struct headers {
@@ -38,6 +41,8 @@ struct headers {
 	uint32_t network;   /* where the IP header starts */
 	uint32_t transport; /* where TCP or UDP starts */
 	uint32_t end;       /* where the payload starts */
+	uint32_t fragmentable; /* where what every fragment has ends: RFC 791, RFC 8200, 4.5 */
+	uint32_t next_header;  /* IPv6: where it says what follows there */
 	uint8_t protocol;   /* IP_PROTOCOL_* */
 	bool ipv6;
 };

@@ -7,15 +7,24 @@
 
 #define IPV4_BYTES_MAX 65535u /* an IPv6 packet of RK_FRAME_MAX is shorter than its length field can say */
 
+/* RFC 7112: the first fragment has all headers. */
+static bool fragments_fit(const struct headers *headers, uint32_t segment_bytes)
+{
+	return headers->end - headers->fragmentable <= segment_bytes &&
+	       headers->fragmentable + IPV6_FRAGMENT_BYTES + segment_bytes <= RK_FRAME_MAX;
+}
+
 static bool headers_of_type(const struct headers *headers, const struct rk_frame *frame,
 			    uint8_t gso_type)
 {
 	const uint8_t type = gso_type & (uint8_t)~RK_GSO_ECN;
-	const bool udp = type == RK_GSO_UDP_L4;
+	const bool udp = type == RK_GSO_UDP_L4 || type == RK_GSO_UDP;
 
 	if (headers->protocol != (udp ? IP_PROTOCOL_UDP : IP_PROTOCOL_TCP))
 		return false;
 	if (!udp && headers->ipv6 != (type == RK_GSO_TCPV6))
+		return false;
+	if (type == RK_GSO_UDP && !fragments_fit(headers, frame->offload.segment_bytes))
 		return false;
 	return headers->ipv6 || frame->bytes - headers->network <= IPV4_BYTES_MAX;
 }
@@ -41,8 +50,11 @@ static enum rk_drop judge_gso(struct rk_frame *frame, uint32_t allowed)
 	const uint8_t type = offload->gso_type & (uint8_t)~RK_GSO_ECN;
 	struct headers headers;
 
-	if (type != RK_GSO_TCPV4 && type != RK_GSO_TCPV6 && offload->gso_type != RK_GSO_UDP_L4)
+	if (type != RK_GSO_TCPV4 && type != RK_GSO_TCPV6 && offload->gso_type != RK_GSO_UDP_L4 &&
+	    offload->gso_type != RK_GSO_UDP)
 		return RK_DROP_BAD_OFFLOAD;
+	if (type == RK_GSO_UDP) /* fragments begin at multiples of 8 bytes: RFC 791, RFC 8200, 4.5 */
+		offload->segment_bytes &= (uint16_t)~7u;
 	if (offload_needs(offload) & ~(allowed | OFFLOAD_ODD))
 		return RK_DROP_BAD_OFFLOAD;
 	if (offload->segment_bytes == 0 || offload->segment_bytes > frame->bytes)
@@ -109,9 +121,9 @@ void offload_skip(struct offload_reader *from, size_t bytes)
 static void complete_checksum(uint8_t *bytes, uint32_t count, const struct rk_offload *offload)
 {
 	const uint32_t start = offload->checksum_start;
-	uint16_t checksum = checksum_of(checksum_sum(bytes + start, count - start));
 
-	memcpy(bytes + start + offload->checksum_offset, &checksum, sizeof(checksum));
+	checksum_store(bytes + start + offload->checksum_offset,
+		       checksum_sum(bytes + start, count - start));
 }
 
 enum rk_drop offload_make(const struct rk_frame *frame, uint32_t first,
@@ -119,6 +131,8 @@ enum rk_drop offload_make(const struct rk_frame *frame, uint32_t first,
 {
 	struct offload_reader from = {.segment = frame->segments};
 
+	if (frame->offload.gso_type == RK_GSO_UDP)
+		return fragment_make(frame, first, room, made);
 	if (frame->offload.gso_type != RK_GSO_NONE)
 		return segment_make(frame, first, room, made);
 	*made = (struct offload_made){.total = 1};

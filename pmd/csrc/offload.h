@@ -11,7 +11,8 @@
  *   - flags holds known bits only; NEEDS_CSUM only where allowed, and then start and offset are of two bytes behind
  *     the Ethernet header and within the frame;
  *   - gso_type is 0, or allowed: then the frame's headers are of that protocol, a checksum is theirs,
- *     segment_bytes is not 0, header_bytes is where the payload starts;
+ *     segment_bytes is not 0, header_bytes is where the payload starts; of RK_GSO_UDP segment_bytes is a multiple
+ *     of 8, all headers fit into the first fragment (RFC 7112), and no fragment is longer than any frame;
  *   - what flags and gso_type leave without meaning is 0.
  * Else RK_DROP_BAD_OFFLOAD.
  */
@@ -39,6 +40,8 @@ static inline uint32_t offload_needs(const struct rk_offload *offload)
 		return needs | RK_RING_TSO6;
 	case RK_GSO_UDP_L4:
 		return needs | RK_RING_USO;
+	case RK_GSO_UDP:
+		return needs | RK_RING_UFO;
 	}
 	return needs;
 }
@@ -60,6 +63,7 @@ struct offload_room {
 	uint8_t *memory;
 	uint32_t frame_count;  /* that may be made */
 	uint32_t memory_bytes; /* that may be used */
+	uint32_t identification; /* of IPv6 fragments: another frame's is another */
 };
 
 /* Memory with which at least one frame can be made of any. */
@@ -74,7 +78,7 @@ struct offload_made {
 
 /*
  * Makes the plain frames that a judged frame stands for, from the first-th on, as many as there is room for: its
- * checksum completed, or cut into segments. A frame in VM1's memory is read again and judged again:
+ * checksum completed, or cut into segments or fragments. A frame in VM1's memory is read again and judged again:
  * RK_DROP_BAD_OFFLOAD where it is no longer what it was.
  */
 enum rk_drop offload_make(const struct rk_frame *frame, uint32_t first,
@@ -96,7 +100,9 @@ bool offload_headers(struct headers *headers, const struct rk_frame *frame);
  * adds. frame begins with the headers. */
 uint64_t offload_pseudo_sum(const struct headers *headers, const uint8_t *frame, uint32_t bytes);
 
-/* offload_make() of a frame with a gso_type. */
+/* offload_make() of a frame with a gso_type: RK_GSO_UDP, and others. */
+enum rk_drop fragment_make(const struct rk_frame *frame, uint32_t first,
+			   const struct offload_room *room, struct offload_made *made);
 enum rk_drop segment_make(const struct rk_frame *frame, uint32_t first,
 			  const struct offload_room *room, struct offload_made *made);
 

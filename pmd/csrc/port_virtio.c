@@ -215,7 +215,7 @@ struct rk_port *port_virtio_open(const struct rk_port_config *config, char *erro
 	vf->port.copy_below = RK_COPY_BELOW;
 	vf->port.reads = 1; /* short ones, and what is in no window */
 	vf->port.offloads = pair->features & (RK_RING_CSUM | RK_RING_TSO4 | RK_RING_TSO6 |
-					      RK_RING_ECN | RK_RING_USO);
+					      RK_RING_ECN | RK_RING_USO | RK_RING_UFO);
 	vf->mergeable = pair->features & RK_RING_MERGEABLE;
 	vf->frame_bytes_max = pair->frame_bytes_max;
 	vf->link_up = (const uint32_t *)(uintptr_t)pair->link_up;

@@ -13,6 +13,7 @@
 
 #include <errno.h>
 #include <stdlib.h>
+#include <sys/random.h>
 #include <unistd.h>
 
 /* A ring part must lie in one run of the map, aligned as 2.7 asks. */
@@ -97,6 +98,9 @@ static bool allocate(struct rk_queue *queue)
 	queue->expansion = lines_new(sizeof(*queue->expansion));
 	if (!queue->expansion)
 		return false;
+	/* Rings of one VM1 shall not number fragments alike, nor be guessed (RFC 7739). */
+	if (getrandom(&queue->expansion->identification, sizeof(uint32_t), GRND_NONBLOCK) < 0)
+		queue->expansion->identification = (uint32_t)cycles_now();
 	expansion_forget(queue->expansion);
 	queue->expansion->port = NULL;
 	if (queue->flags & RK_RING_TRANSLATED) {

@@ -106,7 +106,9 @@ struct rk_miss {
 #define RK_RING_TSO6 (1u << 10)
 #define RK_RING_ECN (1u << 11)
 #define RK_RING_USO (1u << 12)
-#define RK_RING_OFFLOADS (RK_RING_CSUM | RK_RING_TSO4 | RK_RING_TSO6 | RK_RING_ECN | RK_RING_USO)
+#define RK_RING_UFO (1u << 13)
+#define RK_RING_OFFLOADS \
+	(RK_RING_CSUM | RK_RING_TSO4 | RK_RING_TSO6 | RK_RING_ECN | RK_RING_USO | RK_RING_UFO)
 
 struct rk_ring_config {
 	uint64_t desc, avail, used; /* bus addresses; packed: descriptor ring, driver and device event */

@@ -19,8 +19,9 @@ struct rk_offload {
 #define RK_OFFLOAD_DATA_VALID 2u
 #define RK_GSO_NONE 0u
 #define RK_GSO_TCPV4 1u
+#define RK_GSO_UDP 3u /* IP fragments of one datagram */
 #define RK_GSO_TCPV6 4u
-#define RK_GSO_UDP_L4 5u
+#define RK_GSO_UDP_L4 5u /* datagrams */
 #define RK_GSO_ECN 0x80u /* or'ed to a TCP type */
 
 /* A frame as the other side must read it: no virtio-net header, segments in order, none empty. */
@@ -197,7 +198,7 @@ struct rk_virtio_report {
 /* One queue pair of a virtio network device of VERSION_1 (5.1). */
 struct rk_virtio_config {
 	struct rk_virtio_queue rx, tx;
-	uint32_t features;        /* RK_RING_PACKED, IN_ORDER, MERGEABLE; CSUM ... USO: what the device does */
+	uint32_t features;        /* RK_RING_PACKED, IN_ORDER, MERGEABLE; CSUM ... UFO: what the device does */
 	uint32_t buffer_bytes;
 	uint32_t frame_bytes_max; /* what the device sends, but for frames that it segments */
 	int32_t wake_fd;          /* readable after an interrupt of the receive queue; -1: it has none */

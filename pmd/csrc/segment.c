@@ -15,7 +15,6 @@
 #define TCP_FIN 0x01u
 #define TCP_PSH 0x08u
 #define TCP_CWR 0x80u
-#define UDP_LENGTH 4u
 
 /* One frame of the series. */
 struct part {
@@ -23,13 +22,6 @@ struct part {
 	uint32_t bytes;         /* of its payload */
 	bool last;
 };
-
-static void store_checksum(uint8_t *to, uint64_t sum)
-{
-	uint16_t checksum = checksum_of(sum);
-
-	memcpy(to, &checksum, sizeof(checksum));
-}
 
 static void number_network(const struct headers *headers, const struct part *part, uint8_t *frame)
 {
@@ -43,7 +35,7 @@ static void number_network(const struct headers *headers, const struct part *par
 	put16(ip + IPV4_LENGTH, bytes);
 	put16(ip + IPV4_ID, get16(ip + IPV4_ID) + part->index);
 	put16(ip + IPV4_CHECKSUM, 0);
-	store_checksum(ip + IPV4_CHECKSUM, checksum_sum(ip, headers->transport - headers->network));
+	checksum_store(ip + IPV4_CHECKSUM, checksum_sum(ip, headers->transport - headers->network));
 }
 
 /* FIN and PSH belong to the end of the data, CWR to its beginning (RFC 3168, 6.1.2). */
@@ -84,7 +76,7 @@ static void finish(const struct headers *headers, const struct part *part, uint8
 		put16(transport + UDP_LENGTH, bytes);
 	}
 	put16(checksum, 0);
-	store_checksum(checksum,
+	checksum_store(checksum,
 		       offload_pseudo_sum(headers, frame, bytes) + checksum_sum(transport, bytes));
 }
 

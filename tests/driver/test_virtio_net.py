@@ -198,7 +198,8 @@ def test_what_it_must_offer(model: Model, missing: Feature, words: str) -> None:
 
 
 def test_features_that_need_others() -> None:
-    tso = Feature.HOST_TSO4 | Feature.HOST_TSO6 | Feature.HOST_ECN | Feature.HOST_USO
+    tso = Feature.HOST_TSO4 | Feature.HOST_TSO6 | Feature.HOST_ECN
+    tso |= Feature.HOST_USO | Feature.HOST_UFO
     assert accept(tso) == 0
     assert accept(tso | Feature.CSUM) == tso | Feature.CSUM
     assert accept(Feature.CSUM | Feature.HOST_ECN) == Feature.CSUM

@@ -41,8 +41,13 @@ def packet(
     return result / Raw(payload)
 
 
-def asking(frame: Ether, segment_bytes: int = 0, *, ecn: bool = False) -> Told:
-    """The frame as a driver leaves it to the device: to be cut, or (0) its checksum only."""
+def asking(
+    frame: Ether, segment_bytes: int = 0, *, ecn: bool = False, fragments: bool = False
+) -> Told:
+    """The frame as a driver leaves it to the device: to be cut, or (0) its checksum only.
+
+    fragments: a datagram is to be cut into these, and not into datagrams.
+    """
     data = bytearray(bytes(frame))
     parsed = Ether(bytes(data))
     udp = UDP in parsed
@@ -59,7 +64,9 @@ def asking(frame: Ether, segment_bytes: int = 0, *, ecn: bool = False) -> Told:
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     struct.pack_into(">H", data, start + field, total)
-    gso = Gso.UDP_L4 if udp else Gso.TCPV6 if ipv6 else Gso.TCPV4
+    gso = Gso.TCPV6 if ipv6 else Gso.TCPV4
+    if udp:
+        gso = Gso.UDP if fragments else Gso.UDP_L4
     offload = Offload(
         OffloadFlag.NEEDS_CSUM,
         (gso | (ECN if ecn else 0)) if segment_bytes else Gso.NONE,
@@ -88,3 +95,16 @@ def check(data: bytes) -> Ether:
         again[layer].chksum = found[layer].chksum
     assert bytes(again) == data, f"{found.summary()}: {found[layer].chksum}"
     return found
+
+
+def unnumbered(data: bytes) -> bytes:
+    """The frame with an IPv6 fragment's identification 0: each ring numbers as it likes."""
+    at = 12
+    while data[at : at + 2] in (b"\x81\x00", b"\x88\xa8"):
+        at += 4
+    if data[at : at + 2] != b"\x86\xdd" or len(data) < at + 42:
+        return data
+    protocol, at = data[at + 8], at + 42
+    while protocol in (0, 43, 60) and at + 2 <= len(data):
+        protocol, at = data[at], at + 8 * (data[at + 1] + 1)
+    return data[: at + 4] + bytes(4) + data[at + 8 :] if protocol == 44 else data

@@ -18,7 +18,7 @@ from guest.errors import VhostPciError
 from pmd.kernel import DirectionStats, Event, Loop, Port, Queue, QueueError, Work
 from tests.kernel.hostile import Program, rings
 from tests.kernel.hostile_packed import PackedProgram, packed_rings
-from tests.kernel.offload_frames import asking, packet
+from tests.kernel.offload_frames import asking, packet, unnumbered
 from tests.kernel.packed_rig import PackedRig
 from tests.kernel.rig import (
     ALL_OFFLOADS,
@@ -128,7 +128,7 @@ _FRAMES = st.lists(
         st.integers(600, 3000).map(lambda n: bytes(i * 7 & 0xFF for i in range(n))),
         st.booleans(),
         st.booleans(),
-        st.sampled_from([None, 0, 536]),
+        st.sampled_from([None, 0, 536, 540]),  # 540: fragments
     ),
     min_size=1,
     max_size=8,
@@ -138,7 +138,7 @@ _FRAMES = st.lists(
 @settings(_SETTINGS, max_examples=60)
 @given(
     shapes=_FRAMES,
-    takes=st.integers(0, 31).map(lambda bits: Offloads(bits << 8)),
+    takes=st.integers(0, 63).map(lambda bits: Offloads(bits << 8)),
     mergeable=st.booleans(),
     burst=st.sampled_from([1, 3, 32]),
 )
@@ -151,7 +151,11 @@ def test_what_the_receiver_did_not_negotiate_is_done_here(
     frames: list[Told] = []
     for payload, udp, ipv6, segment in shapes:
         frame = packet(payload, udp=udp, ipv6=ipv6)
-        frames.append((bytes(frame), PLAIN) if segment is None else asking(frame, segment))
+        frames.append(
+            (bytes(frame), PLAIN)
+            if segment is None
+            else asking(frame, segment, fragments=segment == 540)
+        )
     size = BIG_SIZE // 64
     with (
         Rig(64, offloads=ALL_OFFLOADS) as sender,
@@ -170,6 +174,7 @@ def test_what_the_receiver_did_not_negotiate_is_done_here(
                 assert turns < 100
         expected = [each for told in frames for each in done(told, ALL_OFFLOADS, takes)]
         found = received(receiver, receiver.used_index(), size if mergeable else BIG_SIZE // 16)
+        found = [(unnumbered(data), offload) for data, offload in found]
         assert found == expected[: len(found)]
         assert (len(found) == len(expected)) == (not drops(tx.stats))
         assert set(drops(tx.stats)) <= {"vf_full"}

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 WINDOW = 1 << 20
 TSO = Feature.CSUM | Feature.HOST_TSO4 | Feature.HOST_TSO6 | Feature.HOST_ECN | Feature.HOST_USO
+TSO |= Feature.HOST_UFO
 OVERSIZE, SENT = 7, 0
 NEEDS_CSUM, DATA_VALID, TCPV4 = 1, 2, 1
 
@@ -200,7 +201,7 @@ def test_without_its_window_the_device_copies(model: Model, sender: Sender) -> N
 
 
 def test_what_the_device_offers_is_what_the_port_does(sender: Sender) -> None:
-    assert sender.offloads == 0b11111 << 8  # RK_RING_CSUM ... RK_RING_USO
+    assert sender.offloads == 0b111111 << 8  # RK_RING_CSUM ... RK_RING_UFO
 
 
 def test_a_device_without_offloads() -> None:

@@ -47,6 +47,7 @@ def test_offloads_are_those_of_the_direction() -> None:
         Feature.NET_HOST_TSO6: RingFlags.TSO6,
         Feature.NET_HOST_ECN: RingFlags.ECN,
         Feature.NET_HOST_USO: RingFlags.USO,
+        Feature.NET_HOST_UFO: RingFlags.UFO,
     }
     told = {
         Feature.NET_GUEST_CSUM: RingFlags.CSUM,
@@ -56,6 +57,7 @@ def test_offloads_are_those_of_the_direction() -> None:
         Feature.NET_GUEST_USO4: RingFlags(0),
         Feature.NET_GUEST_USO6: RingFlags(0),
         Feature.NET_GUEST_USO4 | Feature.NET_GUEST_USO6: RingFlags.USO,
+        Feature.NET_GUEST_UFO: RingFlags.UFO,
     }
     for ring, own, other in ((TRANSMIT, sent, told), (RECEIVE, told, sent)):
         for features, flag in own.items():

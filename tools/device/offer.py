@@ -41,11 +41,13 @@ SEGMENTS = (
     Feature.NET_HOST_TSO6,
     Feature.NET_HOST_ECN,
     Feature.NET_HOST_USO,
+    Feature.NET_HOST_UFO,
     Feature.NET_GUEST_TSO4,
     Feature.NET_GUEST_TSO6,
     Feature.NET_GUEST_ECN,
     Feature.NET_GUEST_USO4,
     Feature.NET_GUEST_USO6,
+    Feature.NET_GUEST_UFO,
 )
 # virtio 1.3, 5.1.3.1: what a feature requires, any one of the alternatives. 2.2.2: it is not to be
 # offered without.
@@ -55,11 +57,13 @@ REQUIRES = {
     Feature.NET_HOST_TSO4: Feature.NET_CSUM,
     Feature.NET_HOST_TSO6: Feature.NET_CSUM,
     Feature.NET_HOST_USO: Feature.NET_CSUM,
+    Feature.NET_HOST_UFO: Feature.NET_CSUM,
     Feature.NET_HOST_ECN: Feature.NET_HOST_TSO4 | Feature.NET_HOST_TSO6,
     Feature.NET_GUEST_TSO4: Feature.NET_GUEST_CSUM,
     Feature.NET_GUEST_TSO6: Feature.NET_GUEST_CSUM,
     Feature.NET_GUEST_USO4: Feature.NET_GUEST_CSUM,
     Feature.NET_GUEST_USO6: Feature.NET_GUEST_CSUM,
+    Feature.NET_GUEST_UFO: Feature.NET_GUEST_CSUM,
     Feature.NET_GUEST_ECN: Feature.NET_GUEST_TSO4 | Feature.NET_GUEST_TSO6,
 }
 # Names of users: packed, in_order, mrg_rxbuf, ...
