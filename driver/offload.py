@@ -10,9 +10,9 @@ choice, this is the toolkit's, for kernel and oracle alike:
 * A frame to be cut whose checksum is not asked for is cut all the same, each part with its own.
 * Of the parts, CWR is the first one's, FIN and PSH are the last one's.
 * Fragments are of gso_size bytes of the datagram, its UDP header included, rounded down to a
-  multiple of 8; the first has all headers (RFC 7112). Don't Fragment is cleared; what is no fragment
-  keeps it. IPv4 options that are not to be copied become NOPs from the second on. A checksum that
-  is not asked for is the whole datagram's already, and stays.
+  multiple of 8; the first has all headers (RFC 7112). Don't Fragment is cleared; what is no
+  fragment keeps it. IPv4 options that are not to be copied become NOPs from the second on. A
+  checksum that is not asked for is the whole datagram's already, and stays.
 * A checksum is never 0, which in UDP says that there is none: 0xffff means the same.
 """
 

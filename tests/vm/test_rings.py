@@ -56,15 +56,20 @@ CHOICES = {
     "event index": switch(Feature.EVENT_IDX, "event_idx"),
     "indirect": switch(Feature.INDIRECT_DESC, "indirect_desc"),
     "host offloads": switch(
-        Feature.NET_CSUM | Feature.NET_HOST_TSO4 | Feature.NET_HOST_TSO6 | Feature.NET_HOST_ECN,
-        *("csum", "host_tso4", "host_tso6", "host_ecn"),
+        Feature.NET_CSUM
+        | Feature.NET_HOST_TSO4
+        | Feature.NET_HOST_TSO6
+        | Feature.NET_HOST_ECN
+        | Feature.NET_HOST_UFO,
+        *("csum", "host_tso4", "host_tso6", "host_ecn", "host_ufo"),
     ),
     "guest offloads": switch(
         Feature.NET_GUEST_CSUM
         | Feature.NET_GUEST_TSO4
         | Feature.NET_GUEST_TSO6
-        | Feature.NET_GUEST_ECN,
-        *("guest_csum", "guest_tso4", "guest_tso6", "guest_ecn"),
+        | Feature.NET_GUEST_ECN
+        | Feature.NET_GUEST_UFO,
+        *("guest_csum", "guest_tso4", "guest_tso6", "guest_ecn", "guest_ufo"),
     ),
     "MTU": Choice({"host_mtu": JUMBO_MTU}, {}, Feature.NET_MTU),
     "queue pairs": Choice({}, {}, Feature.NET_MQ),
