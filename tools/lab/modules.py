@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import lzma
 import os
+import re
 from typing import TYPE_CHECKING
 
 from guest.errors import VhostPciError
@@ -11,7 +12,6 @@ from tools.lab.commands import run
 from tools.lab.loader import foreign
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
     from pathlib import Path
 
 MODULES = (
@@ -27,6 +27,7 @@ MODULES = (
     "virtio_net",
 )
 _FOLDER = "usr/lib/modules"
+_NEEDS = re.compile(rb"\0depends=([^\0]*)\0")  # Linux, include/linux/module.h MODULE_INFO
 
 
 def stage(path: Path, kernel: Path, root: Path) -> None:
@@ -41,52 +42,54 @@ def stage(path: Path, kernel: Path, root: Path) -> None:
         VhostPciError: The kernel has no such module, or depmod fails.
     """
     (release,) = (each.name for each in (kernel / _FOLDER).iterdir())
-    _make_lib_link(path)
-    target = path / _FOLDER / release
+    source, target = kernel / _FOLDER / release, path / _FOLDER / release
     target.mkdir(parents=True)
-    source = kernel / _FOLDER / release
     for index in source.glob("modules.*"):
         (target / index.name).write_bytes(index.read_bytes())
-    (target / "kernel").symlink_to(source / "kernel")
-    _depmod(path, root, release)
-    wanted = _closure((target / "modules.dep").read_text().splitlines(), release)
-    (target / "kernel").unlink()
-    for name in wanted:
-        data = (source / name).read_bytes()
-        if name.endswith(".xz"):
-            data = lzma.decompress(data)
-        file = target / name.removesuffix(".xz")
+    for name, data in _closure(source).items():
+        file = target / name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(data)
-    _depmod(path, root, release)
-    (path / "lib").unlink()
+    _index(path, root, release)
 
 
-def _make_lib_link(path: Path) -> None:
-    (path / "lib").symlink_to("usr/lib")
-
-
-def _depmod(base: Path, root: Path, release: str) -> None:
-    command = [*foreign(root, "usr/bin/kmod", "depmod"), "-b", str(base), release]
+def _index(path: Path, root: Path, release: str) -> None:
+    """By depmod, which looks below lib."""
+    link = path / "lib"
+    link.symlink_to("usr/lib")
+    command = [*foreign(root, "usr/bin/kmod", "depmod"), "-b", str(path), release]
     run("index", "the kernel's modules", command, os.environ)
+    link.unlink()
 
 
-def _closure(dependencies: Iterable[str], release: str) -> list[str]:
-    """Files of MODULES and all they need; dependencies: the lines of modules.dep(5)."""
-    needs: dict[str, list[str]] = {}
-    files: dict[str, str] = {}
-    for line in dependencies:
-        file, _, rest = line.partition(":")
-        needs[file] = rest.split()
-        files[_module_name(file)] = file
-    wanted: set[str] = set()
-    for module in MODULES:
-        file = files.get(module.replace("-", "_"), "")
-        if not file:
-            raise VhostPciError("make", "the machines' image", f"{release} has no module {module}")
-        wanted |= {file, *needs[file]}
-    return sorted(wanted)
+def _closure(source: Path) -> dict[str, bytes]:
+    """MODULES and all they need, by the name of the file below source, unpacked.
+
+    Each module's section .modinfo names what it needs itself: that takes reading a dozen of them,
+    where an index takes reading thousands.
+    """
+    files = {_module_name(file.name): file for file in source.rglob("*.ko*")}
+    found: dict[str, bytes] = {}
+    wanted = [module.replace("-", "_") for module in MODULES]
+    while wanted:
+        module = wanted.pop()
+        file = files.get(module)
+        if file is None:
+            cause = f"{source.name} has no module {module}"
+            raise VhostPciError("make", "the machines' image", cause)
+        name = str(file.relative_to(source)).removesuffix(".xz")
+        if name not in found:
+            data = file.read_bytes()
+            found[name] = lzma.decompress(data) if file.suffix == ".xz" else data
+            wanted += _needs(found[name])
+    return found
+
+
+def _needs(module: bytes) -> list[str]:
+    """What a module needs, by its own word."""
+    needs = _NEEDS.search(module)
+    return [_module_name(name) for name in needs[1].decode().split(",") if name] if needs else []
 
 
 def _module_name(file: str) -> str:
-    return file.rpartition("/")[2].partition(".ko")[0].replace("-", "_")
+    return file.partition(".ko")[0].replace("-", "_")

@@ -77,10 +77,13 @@ def _sources() -> Iterator[Path]:
 
 
 def _build(tree: Path) -> None:
-    """Unpack a wheel built now. Without isolation where its tools are installed: it is quicker."""
+    """Unpack a wheel built now, of what an installation from the checkout has compiled already.
+
+    Without isolation where its tools are installed: it is quicker.
+    """
     path = tree.parent
     command = [sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir"]
-    command += [str(path), f"--config-settings=build-dir={path / 'build'}", str(_CHECKOUT)]
+    command += [str(path), str(_CHECKOUT)]
     if _installed_version("scikit-build-core") and _installed_version("ninja"):
         command.insert(4, "--no-build-isolation")
     run("build", "the wheel", command, os.environ)

@@ -7,6 +7,7 @@ package. Interfaces and functions are plugged in after the restore.
 from __future__ import annotations
 
 import os
+import re
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -33,6 +34,7 @@ free_kib = int(re.search(r"MemFree: *(\\d+)", open("/proc/meminfo").read())[1])
 b"\\0" * (max(0, free_kib - 32768) * 1024)
 """
 _RECIPE = "3"
+_VIRTUALIZATION = re.compile(r"^flags\b.* (vmx|svm)\b", re.MULTILINE)  # Intel's, AMD's
 _MEMORY, _STATE = "memory", "state"
 
 
@@ -80,7 +82,8 @@ class Templates:
         """`kvm` where a machine has booted with it, `tcg` elsewhere.
 
         That /dev/kvm can be opened says little: there are hosts whose KVM cannot run a stock
-        kernel. The answer is remembered until this host boots again.
+        kernel, as those that do without the processor's virtualization. The answer is remembered
+        until this host boots again.
         """
         if not self._accelerator:
             self._accelerator = "kvm" if self._kvm_works() else "tcg"
@@ -89,8 +92,11 @@ class Templates:
     def _kvm_works(self) -> bool:
         if not os.access("/dev/kvm", os.R_OK | os.W_OK):
             return False
+        if not _VIRTUALIZATION.search(Path("/proc/cpuinfo").read_text()):
+            self.kvm_refusal = "the processor has neither VMX nor SVM"
+            return False
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
-        key = recipe_key(_RECIPE, boot, self._image.key, *self._qemu.command)
+        key = recipe_key(_RECIPE, boot, *self._qemu.command)
 
         def probe(path: Path) -> None:
             self._tell("trying KVM")
