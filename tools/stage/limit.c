@@ -3,7 +3,7 @@
  * The least that a device can do for a frame: it reads the ring's words, and of a frame that goes through the CPU
  * the first 64 bytes (or writes them, with the header), then returns the chain and publishes. It judges nothing
  * and looks nowhere else, so only a VM1 that is ours may be served by it. With the rest of the kernel around
- * it, and in place of its turns (limit.py), it shows how fast the kernel could be at most.
+ * it, and in place of its turns (variant.py), it shows how fast the kernel could be at most.
  */
 #include "plain.h"
 

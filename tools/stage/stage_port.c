@@ -73,6 +73,23 @@ static uint32_t holding_reclaim(struct rk_port *port)
 	return done;
 }
 
+/* Those whose descriptor is done, the oldest first. Each is as soon as it is written. */
+static uint32_t vf_reclaim(struct rk_port *port)
+{
+	struct holding_port *vf = (struct holding_port *)port;
+	uint32_t done = 0;
+
+	while (vf->held) {
+		const struct vf_descriptor *from = &vf->ring[(vf->next - vf->held) % VF_SIZE];
+
+		if (!__atomic_load_n(&from->flags, __ATOMIC_ACQUIRE))
+			break;
+		vf->held--;
+		done++;
+	}
+	return done;
+}
+
 static void holding_close(struct rk_port *port)
 {
 	free(port);
@@ -92,7 +109,7 @@ static const struct rk_port_ops vf_ops = {
 	.tx = vf_tx,
 	.rx = holding_rx,
 	.rx_done = holding_rx_done,
-	.reclaim = holding_reclaim,
+	.reclaim = vf_reclaim,
 	.close = holding_close,
 };
 
