@@ -4,6 +4,8 @@ Each round is a device and a `pmd run` in one of `--poll`'s modes; four VM1s, on
 come to it in turn, each with numbered frames that are looped back. VM1 is paused at random, so that
 it finds the lcore in any state. Nothing may be lost. The lcores sleep until they are woken, be it
 for ever: a lost wake-up is not mended by the heartbeat's, nor by a pause of theirs, which ends one.
+Most of the VM1s sleep likewise, and look at each of their two rings only once it is called for: a
+call that is lost ends their run, and is told as `lost_call`. The others poll.
 """
 
 from __future__ import annotations
@@ -33,6 +35,7 @@ PAUSE_MAX_S = 0.02
 ROUND_FRAMES = 10 * RATE
 # In flight: one, so that each frame depends on its own wake-up; some; all that the rings hold.
 WINDOWS = (1, 8, 0)
+SLEEPERS = (True, True, False)
 RUN_TIMEOUT_S = 120.0
 
 
@@ -45,6 +48,7 @@ class Soaked:
 
     received: int
     lost: int
+    calls: int
     error_kinds: tuple[str, ...]
     seconds: float
 
@@ -57,15 +61,23 @@ def _pause(pid: int, seconds: float) -> None:
         os.kill(pid, signal.SIGCONT)
 
 
-def soak_ring(device: Device, ring: tuple[str, ...], frames: int, chance: random.Random) -> Soaked:
-    """Sends so many frames from a new VM1, with random pauses of it.
+def soak_ring(
+    device: Device,
+    ring: tuple[str, ...],
+    frames: int,
+    chance: random.Random,
+    *,
+    sleeps: bool,
+) -> Soaked:
+    """Sends so many frames from a new VM1, which sleeps or polls, with random pauses of it.
 
     Raises:
         RuntimeError: VM1 found something wrong, a lost frame among it; it says what.
         TimeoutError: VM1 did not end.
     """
     window = chance.choice(WINDOWS)
-    options = ("--count", str(frames), "--rate", str(RATE), "--window", str(window), *ring)
+    options = ["--count", str(frames), "--rate", str(RATE), "--window", str(window), *ring]
+    options += ["--sleep"] if sleeps else []
     with Vm1("verify", device.vhost_user, *options) as vm1:
         begin = time.monotonic()
         while vm1.running and time.monotonic() - begin < RUN_TIMEOUT_S:
@@ -73,7 +85,8 @@ def soak_ring(device: Device, ring: tuple[str, ...], frames: int, chance: random
             time.sleep(chance.random() * 2 * PAUSE_MAX_S)
         result = vm1.result()
         kinds = tuple(result["protocol_error_kinds"])
-        return Soaked(result["received"], result["lost"], kinds, time.monotonic() - begin)
+        seconds = time.monotonic() - begin
+        return Soaked(result["received"], result["lost"], result["calls"], kinds, seconds)
 
 
 @contextmanager
@@ -96,9 +109,11 @@ def _round(poll: str, chance: random.Random) -> int:
         served(Path(directory), poll, coalesce_us) as (device, _),
     ):
         for ring in chance.sample(RINGS, len(RINGS)):
-            name = f"--poll {poll} --coalesce-us {coalesce_us} {' '.join(ring)}".strip()
+            sleeps = chance.choice(SLEEPERS)
+            vm1 = " ".join((*ring, *(["--sleep"] if sleeps else [])))
+            name = f"--poll {poll} --coalesce-us {coalesce_us} {vm1}".strip()
             try:
-                soaked = soak_ring(device, ring, ROUND_FRAMES, chance)
+                soaked = soak_ring(device, ring, ROUND_FRAMES, chance, sleeps=sleeps)
             except (RuntimeError, TimeoutError) as error:
                 print(f"{name}: FAILED: {error}", flush=True)
                 failed += 1
@@ -108,7 +123,8 @@ def _round(poll: str, chance: random.Random) -> int:
             rate = soaked.received / soaked.seconds
             verdict = f"FAILED {soaked.error_kinds}" if wrong else "ok"
             print(
-                f"{name}: {soaked.received} frames, {soaked.lost} lost, {rate:.0f}/s: {verdict}",
+                f"{name}: {soaked.received} frames, {soaked.lost} lost, "
+                f"{soaked.calls} calls, {rate:.0f}/s: {verdict}",
                 flush=True,
             )
     return failed

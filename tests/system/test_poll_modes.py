@@ -26,12 +26,16 @@ def _cpu_s(pid: int) -> float:
 
 @pytest.mark.parametrize(("poll", "coalesce_us"), [("busy", 0), ("adaptive", 20), ("interrupt", 0)])
 def test_no_frame_waits_for_ever(tmp_path: Path, poll: str, coalesce_us: int, seed: int) -> None:
-    """A minute of `python -m tests.soak`: each ring layout, VM1 paused at random."""
+    """A minute of `python -m tests.soak`: each ring layout, VM1 asleep or paused at random.
+
+    Every call is one that VM1 sleeps for (vm1/sleeping shows that it does), on either ring.
+    """
     chance = random.Random(seed)
     with served(tmp_path, poll, coalesce_us) as (device, pmd):
         for ring in RINGS:
-            soaked = soak_ring(device, ring, COUNT, chance)
+            soaked = soak_ring(device, ring, COUNT, chance, sleeps=True)
             assert (soaked.received, soaked.lost, soaked.error_kinds) == (COUNT, 0, ()), ring
+            assert soaked.calls > 0, ring
         assert pmd.summary().vm1_to_vf.packets == len(RINGS) * COUNT
 
 

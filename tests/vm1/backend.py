@@ -268,6 +268,7 @@ class Backend:
             ring.put_used(memory, chains[-1].head, 0)
             ring.publish(memory, len(chains))
         elif chains:
+            ring.loses_call |= self._faulty(Fault.LOSE_TRANSMIT_CALL)
             self._use_transmitted(memory, ring, self._reordered(chains))
         return bool(chains)
 
@@ -343,6 +344,7 @@ class Backend:
             if not self._frames:
                 ring.give_back(chain)
                 break
+            ring.loses_call |= self._faulty(Fault.LOSE_CALL)
             self._fill(memory, ring, chain, self._frames.popleft())
             busy = True
         return busy

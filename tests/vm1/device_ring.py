@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,11 @@ if TYPE_CHECKING:
 DESC = struct.Struct("<QIHH")  # 2.7.5
 USED_ELEMENT = struct.Struct("<II")  # 2.7.8
 NEXT, WRITE, INDIRECT = 1, 2, 4
+
+
+def fence() -> None:
+    """What CPython's lock operations are: what is used is visible before a wish is read."""
+    threading.Lock().acquire()
 
 
 @dataclass(slots=True)
@@ -56,6 +62,7 @@ class DeviceRing:
     fds: dict[str, int] = field(default_factory=dict)
     calls: int = 0
     kicks: int = 0
+    loses_call: bool = False
 
     @property
     def running(self) -> bool:
@@ -117,6 +124,7 @@ class DeviceRing:
         old, new = self.used_index, self.used_index + count
         self.used_index = new
         memory.write_u16(self.used + 2, new)
+        fence()
         if self.event_idx:
             event = memory.read_u16(self.avail + 4 + 2 * self.size)
             wanted = (new - event - 1) & 0xFFFF < (new - old) & 0xFFFF
@@ -126,8 +134,10 @@ class DeviceRing:
             self.call()
 
     def call(self) -> None:
-        """Interrupt the driver."""
-        if "call" in self.fds:
+        """Interrupt the driver, unless this call is to be lost."""
+        if self.loses_call:
+            self.loses_call = False
+        elif "call" in self.fds:
             os.eventfd_write(self.fds["call"], 1)
             self.calls += 1
 

@@ -34,3 +34,5 @@ class Fault(enum.Enum):
     SIGNAL_ERROR = enum.auto()
     REFUSE_MEMORY = enum.auto()
     HANG_UP = enum.auto()
+    LOSE_CALL = enum.auto()
+    LOSE_TRANSMIT_CALL = enum.auto()

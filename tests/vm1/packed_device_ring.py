@@ -6,7 +6,7 @@ import struct
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from tests.vm1.device_ring import INDIRECT, NEXT, WRITE, Chain, DeviceRing
+from tests.vm1.device_ring import INDIRECT, NEXT, WRITE, Chain, DeviceRing, fence
 
 if TYPE_CHECKING:
     from tests.vm1.guest_memory import GuestMemory
@@ -107,6 +107,7 @@ class PackedDeviceRing(DeviceRing):
             self._write_used(memory, place, head, length)
         self._put = []
         self.next_used = old.ahead(count * self._chain_count, self.size)
+        fence()
         if self._call_is_wanted(memory, old, count * self._chain_count):
             self.call()
 

@@ -112,6 +112,7 @@ class Engine(Closing):
             poll=traffic.poll,
             offloads=_offloads(features) if options.mode == Mode.VERIFY else Offload(0),
             leave=options.rings.leave,
+            sleep=traffic.sleep,
             slice_cycles=round(SLICE_S * tsc_hz()) if options.mode == Mode.REPLAY else 0,
         )
         configs = [ring.config(features) for ring in rings.rings]

@@ -9,7 +9,7 @@ import importlib.resources
 
 from guest.errors import VhostPciError
 
-ABI = 6
+ABI = 7
 SLICES_MAX = 256  # of one vm1_run
 LATENCY_BUCKETS = 2304
 HEADROOM = 64  # bytes of a buffer's area before the frame
@@ -100,6 +100,8 @@ class Config(ctypes.Structure):
         ("poll", ctypes.c_uint32),
         ("offloads", ctypes.c_uint32),
         ("leave", ctypes.c_uint32),
+        ("sleep", ctypes.c_uint32),
+        ("reserved", ctypes.c_uint32),
         ("slice_cycles", ctypes.c_uint64),
     )
 
@@ -143,7 +145,7 @@ TRAFFIC_COUNTERS = (
 )  # fmt: skip
 PROTOCOL_COUNTERS = (
     "bad_id", "duplicate_id", "out_of_order", "bad_length", "index_jump", "bad_header",
-    "broken_merge", "canary", "readable_written", "desc_written",
+    "broken_merge", "canary", "readable_written", "desc_written", "lost_call",
 )  # fmt: skip
 
 

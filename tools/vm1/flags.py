@@ -48,6 +48,8 @@ class TrafficFlags:
         destination: The Ethernet address frames go to.
         tap: tap: the TAP device's name.
         poll: tap: never sleep.
+        sleep: verify: sleep when there is nothing to do, and look at a ring again only when the
+            device has called; a frame is in flight until its buffer is back, too.
     """
 
     direction: Literal["tx", "rx", "both"] = "both"
@@ -66,6 +68,7 @@ class TrafficFlags:
     destination: str = "02:00:00:00:00:02"
     tap: str = ""
     poll: Annotated[bool, _FLAG] = False
+    sleep: Annotated[bool, _FLAG] = False
 
     def options(self) -> TrafficOptions:
         """As facts; UsageError for what cannot be read."""
@@ -86,6 +89,7 @@ class TrafficFlags:
             destination=parse_mac("--destination", self.destination),
             tap=self.tap,
             poll=self.poll,
+            sleep=self.sleep,
         )
 
     def _direction(self) -> Direction:

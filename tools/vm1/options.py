@@ -157,6 +157,7 @@ class TrafficOptions:
     destination: bytes = bytes.fromhex("020000000002")
     tap: str = ""
     poll: bool = False
+    sleep: bool = False
 
     @property
     def loops(self) -> bool:
@@ -288,6 +289,7 @@ def _check_traffic(options: Options) -> None:
     near = abs(traffic.stream - traffic.peer_stream)
     apart = near == 0 or near >= rings.pairs
     _require("--peer-stream", traffic.peer_stream, apart, "it overlaps the queue pairs' streams")
+    _require("--sleep", "", not traffic.sleep or options.mode == Mode.VERIFY, "it is for verify")
     if options.mode == Mode.TAP:
         _require("--tap", traffic.tap, bool(traffic.tap), "tap mode needs a device's name")
     if not traffic.touch:

@@ -58,6 +58,7 @@ struct ring {
 	bool simple;            /* one descriptor a buffer, in the ring */
 	uint16_t merging;       /* replay: buffers to come of the frame at hand: 5.1.6.4 */
 	bool broken;            /* what the device says of its progress cannot be trusted any more */
+	bool asleep;            /* verify: a call was asked for, and is waited for: sleep.h */
 	uint16_t write_flag;    /* DESC_F_WRITE in a receive ring */
 	/* packed: where the next descriptor is made available, and found used; and its flags of this lap */
 	uint32_t avail_position, used_position;

@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "engine.h"
+#include "sleep.h"
 
 #define TURNS_PER_CLOCK 16u
 /* Empty turns before the core is offered to others: the back-end may need this one. */
@@ -114,7 +115,7 @@ static uint32_t receive_turn(struct vm1 *vm1, struct ring *ring)
 	struct received received;
 	uint32_t packets = 0;
 
-	if (!ring_look(ring))
+	if (ring->asleep || !ring_look(ring))
 		return 0;
 	while (receive_next(vm1, ring, &received)) {
 		if (received.usable)
@@ -200,11 +201,11 @@ static uint32_t make_offloaded(struct vm1 *vm1, struct pair *pair, uint64_t most
 	return shape.pieces;
 }
 
-/* How many frames of this stream may be made now. */
-static uint64_t allowance(const struct vm1 *vm1, const struct pair *pair, uint64_t now)
+/* How many frames of this stream may be made, were it not for the rate. */
+static uint64_t room(const struct vm1 *vm1, const struct pair *pair)
 {
 	const struct vm1_config *config = &vm1->config;
-	uint64_t most = UINT64_MAX, flying = 0, due;
+	uint64_t most = UINT64_MAX, flying = 0;
 
 	if (vm1->finishing)
 		return 0;
@@ -214,11 +215,21 @@ static uint64_t allowance(const struct vm1 *vm1, const struct pair *pair, uint64
 		flying = pair->made - pair->sequence->distinct;
 	else if (is_dialogue(config))
 		flying = pair->made - pair->peer_has;
+	/* So that a frame waits for the transmit ring's call as well. */
+	if (config->sleep && flying < ring_flying(&pair->transmit))
+		flying = ring_flying(&pair->transmit);
 	if (flying >= config->window)
 		return 0;
-	if (most > config->window - flying)
-		most = config->window - flying;
-	if (!config->rate)
+	return most < config->window - flying ? most : config->window - flying;
+}
+
+/* How many frames of this stream may be made now. */
+static uint64_t allowance(const struct vm1 *vm1, const struct pair *pair, uint64_t now)
+{
+	const struct vm1_config *config = &vm1->config;
+	uint64_t most = room(vm1, pair), due;
+
+	if (!most || !config->rate)
 		return most;
 	due = (uint64_t)((double)(now - vm1->first_ns) * 1e-9 * (double)config->rate /
 			 config->pairs);
@@ -231,7 +242,7 @@ static uint64_t allowance(const struct vm1 *vm1, const struct pair *pair, uint64
 static uint32_t transmit_turn(struct vm1 *vm1, struct pair *pair, uint64_t now, bool quiet)
 {
 	struct ring *ring = &pair->transmit;
-	uint32_t reclaimed = transmit_reclaim(vm1, pair), packets = 0;
+	uint32_t reclaimed = ring->asleep ? 0 : transmit_reclaim(vm1, pair), packets = 0;
 	uint64_t most = allowance(vm1, pair, now);
 
 	while (packets < BURST && packets < most && ring->free_count) {
@@ -292,13 +303,41 @@ static uint32_t turn(struct vm1 *vm1, uint64_t now)
 	return moved;
 }
 
+/* When there may be something to send, whatever the device does. */
+static uint64_t next_due_ns(const struct vm1 *vm1)
+{
+	const struct vm1_config *config = &vm1->config;
+	uint64_t next = UINT64_MAX;
+
+	if (!(config->directions & VM1_TRANSMIT))
+		return next;
+	for (uint32_t index = 0; index < config->pairs; index++) {
+		const struct pair *pair = &vm1->pairs[index];
+		double seconds = config->rate ? (double)(pair->made + 1) * config->pairs /
+						(double)config->rate : 0;
+		uint64_t due = vm1->first_ns + (uint64_t)(seconds * 1e9);
+
+		if (pair->transmit.free_count && room(vm1, pair) && due < next)
+			next = due;
+	}
+	return next;
+}
+
+static uint32_t time_out(struct vm1 *vm1)
+{
+	if (vm1->config.sleep)
+		vm1->stats->lost_call += sleep_count_lost(vm1);
+	return VM1_TIMED_OUT;
+}
+
 uint32_t verify_run(struct vm1 *vm1, uint64_t deadline_ns)
 {
+	const uint32_t turns_per_clock = vm1->config.sleep ? 1 : TURNS_PER_CLOCK;
 	uint64_t now = now_ns();
 	uint32_t empty = 0;
 
 	while (now < deadline_ns) {
-		for (uint32_t turns = 0; turns < TURNS_PER_CLOCK; turns++) {
+		for (uint32_t turns = 0; turns < turns_per_clock; turns++) {
 			uint32_t moved = turn(vm1, now);
 
 			empty = moved ? 0 : empty + 1;
@@ -307,9 +346,14 @@ uint32_t verify_run(struct vm1 *vm1, uint64_t deadline_ns)
 		}
 		if (is_done(vm1))
 			return VM1_DONE;
+		if (vm1->config.sleep && empty) {
+			uint64_t due = next_due_ns(vm1);
+
+			sleep_until_called(vm1, due < deadline_ns ? due : deadline_ns);
+		}
 		now = now_ns();
 		if (now - vm1->progress_ns > vm1->config.timeout_ns)
-			return VM1_TIMED_OUT;
+			return time_out(vm1);
 		if (empty > TURNS_BEFORE_YIELD)
 			sched_yield();
 	}

@@ -14,7 +14,7 @@
 #define VM1_API __attribute__((visibility("default")))
 
 /* Changes with any structure or signature here; engine.py refuses another. */
-#define VM1_ABI 6u
+#define VM1_ABI 7u
 
 #define VM1_PAIRS_MAX 64u
 #define VM1_CHAIN_MAX 32u
@@ -93,6 +93,8 @@ struct vm1_config {
 	uint32_t poll;         /* tap: never sleep */
 	uint32_t offloads;     /* verify: VM1_OFFLOAD_*, as negotiated */
 	uint32_t leave;        /* replay: VM1_LEAVE_*, as negotiated; frames of one size */
+	uint32_t sleep;        /* verify: a ring is looked at again only when it is called for */
+	uint32_t reserved;
 	uint64_t slice_cycles; /* replay: TSC cycles of a slice; 0: none are noted */
 };
 
@@ -121,6 +123,7 @@ struct vm1_stats {
 	uint64_t canary;           /* wrote outside a receive buffer, or beyond what it said */
 	uint64_t readable_written; /* wrote a device-readable buffer: 2.7.5.1 */
 	uint64_t desc_written;     /* wrote a descriptor: 2.7.5.1 */
+	uint64_t lost_call;        /* verify that sleeps: rings in use for which no call came: 2.7.7.2 */
 };
 
 /* replay: what a short time of one vm1_run() moved. */
