@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from pmd.bench_rate import Rate, Rates
 
 
+# A back-end's count of cycles is not cut into slices: so much of its run was under a condition.
+CYCLES_SHARE_MIN = 0.9
+
+
 @dataclass(frozen=True, slots=True)
 class Measured:
     """One side's figures of a case.
@@ -28,6 +32,13 @@ class Measured:
     cycles_per_packet: float | None
     one_way_ns: float | None
 
+    def cycles_under(self, rate: Rate | None) -> float | None:
+        """The run's cycles a packet, if nearly all of it was under the condition of rate."""
+        slices = sum(each.slices for each in self.rates.values())
+        if rate is None or rate.slices < CYCLES_SHARE_MIN * slices:
+            return None
+        return self.cycles_per_packet
+
 
 @dataclass(frozen=True, slots=True)
 class Row:
@@ -35,6 +46,7 @@ class Row:
 
     Attributes:
         ours, theirs: Taken under the same condition where refusal is empty.
+        ours_cycles, peer_cycles: Of those conditions; None where they are not known, or refused.
         refusal: Why there is no ratio although there is a peer.
         one_way_ns: Measured.one_way_ns of our side.
     """
@@ -98,7 +110,7 @@ def rows(case: Case, ours: Measured, peers: Sequence[Measured]) -> list[Row]:
     """
     if not peers:
         rate = best(ours.rates)
-        return [Row(case, rate, ours.cycles_per_packet, "", None, None, "", ours.one_way_ns)]
+        return [Row(case, rate, ours.cycles_under(rate), "", None, None, "", ours.one_way_ns)]
     found = []
     for peer in peers:
         conditions = common(ours.rates, peer.rates)
@@ -118,7 +130,9 @@ def _row(
     peer: Measured,
     refusal: str,
 ) -> Row:
-    cycles = ours.cycles_per_packet, peer.cycles_per_packet
+    cycles: tuple[float | None, float | None] = None, None
+    if not refusal:
+        cycles = ours.cycles_under(rates[0]), peer.cycles_under(rates[1])
     return Row(case, rates[0], cycles[0], peer.label, rates[1], cycles[1], refusal, ours.one_way_ns)
 
 

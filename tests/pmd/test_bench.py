@@ -107,7 +107,8 @@ def test_without_a_peer() -> None:
     assert row["case"] == "loop-both-64B-split-q256-b32-c1-t1"
     assert row["placement"] in CONDITIONS
     assert row["ours_mpps"] > 0
-    assert row["ours_cycles_per_packet"] > 0
+    cycles = row["ours_cycles_per_packet"]
+    assert cycles is None or cycles > 0
     low, high = row["spread"]["ours"]
     assert low <= row["ours_mpps"] <= high
     assert [row[key] for key in ("peer", "peer_mpps", "ratio", "refusal")] == [None] * 4

@@ -112,6 +112,24 @@ def test_a_ratio_is_refused(ours: dict[str, int], theirs: dict[str, int]) -> Non
     assert "null-tx-64B-split-q256-b32-c1-t1: no ratio: there" in shown.replace("\n", " ")
 
 
+def test_cycles_are_of_one_condition() -> None:
+    """A run's count is one figure: where it met other conditions too, or is refused, it is none."""
+
+    def met(quiet: int, busy: int) -> Measured:
+        each = {"far_quiet": quiet, "far_busy": busy}
+        found = {tag: Rate(tag, 30.0, 29.0, 31.0, count) for tag, count in each.items()}
+        return Measured("pmd", found, 20.0, None)
+
+    def told(ours: Measured, theirs: Measured) -> list[tuple[float | None, float | None]]:
+        return [(row.ours_cycles, row.peer_cycles) for row in rows(CASE, ours, [theirs])]
+
+    assert told(met(900, 100), met(100, 900)) == [(20.0, None), (None, 20.0)]
+    assert told(met(899, 101), met(500, 500)) == [(None, None)] * 2
+    assert told(met(1000, 0), met(0, 1000)) == [(None, None)]
+    assert rows(CASE, met(500, 500), [])[0].ours_cycles is None
+    assert rows(CASE, met(950, 50), [])[0].ours_cycles == 20.0
+
+
 def text(rows: list[Row]) -> str:
     console = Console(file=io.StringIO(), width=400)
     console.print(table(rows))

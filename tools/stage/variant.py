@@ -21,7 +21,7 @@ _KERNEL = _HERE.parent.parent / "pmd" / "csrc"
 _PACKED = ("-DLAYOUT_PACKED=true",)
 _LAYOUTS = ("split", "packed")
 # By name: what is compiled beside the kernel, and which of the kernel's functions it stands for.
-VARIANTS = {
+VARIANTS: dict[str, tuple[list[tuple[str, tuple[str, ...]]], list[str]]] = {
     "limit": (
         [("limit.c", ()), ("limit.c", _PACKED)],
         [f"{layout}_{turn}_turn" for layout in _LAYOUTS for turn in ("dequeue", "enqueue")],
