@@ -38,7 +38,7 @@ def test_names_are_those_of_the_specification() -> None:
         ("0X8000", None, BASE | 1 << 15),
         (None, "packed,mtu", Offer().features & ~(1 << 34 | 1 << 3)),
         # virtio 1.3, 2.2.2: what requires it goes with it.
-        (None, "ctrl_vq", Offer().features & ~(1 << 17 | 1 << 21 | 1 << 22)),
+        (None, "ctrl_vq", Offer().features & ~(1 << 17 | 1 << 18 | 1 << 21 | 1 << 22)),
     ],
 )
 def test_offer(only: str | None, without: str | None, features: int) -> None:
@@ -54,6 +54,7 @@ def test_offer(only: str | None, without: str | None, features: int) -> None:
         ("0x2000000", None, "0x2000000 is none that is offered"),
         ("0x8000000000000000", None, "0x8000000000000000 is none that is offered"),
         ("mq", None, "cannot offer mq: it requires ctrl_vq"),
+        ("ctrl_rx", None, "cannot offer ctrl_rx: it requires ctrl_vq"),
         (None, "packed;mtu", "'packed;mtu' is none that is offered"),
         (None, "version_1", "'version_1' is none that is offered"),
     ],

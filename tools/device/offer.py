@@ -18,12 +18,14 @@ MTU_MAX = 65535
 # Without these there is no device of ours to talk to (virtio 1.3, 6.2; vhost-user).
 # LOG_ALL is vhost's own: by it VM1's VMM asks for the log of changed memory, to migrate VM1.
 ALWAYS = Feature.VERSION_1 | Feature.PROTOCOL_FEATURES | Feature.LOG_ALL
-# CTRL_VQ, MQ, STATUS and GUEST_ANNOUNCE belong to the control queue, which front-ends end
-# themselves; without them in the offer QEMU and DPDK would hide several queues from their guests.
+# CTRL_VQ, CTRL_RX, MQ, STATUS and GUEST_ANNOUNCE belong to the control queue, which front-ends end
+# themselves; without them in the offer QEMU and DPDK would hide several queues from their guests,
+# and DPDK receive modes too. Those say what VM1 wants at least (5.1.6.5.1): it is given all frames.
 RINGS = (
     Feature.NET_MRG_RXBUF,
     Feature.NET_MQ,
     Feature.NET_CTRL_VQ,
+    Feature.NET_CTRL_RX,
     Feature.NET_STATUS,
     Feature.NET_GUEST_ANNOUNCE,
     Feature.NET_MTU,
@@ -53,6 +55,7 @@ SEGMENTS = (
 # offered without.
 REQUIRES = {
     Feature.NET_MQ: Feature.NET_CTRL_VQ,
+    Feature.NET_CTRL_RX: Feature.NET_CTRL_VQ,
     Feature.NET_GUEST_ANNOUNCE: Feature.NET_CTRL_VQ,
     Feature.NET_HOST_TSO4: Feature.NET_CSUM,
     Feature.NET_HOST_TSO6: Feature.NET_CSUM,
