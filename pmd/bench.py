@@ -155,6 +155,7 @@ def _finish(side: Side, vm1_cpus: int) -> Measured:
         rates(results, case.direction, vm1_cpus),
         side.cycles_per_packet,
         one_way_ns(results),
+        side.stages,
     )
     side.close()
     return found

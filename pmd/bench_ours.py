@@ -12,12 +12,15 @@ from pmd.bench_side import Side
 from pmd.child import Child
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pmd.bench_case import Case
     from pmd.bench_side import Places, Waiter
 
 NAME = "pmd"
+# By what `pmd run --json` counts, the kernel's stage. What the VF does is in it.
+_STAGES = {"vm1_to_vf": "dequeue", "vf_to_vm1": "enqueue"}
 
 
 class Ours(Side):
@@ -69,10 +72,19 @@ class Ours(Side):
     def _cycles(self, output: str) -> float | None:
         with contextlib.suppress(ValueError, KeyError, TypeError):
             channels = json.loads(output)["channels"]
-            ways = [channel[way] for channel in channels for way in ("vm1_to_vf", "vf_to_vm1")]
+            ways = [channel[way] for channel in channels for way in _STAGES]
+            for way, stage in _STAGES.items():
+                self._tell(stage, [channel[way] for channel in channels])
             cycles = sum(way["packets"] * way["cycles_per_packet"] for way in ways)
             # What goes from VM1 to VM1 is counted both ways, and is one packet.
             once = self.case.mode in (Mode.LOOP, Mode.PATCH)
             packets = sum(way["packets"] for way in (ways[1::2] if once else ways))
             return cycles / packets if packets else None
         return None
+
+    def _tell(self, stage: str, counted: Sequence[Mapping[str, float]]) -> None:
+        """What the kernel counted of a stage, all channels together, unless nothing came to it."""
+        packets = sum(each["packets"] for each in counted)
+        if packets:
+            cycles = sum(each["packets"] * each["cycles_per_packet"] for each in counted)
+            self.stages[stage] = cycles / packets

@@ -1,4 +1,4 @@
-"""The picture of a benchmark: rates and cycles by frame size, ours against peers."""
+"""The picture of a benchmark: rates, and cycles by stage, by frame size; ours against peers."""
 
 from __future__ import annotations
 
@@ -97,10 +97,15 @@ def _draw_rates(axis: Any, rows: Sequence[Row]) -> None:  # noqa: ANN401 - Axes 
 
 
 def _draw_cycles(axis: Any, rows: Sequence[Row]) -> None:  # noqa: ANN401 - Axes is optional
-    """A line for each side."""
+    """A line for each stage of ours, one for all of them where there are two, one for each peer."""
     lines: dict[str, dict[int, float]] = {}
     for row in rows:
-        for name, cycles in ("pmd", row.ours_cycles), (row.peer, row.peer_cycles):
+        told: dict[str, float | None] = {
+            f"pmd, {stage}": cycles for stage, cycles in row.ours_stages.items()
+        }
+        if len(told) != 1:
+            told["pmd"] = row.ours_cycles
+        for name, cycles in {**told, row.peer: row.peer_cycles}.items():
             if cycles is not None and name:
                 lines.setdefault(name, {})[row.case.frame_bytes] = cycles
     for label, points in lines.items():

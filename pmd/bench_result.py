@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from pmd.bench_rate import SLICES_MIN, SPREAD_MAX, best, common, told
@@ -25,12 +25,14 @@ class Measured:
     Attributes:
         cycles_per_packet: Of the whole run, or None.
         one_way_ns: Of a cache line between the CPUs, in the whole run, or None.
+        stages: cycles_per_packet by stage, of those that the back-end tells.
     """
 
     label: str
     rates: Rates
     cycles_per_packet: float | None
     one_way_ns: float | None
+    stages: dict[str, float] = field(default_factory=dict)
 
     def cycles_under(self, rate: Rate | None) -> float | None:
         """The run's cycles a packet, if nearly all of it was under the condition of rate."""
@@ -49,6 +51,7 @@ class Row:
         ours_cycles, peer_cycles: Of those conditions; None where they are not known, or refused.
         refusal: Why there is no ratio although there is a peer.
         one_way_ns: Measured.one_way_ns of our side.
+        ours_stages: ours_cycles by stage; empty where that is None.
     """
 
     case: Case
@@ -59,6 +62,7 @@ class Row:
     peer_cycles: float | None
     refusal: str
     one_way_ns: float | None
+    ours_stages: dict[str, float] = field(default_factory=dict)
 
     @property
     def ratio(self) -> float | None:
@@ -85,6 +89,7 @@ class Row:
             "one_way_ns": _round(self.one_way_ns),
             "ours_mpps": _round(self.ours.mpps if self.ours else None),
             "ours_cycles_per_packet": _round(self.ours_cycles),
+            "ours_cycles_by_stage": {name: _round(each) for name, each in self.ours_stages.items()},
             "peer": self.peer or None,
             "peer_placement": self.theirs.condition if self.theirs else None,
             "peer_mpps": _round(self.theirs.mpps if self.theirs else None),
@@ -109,8 +114,7 @@ def rows(case: Case, ours: Measured, peers: Sequence[Measured]) -> list[Row]:
     Without peers, a row for the cleanest condition.
     """
     if not peers:
-        rate = best(ours.rates)
-        return [Row(case, rate, ours.cycles_under(rate), "", None, None, "", ours.one_way_ns)]
+        return [_row(case, ours, (best(ours.rates), None), None, "")]
     found = []
     for peer in peers:
         conditions = common(ours.rates, peer.rates)
@@ -127,13 +131,21 @@ def _row(
     case: Case,
     ours: Measured,
     rates: tuple[Rate | None, Rate | None],
-    peer: Measured,
+    peer: Measured | None,
     refusal: str,
 ) -> Row:
-    cycles: tuple[float | None, float | None] = None, None
-    if not refusal:
-        cycles = ours.cycles_under(rates[0]), peer.cycles_under(rates[1])
-    return Row(case, rates[0], cycles[0], peer.label, rates[1], cycles[1], refusal, ours.one_way_ns)
+    mine = None if refusal else ours.cycles_under(rates[0])
+    return Row(
+        case,
+        ours=rates[0],
+        ours_cycles=mine,
+        peer=peer.label if peer else "",
+        theirs=rates[1],
+        peer_cycles=None if refusal or peer is None else peer.cycles_under(rates[1]),
+        refusal=refusal,
+        one_way_ns=ours.one_way_ns,
+        ours_stages={} if mine is None else ours.stages,
+    )
 
 
 def _refusal(ours: Measured, peer: Measured) -> str:

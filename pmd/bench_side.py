@@ -66,6 +66,7 @@ class Side(abc.ABC):
     ) -> None:
         self.name = name
         self.cycles_per_packet: float | None = None
+        self.stages: dict[str, float] = {}  # the same by stage, where the back-end tells
         self.case = case
         self._directory = directory
         self._places = places
@@ -135,7 +136,7 @@ class Side(abc.ABC):
     def results(self) -> list[dict[str, Any]]:
         """End it: what each VM1 that was not idle found.
 
-        `cycles_per_packet` is from then on what the back-end told.
+        `cycles_per_packet` and `stages` are from then on what the back-end told.
         """
         self.resume()
         found = [vm1.result() for vm1 in self._vm1s if not vm1.idle]

@@ -109,6 +109,8 @@ def test_without_a_peer() -> None:
     assert row["ours_mpps"] > 0
     cycles = row["ours_cycles_per_packet"]
     assert cycles is None or cycles > 0
+    stages = row["ours_cycles_by_stage"]
+    assert set(stages) == (set() if cycles is None else {"dequeue", "enqueue"})
     low, high = row["spread"]["ours"]
     assert low <= row["ours_mpps"] <= high
     assert [row[key] for key in ("peer", "peer_mpps", "ratio", "refusal")] == [None] * 4

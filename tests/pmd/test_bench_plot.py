@@ -46,6 +46,8 @@ def test_the_picture_has_a_panel_a_way_and_a_line_a_side(tmp_path: Path) -> None
         "frame bytes",
         "1518",
         "cycles a",
+        "pmd, dequeue",
+        "pmd, enqueue",
     ):
         assert words in picture
 

@@ -35,7 +35,7 @@ def side(**mpps: float) -> Measured:
     each = {
         name: Rate(name, value, 0.95 * value, 1.05 * value, 100) for name, value in mpps.items()
     }
-    return Measured("pmd", each, 20.0, 62.5)
+    return Measured("pmd", each, 20.0, 62.5, {"dequeue": 8.0, "enqueue": 12.0})
 
 
 def test_a_direction_is_one_way_or_the_mean_of_both() -> None:
@@ -172,6 +172,7 @@ def test_the_json_object() -> None:
         "one_way_ns": 62.5,
         "ours_mpps": 30.0,
         "ours_cycles_per_packet": 20.0,
+        "ours_cycles_by_stage": {"dequeue": 8.0, "enqueue": 12.0},
         "peer": "pmd",
         "peer_placement": "near_quiet",
         "peer_mpps": 12.0,
