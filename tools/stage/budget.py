@@ -6,6 +6,7 @@
 A count depends on source, compiler and flags, and on nothing that differs from run to run or from
 machine to machine: the C library's copies are kept to the one every x86-64 processor has. So there
 is a budget for each compiler's major version, and 3 % of slack for changes that mean nothing.
+Of a compiler that has none, another's is taken, with as much slack as compilers differ by.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from tools.stage.build import build, compiler, kernel_path
 
 BUDGET = Path(__file__).with_name("budget.json")
 SLACK = 0.03
+SLACK_OF_ANOTHER = 0.25
 _ROUNDS = 40
 _COUNTED = re.compile(r"Collected : (\d+)")
 # glibc(7) tunables: what a processor has beyond x86-64 is not used for memcpy.
@@ -114,24 +116,57 @@ def key() -> str:
     return f"{os.uname().machine}, {compiler(kernel_path())}"
 
 
-def budget() -> dict[str, float]:
-    """By scenario; empty: none was recorded for this machine and compiler."""
-    everything = json.loads(BUDGET.read_text())
-    return {name: float(each) for name, each in everything.get(key(), {}).items()}
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """Instructions a packet by scenario, recorded for key, and by which part one may have more."""
+
+    key: str
+    allowed: dict[str, float]
+    slack: float = SLACK
+
+    def over(self, found: dict[str, float]) -> list[str]:
+        """What takes more than its budget and the slack, or has none; one line each."""
+        return [
+            f"{name}: {needed:.2f} instructions a packet, budget {self.allowed.get(name, 0.0):.2f}"
+            f" of {self.key} and {self.slack:.0%}"
+            for name, needed in found.items()
+            if needed > self.allowed.get(name, 0.0) * (1 + self.slack)
+        ]
 
 
-def over(allowed: dict[str, float], found: dict[str, float]) -> list[str]:
-    """What takes more than its budget and the slack, or has none; one line each."""
-    return [
-        f"{name}: {needed:.2f} instructions a packet, budget {allowed.get(name, 0.0):.2f}"
-        for name, needed in found.items()
-        if needed > allowed.get(name, 0.0) * (1 + SLACK)
-    ]
+def budget(wanted: str, everything: dict[str, dict[str, float]]) -> Budget | None:
+    """What was recorded for wanted, or else nearest to it; None: nothing of such a machine.
+
+    Nearest is the same compiler of the nearest version, and then any other, by name.
+    """
+    machine, compiler_name, version = _parts(wanted)
+
+    def distance(other: str) -> tuple[bool, int, str]:
+        _, other_name, other_version = _parts(other)
+        return other_name != compiler_name, abs(other_version - version), other
+
+    of_machine = [each for each in everything if _parts(each)[0] == machine]
+    if not of_machine:
+        return None
+    nearest = min(of_machine, key=distance)
+    return Budget(nearest, everything[nearest], SLACK if nearest == wanted else SLACK_OF_ANOTHER)
+
+
+def _parts(key: str) -> tuple[str, str, int]:
+    """Machine, compiler and its version."""
+    machine, _, compiler_told = key.partition(", ")
+    name, _, version = compiler_told.partition(" ")
+    return machine, name, int(version)
+
+
+def recorded() -> dict[str, dict[str, float]]:
+    """All budgets by `key`."""
+    found: dict[str, dict[str, float]] = json.loads(BUDGET.read_text()) if BUDGET.exists() else {}
+    return found
 
 
 def _record(found: dict[str, float]) -> None:
-    everything = json.loads(BUDGET.read_text()) if BUDGET.exists() else {}
-    everything[key()] = found
+    everything = recorded() | {key(): found}
     BUDGET.write_text(json.dumps(everything, indent=2, sort_keys=True) + "\n")
 
 
@@ -145,14 +180,17 @@ def main() -> int:
         found = counts()
         if arguments:
             _record(found)
-        allowed = budget()
+        allowed = budget(key(), recorded())
     except VhostPciError as error:
         print(f"budget: {error}", file=sys.stderr)
         return error.exit_status
-    print(f"instructions a packet, {key()}")
+    if allowed is None:
+        print(f"budget: none was recorded for {key()}; --record records one", file=sys.stderr)
+        return 1
+    print(f"instructions a packet, {key()}; budget of {allowed.key} and {allowed.slack:.0%}")
     for name, needed in found.items():
-        print(f"{name:30} {needed:8.2f}  budget {allowed.get(name, 0.0):8.2f}")
-    return int(bool(over(allowed, found)))
+        print(f"{name:30} {needed:8.2f}  budget {allowed.allowed.get(name, 0.0):8.2f}")
+    return int(bool(allowed.over(found)))
 
 
 if __name__ == "__main__":
