@@ -2,19 +2,38 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import os
 import signal
+import socket
 from typing import TYPE_CHECKING
 
+from driver.software_vf import PortSpec
+from pmd.kernel import Port
+
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
 _TRACEME, _SINGLESTEP = 0, 9  # ptrace(2)
 _MMAP_THRESHOLD = -3  # mallopt(3)
 _libc = ctypes.CDLL(None, use_errno=True)
 _libc.ptrace.argtypes = [ctypes.c_long, ctypes.c_long, ctypes.c_void_p, ctypes.c_void_p]
 _libc.ptrace.restype = ctypes.c_long
+
+
+@contextlib.contextmanager
+def native_port(frames: Iterable[bytes] = ()) -> Iterator[Port]:
+    """Has these few for VM1. Nothing of it is Python, which would take nearly all of the steps."""
+    far, near = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    with far:
+        with near:
+            for frame in frames:
+                far.send(frame)
+            port = Port(PortSpec("dgram", near.fileno()))
+            near.detach()
+        with port:
+            yield port
 
 
 def changes(action: Callable[[], object], look: Callable[[], bytes]) -> Iterator[bytes]:

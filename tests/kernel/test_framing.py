@@ -12,8 +12,8 @@ import pytest
 from pmd.kernel import DirectionStats, Work
 from tests.kernel.packed_driver import WRAP, WRITE
 from tests.kernel.packed_rig import HEADER, PackedRig
-from tests.kernel.rig import AVAIL, BIG, DATA, DESC, USED, Rig, give, receive, transmit
-from tests.kernel.single_step import changes
+from tests.kernel.rig import AVAIL, BIG, DATA, DESC, USED, Rig, receive, transmit
+from tests.kernel.single_step import changes, native_port
 
 FRAME = bytes(range(60))
 WHOLE = HEADER + len(FRAME)
@@ -86,11 +86,10 @@ def test_s36_heads_out_of_order_are_served_as_they_were_posted() -> None:
 
 def test_used_elements_and_buffers_are_there_before_the_index() -> None:
     """2.7.8.2, 5.1.6.4: after each instruction, what used.idx names is whole."""
-    with Rig(8, mergeable=True) as rig:
+    frames = [bytes([1]) * 20, bytes([2]) * 60, bytes([3]) * 28]
+    with Rig(8, mergeable=True) as rig, native_port(frames) as port:
         for head in range(8):
             rig.chain(head, [(BIG + 64 * head, 40)], WRITE)
-        port = rig.port()
-        give(port, [bytes([1]) * 20, bytes([2]) * 60, bytes([3]) * 28])
         work = Work(None, rig.queue(DirectionStats()), port)
         lengths = [32, 40, 32, 40]
         content = [
@@ -111,12 +110,11 @@ def test_used_elements_and_buffers_are_there_before_the_index() -> None:
 
 def test_p08_a_used_descriptor_is_whole_when_it_is_seen() -> None:
     """2.8.15: id, length and buffer are final once the mark is there."""
-    with PackedRig(4, WRAP) as rig:
+    frames = [bytes([number]) * (20 + number) for number in range(3)]
+    with PackedRig(4, WRAP) as rig, native_port(frames) as port:
         for number in range(3):
             rig.driver.post(50 + number, [(BIG + 128 * number, 100)], WRITE)
         rig.driver.show()
-        port = rig.port()
-        give(port, [bytes([number]) * (20 + number) for number in range(3)])
         work = Work(None, rig.queue(DirectionStats()), port)
         marked = 0
         for _ in changes(lambda: work.turn(32), lambda: rig.peek(DESC, 16 * 3)):
@@ -126,5 +124,5 @@ def test_p08_a_used_descriptor_is_whole_when_it_is_seen() -> None:
                     marked += 1
                     assert (length, id_) == (HEADER + 20 + number, 50 + number)
                     frame = rig.peek(BIG + 128 * number + HEADER, 20 + number)
-                    assert frame == bytes([number]) * (20 + number)
+                    assert frame == frames[number]
         assert marked == 1 + 2 + 3, "one after the other, from the last to the first"

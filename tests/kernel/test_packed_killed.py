@@ -14,7 +14,7 @@ from pmd.kernel import DirectionStats, Queue, Work
 from tests.kernel.packed_driver import WRAP, WRITE, Returned
 from tests.kernel.packed_rig import HEADER, PackedRig, received
 from tests.kernel.rig import BIG, DESC, frames_of, give
-from tests.kernel.single_step import changes
+from tests.kernel.single_step import changes, native_port
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -66,12 +66,12 @@ def _states(rig: PackedRig, work: Work, at_least: int) -> list[Remains]:
 
 @pytest.mark.parametrize("in_order", [False, True])
 def test_while_it_returns_what_vm1_sent(in_order: bool) -> None:
-    with PackedRig(SIZE, START, in_order=in_order) as rig:
+    with PackedRig(SIZE, START, in_order=in_order) as rig, native_port() as killed:
         payloads = [bytes([number]) * (20 + number) for number in range(5 + SIZE)]
         for number, buffers in enumerate([1, 2, 1, 3, 1]):
             rig.post_frame(number, buffers, payloads[number])
         rig.driver.show()
-        states = _states(rig, Work(rig.queue(DirectionStats()), None, rig.port()), 4)
+        states = _states(rig, Work(rig.queue(DirectionStats()), None, killed), 4)
         if not in_order:
             assert len(states) == 1 + 2 + 5  # as it was; the commit words; a mark each
         again: set[int] = set()
@@ -104,7 +104,7 @@ def test_while_it_returns_what_vm1_receives() -> None:
     lengths = [30, 40, 150, 20, 25, 100]
     frames = [bytes([1 + number]) * length for number, length in enumerate(lengths)]
     later = [bytes([100 + number]) * 50 for number in range(3)]
-    with PackedRig(SIZE, START, mergeable=True) as rig:
+    with PackedRig(SIZE, START, mergeable=True) as rig, native_port(frames) as killed:
         where: dict[int, int] = {}
         number = 0
 
@@ -117,9 +117,7 @@ def test_while_it_returns_what_vm1_receives() -> None:
             rig.driver.show()
 
         post(SIZE)
-        port = rig.port()
-        give(port, frames)
-        states = _states(rig, Work(None, rig.queue(DirectionStats()), port), 14)
+        states = _states(rig, Work(None, rig.queue(DirectionStats()), killed), 14)
         most: list[int] = []
         for state in states:
             state.restore()
@@ -141,11 +139,11 @@ def test_while_it_returns_what_vm1_receives() -> None:
 
 
 def test_a_successor_killed_while_it_finishes_the_batch() -> None:
-    with PackedRig(SIZE, START) as rig:
+    with PackedRig(SIZE, START) as rig, native_port() as killed:
         for number in range(5):
             rig.post_frame(number, 2, bytes([number]) * 20)
         rig.driver.show()
-        work = Work(rig.queue(DirectionStats()), None, rig.port())
+        work = Work(rig.queue(DirectionStats()), None, killed)
         cut = list(_killed(rig, work))[4]
         cut.restore()
 
