@@ -39,7 +39,7 @@ from driver.state_area import (
 )
 from driver.state_reader import StateReader, Tables, version_error
 from guest.closing import Closing
-from guest.errors import DeviceGoneError, UsageError, VhostPciError
+from guest.errors import DeviceGoneError, VhostPciError
 from guest.function import Area, Region
 
 if TYPE_CHECKING:
@@ -67,15 +67,15 @@ class VhostPci(Closing):
         bar: Where the user believes the window is; only 2 is true.
 
     Raises:
-        UsageError: bar is another.
         DeviceGoneError: The function reads all ones.
-        VhostPciError: It is no vhost-pci function, of another version, or contradicts itself.
+        VhostPciError: bar is another, or it is no vhost-pci function, of another version, or
+            contradicts itself.
     """
 
     def __init__(self, function: Function, bar: int = WINDOW_RW) -> None:
         if bar != WINDOW_RW:
             cause = f"BAR {bar} is not the window: {_what_is(bar)}"
-            raise UsageError("use", f"--bar {bar}", cause, f"VM1's memory is BAR {WINDOW_RW}")
+            raise VhostPciError("use", f"--bar {bar}", cause, f"VM1's memory is BAR {WINDOW_RW}")
         self._function = function
         self.name = function.name
         self._areas: dict[int, tuple[MappedArea, ...]] = {}

@@ -61,9 +61,9 @@ def run(
             are plugged in and out), a PCI address, vfio-user:PATH, or sim (an embedded VM1). May
             be repeated.
         vf: Where frames go, one for each --device in order: KIND:WHAT as the README lists them, or
-            auto, which picks a VF of this machine and says which. Without any, sim gets loop. For
-            --device auto, {n} in it counts functions: tap:vp{n} makes vp0, vp1 ... Without {n}, a
-            VF that can be had only once serves one function at a time.
+            auto, which picks a VF of this machine and says which. Without any, PCI functions get
+            auto and sim gets loop. For --device auto, {n} in it counts functions: tap:vp{n} makes
+            vp0, vp1 ... Without {n}, a VF that can be had only once serves one function at a time.
         lcores: CPUs to poll on, such as 1-3,5. By default the last one allowed.
         burst: Frames taken from a ring at once, 1 to 256. By default 32.
         window_map: How VM1's memory is mapped from a PCI function: vfio, wc (write-combining, by

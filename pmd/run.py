@@ -156,7 +156,10 @@ def _resolve(specs: list[str]) -> list[str]:
 
 
 def _default_vf(source: Source) -> str:
+    """In a VM the one VF that it has been given; a host's network cards are not ours to pick."""
     if isinstance(source, SimSource):
         return "loop"
+    if isinstance(source, PciSource):
+        return AUTO
     cause = f"{source.name} needs one"
     raise UsageError("run without", "--vf", cause, f"the kinds are {', '.join(KINDS)}, or {AUTO}")

@@ -14,7 +14,7 @@ import driver.vhost_pci
 from driver.ring import Feature
 from driver.state_area import PAGE_SIZE, Register, RingFlag, Status
 from driver.vhost_pci import VhostPci
-from guest.errors import DeviceGoneError, UsageError, VhostPciError
+from guest.errors import DeviceGoneError, VhostPciError
 from guest.function import Area, Doorbell
 from tests.driver.fake_function import DRIVER_OFFSET, STATE_SIZE, FakeFunction
 
@@ -49,9 +49,9 @@ def _connect(function: FakeFunction, generation: int = 4) -> None:
 
 @pytest.mark.parametrize("bar", [0, 1, 3, 4, 5, 7, -1])
 def test_only_bar_2_is_the_window(function: FakeFunction, bar: int) -> None:
-    with pytest.raises(UsageError, match=f"BAR {bar} is not the window: ") as caught:
+    with pytest.raises(VhostPciError, match=f"BAR {bar} is not the window: ") as caught:
         VhostPci(function, bar)
-    assert caught.value.exit_status == 2
+    assert caught.value.exit_status == 1
 
 
 @pytest.mark.parametrize(

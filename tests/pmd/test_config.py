@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from pathlib import Path
+from typing import Any
 
 import pytest
 
 from guest.errors import UsageError
 from pmd.config import Options, options
 
-if TYPE_CHECKING:
-    from pathlib import Path
+_DEPLOYMENT = Path(__file__).parents[2] / "docs/deploy.md"
 
 
 def write(directory: Path, text: str) -> Path:
@@ -44,6 +44,13 @@ def test_every_key_is_a_flag(tmp_path: Path) -> None:
         json=True,
     )
     assert options({}, path) == expected
+
+
+def test_the_one_to_deploy_with_is_read(tmp_path: Path) -> None:
+    _, _, rest = _DEPLOYMENT.read_text().partition("```toml\n")
+    told, _, _ = rest.partition("```")
+    expected = Options(vfs=("packet:enp2s0",), lcores="1", stats_period_s=10.0)
+    assert options({}, write(tmp_path, told)) == expected
 
 
 def test_flags_win_key_by_key(tmp_path: Path) -> None:

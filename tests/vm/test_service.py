@@ -26,7 +26,8 @@ ORDINARY_MTU = 1500
 MTUS = (576, 1280, ORDINARY_MTU, 9000)
 OTHER_MEMORY_MIB = VM1_MEMORY_MIB + 128
 REPLACEMENTS = 10
-SUCCEEDED_WITHIN_S = 30.0
+SUCCEEDED_WITHIN_S = 2.0
+SUCCESSIONS = 10
 MORE_ANSWERS = 10
 
 
@@ -56,18 +57,25 @@ def test_four_mtus(served: Picture) -> None:
     served.ping()
 
 
-def test_a_killed_pmd_is_succeeded(served: Picture) -> None:
-    """Within two seconds on a machine that does nothing else; here it is emulated beside others."""
-    served.ping(2)
-    device = served.device
-    served.pmd.signal(signal.SIGKILL)
-    assert served.pmd.wait(STEP_TIMEOUT_S) == 128 + signal.SIGKILL
+def succeed(picture: Picture) -> float:
+    """Kill `pmd`, start the next one; the seconds from its start until it serves."""
+    device = picture.device
+    picture.pmd.signal(signal.SIGKILL)
+    assert picture.pmd.wait(STEP_TIMEOUT_S) == 128 + signal.SIGKILL
     device.wait_until(lambda: not device.is_served(), STEP_TIMEOUT_S, "see pmd go")
     began = time.monotonic()
-    served.start_pmd("packet", "--poll", "adaptive")
-    took_s = time.monotonic() - began
-    print(f"from its start until it served: {took_s:.2f} s")
-    assert took_s < SUCCEEDED_WITHIN_S
+    picture.start_pmd("packet", "--poll", "adaptive")
+    return time.monotonic() - began
+
+
+def test_a_killed_pmd_is_succeeded(served: Picture) -> None:
+    """In time whenever the emulated machine has the processors for it, which others use too."""
+    served.ping(2)
+    took_s: list[float] = []
+    while not took_s or (took_s[-1] > SUCCEEDED_WITHIN_S and len(took_s) < SUCCESSIONS):
+        took_s.append(succeed(served))
+    print("from its start until it served:", *(f"{each:.2f} s" for each in took_s))
+    assert took_s[-1] <= SUCCEEDED_WITHIN_S
     served.ping(2)
     both_ways(served, MIB)
 
@@ -96,8 +104,9 @@ def test_a_migration_that_is_given_up(served: Picture) -> None:
 def test_ten_vm1s_one_pmd(served: Picture) -> None:
     pmd = served.pmd
     for number in range(REPLACEMENTS):
-        served.unplug()
-        served.stop_vm1()
+        ends = [served.unplug, served.stop_vm1]
+        for end in ends if number % 2 else reversed(ends):  # each other one dies while it is served
+            end()
         served.start_vm1(VM1_MEMORY_MIB if number % 2 else OTHER_MEMORY_MIB)
         served.plug()
         served.wait_until_served()

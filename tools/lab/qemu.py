@@ -78,4 +78,6 @@ def _checked(name: str, said: str) -> str:
 
 
 def _remedy() -> str:
-    return f"without --qemu the lab fetches one from Debian's {debian.BACKPORTS}"
+    oldest = ".".join(map(str, _OLDEST))
+    source = f"Debian's {debian.BACKPORTS}"
+    return f"give it QEMU {oldest} or later; without --qemu the lab fetches one from {source}"
