@@ -35,6 +35,12 @@ def marked(mark: str) -> list[int]:
     return found
 
 
+def cpu_seconds(pid: int) -> float:
+    """User and system time that a process used so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
+
 class Process:
     """A module of ours as a child process, in a directory for temporary files of its own.
 
@@ -102,11 +108,6 @@ class Process:
         self._process.kill()
         self._process.wait()
         wait_for(lambda: not marked(self.mark), "the end of the killed process's children")
-
-    def cpu_seconds(self) -> float:
-        """User and system time it used so far."""
-        fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
     def __enter__(self) -> Self:
         return self

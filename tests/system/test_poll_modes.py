@@ -2,26 +2,24 @@
 
 from __future__ import annotations
 
-import os
 import random
 import time
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.pmd.processes import cpu_seconds
 from tests.soak import RINGS, served, soak_ring
 from tests.system.processes import Device, Pmd, Vm1
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 pytestmark = pytest.mark.system
 
 COUNT = 6000  # a minute for all modes and rings
 IDLE_S = 5.0
 IDLE_SHARE = 0.01
-
-
-def _cpu_s(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
 @pytest.mark.parametrize(("poll", "coalesce_us"), [("busy", 0), ("adaptive", 20), ("interrupt", 0)])
@@ -47,7 +45,7 @@ def test_an_idle_daemon_costs_nothing(tmp_path: Path) -> None:
     ):
         pmd.wait_until_forwarding()
         pmd.wait_until_quiet()
-        begin = _cpu_s(pmd.pid)
+        begin = cpu_seconds(pmd.pid)
         time.sleep(IDLE_S)
         # What prints the statistics ten times a second has its part in it.
-        assert _cpu_s(pmd.pid) - begin < IDLE_SHARE * IDLE_S
+        assert cpu_seconds(pmd.pid) - begin < IDLE_SHARE * IDLE_S

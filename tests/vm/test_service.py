@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from tests.pmd.processes import cpu_seconds
 from tools.lab.picture import OUTSIDE_ADDRESS, STEP_TIMEOUT_S, VM1_MEMORY_MIB
 
 if TYPE_CHECKING:
@@ -58,24 +59,22 @@ def test_four_mtus(served: Picture) -> None:
 
 
 def succeed(picture: Picture) -> float:
-    """Kill `pmd`, start the next one; the seconds from its start until it serves."""
+    """Kill `pmd`, start the next one; what VM2 computes from its start until it serves, in s."""
     device = picture.device
     picture.pmd.signal(signal.SIGKILL)
     assert picture.pmd.wait(STEP_TIMEOUT_S) == 128 + signal.SIGKILL
     device.wait_until(lambda: not device.is_served(), STEP_TIMEOUT_S, "see pmd go")
-    began = time.monotonic()
+    machine = picture.vm2.process.pid
+    began, used_s = time.monotonic(), cpu_seconds(machine)
     picture.start_pmd("packet", "--poll", "adaptive")
-    return time.monotonic() - began
+    print(f"from its start until it served: {time.monotonic() - began:.2f} s")
+    return cpu_seconds(machine) - used_s
 
 
 def test_a_killed_pmd_is_succeeded(served: Picture) -> None:
-    """In time whenever the emulated machine has the processors for it, which others use too."""
+    """Within two seconds, emulated; not counting those in which others had the processors."""
     served.ping(2)
-    took_s: list[float] = []
-    while not took_s or (took_s[-1] > SUCCEEDED_WITHIN_S and len(took_s) < SUCCESSIONS):
-        took_s.append(succeed(served))
-    print("from its start until it served:", *(f"{each:.2f} s" for each in took_s))
-    assert took_s[-1] <= SUCCEEDED_WITHIN_S
+    assert any(succeed(served) <= SUCCEEDED_WITHIN_S for _ in range(SUCCESSIONS))
     served.ping(2)
     both_ways(served, MIB)
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import pty
+import re
 import subprocess
 import sys
 import tempfile
+import termios
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -38,6 +41,21 @@ class Lab:
             timeout=_TIMEOUT_S,
             check=False,
         )
+
+    def type(self, *words: str, keys: bytes, status: int) -> bytes:
+        """What is shown on a terminal of 24 lines where these keys are typed into a command."""
+        ours, its = pty.openpty()
+        termios.tcsetwinsize(ours, (24, 80))
+        command = [sys.executable, "-m", "tools.lab.cli", *words]
+        with subprocess.Popen(
+            command, env=self._environment, stdin=its, stdout=subprocess.PIPE, stderr=its
+        ) as process:
+            os.write(ours, keys)
+            shown, _ = process.communicate(timeout=_TIMEOUT_S)
+        os.close(its)
+        os.close(ours)
+        assert process.returncode == status, shown
+        return shown
 
     def status(self) -> dict[str, Any]:
         done = self.run("status", "--json")
@@ -82,6 +100,12 @@ def test_a_lab_that_stays_up(lab: Lab) -> None:
     nowhere = lab.run("exec", "vm3", "true")
     assert nowhere.returncode == 1
     assert b"the machines that run are vm1, vm2, outside" in nowhere.stderr
+
+    assert lab.run("exec", "vm2", data=b"echo $((40 + 2)) | tee /dev/console").stdout == b"42\n"
+    assert b"42" in lab.run("console", "vm2").stdout.split()
+    assert b"--- vm2.console" in lab.run("logs").stdout.splitlines()
+    shown = lab.type("exec", "vm1", keys=b"tty; stty size; exit 5\n", status=5)
+    assert re.search(rb"\r\n/dev/pts/\d+\r\n24 80\r\n", shown)
 
     lab.wait_until_plugged(plugged=True)
     listed = lab.run("exec", "vm2", "lspci", "-nd", "1af4:10f0").stdout.decode()

@@ -8,6 +8,7 @@ import hashlib
 import os
 import shutil
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -17,7 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
 _KEY_DIGITS = 16
-_KEPT = 3  # of one name: this one, and what another checkout or an older session may use
+_KEPT = 3  # of one name: this one, and what another checkout may want again
+_IN_USE_S = 3600.0  # what somebody may still be using
 
 
 def cache_directory() -> Path:
@@ -86,12 +88,13 @@ class Cache:
             return path
 
     def _prune(self, name: str) -> None:
-        """Remove what was not used for longest, beyond a few of each name."""
+        """Remove what was not used for long, beyond a few of each name."""
         width = len(name) + 1 + _KEY_DIGITS
         layers = [p for p in self.directory.glob(f"{name}-*") if len(p.name) == width]
         layers.sort(key=lambda path: path.stat().st_mtime, reverse=True)
         for path in layers[_KEPT:]:
-            shutil.rmtree(path, ignore_errors=True)
+            if path.stat().st_mtime < time.time() - _IN_USE_S:
+                shutil.rmtree(path, ignore_errors=True)
 
     @contextlib.contextmanager
     def _lock(self, name: str) -> Iterator[None]:

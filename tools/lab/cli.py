@@ -127,9 +127,12 @@ def execute(
 
     Args:
         vm: vm1, vm2 or outside.
-        words: The command. `sh` reads a script from standard input.
+        words: The command. Without any a shell: with a prompt on a terminal, else it reads a script
+            from standard input.
     """
-    return client.execute(vm, words or ("sh",))
+    if words:
+        return client.execute(vm, words)
+    return client.prompt(vm) if sys.stdin.isatty() else client.execute(vm, ("sh",))
 
 
 @app.command

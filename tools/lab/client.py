@@ -13,7 +13,9 @@ import socket
 import struct
 import subprocess
 import sys
+import termios
 import time
+import tty
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,6 +29,12 @@ _UP_TIMEOUT_S = 3600.0  # the first time on a slow line
 _DOWN_TIMEOUT_S = 120.0
 _ANSWER_TIMEOUT_S = 300.0  # the keeper may be plugging
 _POLL_S = 0.2
+# In the machine: its arguments are lines and columns.
+_ON_A_TERMINAL = """\
+import os, pty, sys
+shell = f"stty rows {sys.argv[1]} cols {sys.argv[2]}; exec sh"
+sys.exit(os.waitstatus_to_exitcode(pty.spawn(["sh", "-c", shell])))
+"""
 _PACKAGE_ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -154,6 +162,21 @@ def execute(vm: str, words: Sequence[str]) -> int:
                     result = _hear(json.loads(line))
                     if result is not None:
                         return result
+
+
+def prompt(vm: str) -> int:
+    """Run a shell in a machine on a terminal of its own, ours raw meanwhile; its exit status.
+
+    Standard input has to be a terminal. Raises as `execute`.
+    """
+    terminal = sys.stdin.fileno()
+    columns, lines = os.get_terminal_size(terminal)
+    former = termios.tcgetattr(terminal)
+    tty.setraw(terminal, termios.TCSADRAIN)
+    try:
+        return execute(vm, ("python3", "-c", _ON_A_TERMINAL, str(lines), str(columns)))
+    finally:
+        termios.tcsetattr(terminal, termios.TCSADRAIN, former)
 
 
 def _hear(message: dict[str, Any]) -> int | None:
