@@ -136,7 +136,7 @@ class Budget:
 
 
 def budget(wanted: str, everything: dict[str, dict[str, float]]) -> Budget | None:
-    """What was recorded for wanted, or else of the nearest version; None: of such a compiler none."""
+    """What was recorded for wanted, or else of the nearest version; None: nothing of its kind."""
     kind, version = _parts(wanted)
     alike = [each for each in everything if _parts(each)[0] == kind]
     if not alike:
