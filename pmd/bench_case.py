@@ -194,6 +194,8 @@ _OF_FEATURES = {
     # What the VF does not do is done in software: copy's does neither.
     Feature.CSUM: ((Mode.COPY, 1518),),
     Feature.HOST_TSO4: ((Mode.COPY, 9000),),
+    Feature.HOST_USO: ((Mode.COPY, 9000),),
+    Feature.HOST_UFO: ((Mode.COPY, 9000),),
     # loop gives VM1 back what it left undone.
     Feature.GUEST_CSUM: ((Mode.LOOP, 1518),),
 }

@@ -25,6 +25,8 @@ class Feature(enum.StrEnum):
     MQ = "mq"
     CSUM = "csum"
     HOST_TSO4 = "host_tso4"
+    HOST_USO = "host_uso"
+    HOST_UFO = "host_ufo"
     GUEST_CSUM = "guest_csum"
 
 
@@ -47,6 +49,8 @@ _USES = {
     Feature.MQ: _Use(22, ("--queue-pairs", "4")),
     Feature.CSUM: _Use(0, ("--leave", "csum")),
     Feature.HOST_TSO4: _Use(11, ("--leave", "tso")),
+    Feature.HOST_USO: _Use(56, ("--leave", "uso")),
+    Feature.HOST_UFO: _Use(14, ("--leave", "ufo")),
     Feature.GUEST_CSUM: _Use(1, ("--leave", "csum", "--guest-csum"), ("--leave", "csum")),
 }
 

@@ -53,8 +53,8 @@ class BenchFlags:
         idle: So many functions more, whose VM1s do nothing.
         touch: What VM1 writes or reads of each frame: 0 nothing, 1 its first 64 bytes, 2 all of it.
         feature: Instead, what these cost or gain, beside VM1 without each: packed, mrg_rxbuf,
-            event_idx, indirect, in_order, mq (four pairs), csum, host_tso4, guest_csum, or all of
-            them: all.
+            event_idx, indirect, in_order, mq (four pairs), csum, host_tso4, host_uso, host_ufo,
+            guest_csum, or all of them: all.
         lcores: Forwarding CPUs, as of run. By default the last one allowed.
         vm1_cpus: CPUs of the VM1s. By default those below.
         latency: Instead of rates, how long frames of 64 bytes are under way from VM1 through loop

@@ -10,6 +10,8 @@ import pytest
 from scapy.layers.inet import IP, TCP
 from scapy.layers.l2 import Ether
 
+from driver.offload import Offload, OffloadFlag, plain
+from tests.kernel.offload_frames import check
 from tests.vm1.backend import OFFERED, Backend
 from tests.vm1.test_modes import DEADLINE_S, options
 from tools.vhost_user_abi import Feature
@@ -56,6 +58,23 @@ def replay(path: Path, rings: RingOptions, size: int, direction: Direction) -> R
     result = session.run()
     assert (result.ended, result.exit_status) == (Ended.SIGNAL, 0)
     return result
+
+
+@pytest.mark.parametrize(
+    ("leave", "feature", "segment_bytes"),
+    [(Leave.USO, Feature.NET_HOST_USO, 1448), (Leave.UFO, Feature.NET_HOST_UFO, 1480)],
+)
+def test_datagrams(tmp_path: Path, leave: Leave, feature: Feature, segment_bytes: int) -> None:
+    """As a driver leaves them to the device; scapy, and our oracle for devices, agree on what."""
+    with Collector(tmp_path / "socket", OFFERED | Feature.NET_CSUM | feature) as backend:
+        result = replay(tmp_path / "socket", RingOptions(leave=leave), 4000, Direction.TX)
+    assert result.features & feature
+    for header, frame in backend.seen:
+        assert Offload.parse(header) == Offload(
+            OffloadFlag.NEEDS_CSUM, 3 if leave == Leave.UFO else 5, 42, segment_bytes, 34, 6
+        )
+        assert len(check(plain(frame, Offload(1, 0, 0, 0, 34, 6))[0])) == 4000
+    assert len({frame for _, frame in backend.seen}) == FRAMES
 
 
 @pytest.mark.parametrize("packed", [False, True])

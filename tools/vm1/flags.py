@@ -125,8 +125,9 @@ class RingFlags:
         in_order: Take VIRTIO_F_IN_ORDER where it is offered.
         offloads: verify: take checksum and TCP segmentation offload where they are offered, and
             leave them to the device in half of the frames.
-        leave: replay: of each frame, TCP over IPv4, leave the checksum to the device, or its
-            cutting into segments of 1448 bytes as well.
+        leave: replay: of each frame, TCP over IPv4, leave the checksum to the device (csum), or its
+            cutting into segments of 1448 bytes as well (tso); of UDP over IPv4 its cutting into
+            datagrams of as many (uso), or into IP fragments of 1480 bytes (ufo).
         guest_csum: replay: take VIRTIO_NET_F_GUEST_CSUM where it is offered.
         legacy: Leave VIRTIO_F_VERSION_1 out.
     """
@@ -142,7 +143,7 @@ class RingFlags:
     event_idx: bool = True
     in_order: bool = True
     offloads: Annotated[bool, _FLAG] = False
-    leave: Literal["nothing", "csum", "tso"] = "nothing"
+    leave: Literal["nothing", "csum", "tso", "uso", "ufo"] = "nothing"
     guest_csum: Annotated[bool, _FLAG] = False
     legacy: Annotated[bool, _FLAG] = False
 

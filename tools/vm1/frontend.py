@@ -40,6 +40,8 @@ def wanted_features(options: RingOptions) -> tuple[Feature, Feature]:
         (options.pairs > 1, Feature.NET_MQ | Feature.PROTOCOL_FEATURES),
         (options.leave != Leave.NOTHING, Feature.NET_CSUM),
         (options.leave == Leave.TSO, Feature.NET_HOST_TSO4),
+        (options.leave == Leave.USO, Feature.NET_HOST_USO),
+        (options.leave == Leave.UFO, Feature.NET_HOST_UFO),
     ):
         needed |= feature if wanted else Feature(0)
     if options.mergeable:

@@ -35,6 +35,8 @@ class Leave(enum.IntEnum):
     NOTHING = 0
     CSUM = 1
     TSO = 2
+    USO = 3
+    UFO = 4
 
 
 class Direction(enum.IntFlag):

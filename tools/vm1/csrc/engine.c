@@ -92,7 +92,7 @@ static bool config_is_sane(const struct vm1_config *config)
 	return config->mode <= VM1_LATENCY && config->pairs && config->pairs <= VM1_PAIRS_MAX &&
 	       (config->header_bytes == 10 || config->header_bytes == 12) &&
 	       (config->header_bytes == 12 || !config->mergeable) && config->touch <= 2 &&
-	       config->leave <= VM1_LEAVE_TSO &&
+	       config->leave <= VM1_LEAVE_UFO &&
 	       config->size_min >= VM1_FRAME_MIN && config->size_min <= config->size_max &&
 	       config->size_max <= VM1_FRAME_MAX;
 }

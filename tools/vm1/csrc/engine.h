@@ -53,6 +53,7 @@ struct vm1 {
 	struct latency *latency;
 	_Alignas(16) uint8_t header[16];  /* replay: the virtio-net header of each frame */
 	_Alignas(16) uint8_t pattern[64]; /* replay: how each frame begins */
+	uint32_t number_at; /* replay: where it is another one each time */
 };
 
 /* A received frame; it stays readable until receive_done(). */

@@ -8,6 +8,9 @@
 #define TCP_SEQUENCE 4u
 #define TCP_CHECKSUM 16u
 #define PROTOCOL_TCP 6u
+#define PROTOCOL_UDP 17u
+#define UDP_BYTES 8u
+#define UDP_CHECKSUM 6u
 
 static uint32_t ip_bytes(bool ipv6)
 {
@@ -48,10 +51,9 @@ static uint32_t sum16(const uint8_t *bytes, uint32_t count, uint64_t sum)
 }
 
 /* Of addresses, protocol and length: what NEEDS_CSUM wants in the checksum's place (5.1.6.2). */
-static uint32_t pseudo_sum(const uint8_t *ip, bool ipv6, uint32_t tcp_bytes)
+static uint32_t pseudo_sum(const uint8_t *ip, bool ipv6, uint32_t protocol, uint32_t bytes)
 {
-	return ipv6 ? sum16(ip + 8, 32, PROTOCOL_TCP + tcp_bytes) :
-		      sum16(ip + 12, 8, PROTOCOL_TCP + tcp_bytes);
+	return ipv6 ? sum16(ip + 8, 32, protocol + bytes) : sum16(ip + 12, 8, protocol + bytes);
 }
 
 struct offload_shape offload_draw(const struct vm1 *vm1, uint64_t number, uint32_t most,
@@ -71,12 +73,12 @@ struct offload_shape offload_draw(const struct vm1 *vm1, uint64_t number, uint32
 	return shape;
 }
 
-static void write_ip(uint8_t *ip, const struct offload_shape *shape, uint32_t tcp_bytes)
+static void write_ip(uint8_t *ip, bool ipv6, uint8_t protocol, uint32_t bytes)
 {
-	if (shape->ipv6) {
+	if (ipv6) {
 		ip[0] = 0x60;
-		store16(ip + 4, tcp_bytes);
-		ip[6] = PROTOCOL_TCP;
+		store16(ip + 4, bytes);
+		ip[6] = protocol;
 		ip[7] = 64;
 		memcpy(ip + 8, "\x20\x01\x0d\xb8", 4); /* RFC 3849 */
 		ip[23] = 1;
@@ -85,9 +87,9 @@ static void write_ip(uint8_t *ip, const struct offload_shape *shape, uint32_t tc
 		return;
 	}
 	ip[0] = 0x45;
-	store16(ip + 2, 20 + tcp_bytes);
+	store16(ip + 2, 20 + bytes);
 	ip[8] = 64;
-	ip[9] = PROTOCOL_TCP;
+	ip[9] = protocol;
 	memcpy(ip + 12, "\xc0\x00\x02\x01\xc0\x00\x02\x02", 8); /* RFC 5737 */
 	store16(ip + 10, ~sum16(ip, 20, 0) & 0xffff);
 }
@@ -99,13 +101,13 @@ void offload_seal(uint8_t *frame, const struct offload_shape *shape, struct net_
 
 	memset(ip, 0, ip_bytes(shape->ipv6) + TCP_BYTES);
 	store16(frame + 12, shape->ipv6 ? 0x86dd : 0x0800);
-	write_ip(ip, shape, tcp_bytes);
+	write_ip(ip, shape->ipv6, PROTOCOL_TCP, tcp_bytes);
 	store16(tcp, 1024);
 	store16(tcp + 2, 1024);
 	tcp[12] = TCP_BYTES / 4 << 4;
 	tcp[13] = 0x10; /* ACK */
 	store16(tcp + 14, 0xffff);
-	store16(tcp + TCP_CHECKSUM, pseudo_sum(ip, shape->ipv6, tcp_bytes));
+	store16(tcp + TCP_CHECKSUM, pseudo_sum(ip, shape->ipv6, PROTOCOL_TCP, tcp_bytes));
 	*header = (struct net_header){
 		.flags = NET_F_NEEDS_CSUM,
 		.csum_start = (uint16_t)(tcp - frame),
@@ -116,6 +118,25 @@ void offload_seal(uint8_t *frame, const struct offload_shape *shape, struct net_
 		header->gso_size = (uint16_t)shape->piece_bytes;
 		header->hdr_len = (uint16_t)offload_header_bytes(shape->ipv6);
 	}
+}
+
+void offload_seal_datagram(uint8_t *frame, uint32_t bytes, struct net_header *header)
+{
+	uint8_t *ip = frame + ETHERNET_BYTES, *udp = ip + ip_bytes(false);
+	const uint32_t udp_bytes = bytes - (uint32_t)(udp - frame);
+
+	memset(ip, 0, ip_bytes(false) + UDP_BYTES);
+	store16(frame + 12, 0x0800);
+	write_ip(ip, false, PROTOCOL_UDP, udp_bytes);
+	store16(udp, 1024);
+	store16(udp + 2, 1024);
+	store16(udp + 4, udp_bytes);
+	store16(udp + UDP_CHECKSUM, pseudo_sum(ip, false, PROTOCOL_UDP, udp_bytes));
+	*header = (struct net_header){
+		.flags = NET_F_NEEDS_CSUM,
+		.csum_start = (uint16_t)(udp - frame),
+		.csum_offset = UDP_CHECKSUM,
+	};
 }
 
 bool offload_header_is_allowed(const struct vm1 *vm1, const struct net_header *header)
@@ -159,7 +180,7 @@ uint32_t offload_open(const uint8_t *frame, uint32_t length, const struct net_he
 	if ((type != 0x0800 && !ipv6) || length <= offload_header_bytes(ipv6))
 		return 0;
 	tcp_bytes = length - ETHERNET_BYTES - ip_bytes(ipv6);
-	pseudo = pseudo_sum(ip, ipv6, tcp_bytes);
+	pseudo = pseudo_sum(ip, ipv6, PROTOCOL_TCP, tcp_bytes);
 	*first = load32(tcp + TCP_SEQUENCE);
 	*intact = ip_is_intact(ip, ipv6, length - ETHERNET_BYTES) &&
 		  tcp[12] == TCP_BYTES / 4 << 4;

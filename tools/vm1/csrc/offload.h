@@ -14,7 +14,9 @@
 #define NET_F_DATA_VALID 2u
 #define NET_GSO_NONE 0u
 #define NET_GSO_TCPV4 1u
+#define NET_GSO_UDP 3u
 #define NET_GSO_TCPV6 4u
+#define NET_GSO_UDP_L4 5u
 
 #define OFFLOAD_PIECES_MAX 6u
 #define OFFLOAD_PIECE_MAX 1400u
@@ -34,6 +36,9 @@ struct offload_shape offload_draw(const struct vm1 *vm1, uint64_t number, uint32
 /* Writes the headers of frame, whose pieces stand already behind them, and its virtio-net header. */
 void offload_seal(uint8_t *frame, const struct offload_shape *shape, struct net_header *header);
 uint32_t offload_header_bytes(bool ipv6);
+/* The same of a datagram over IPv4, in a frame of so many bytes; its headers are DATAGRAM_HEADER_BYTES. */
+#define DATAGRAM_HEADER_BYTES 42u
+void offload_seal_datagram(uint8_t *frame, uint32_t bytes, struct net_header *header);
 /* 5.1.6.4.1: whether a received header says only what was negotiated. */
 bool offload_header_is_allowed(const struct vm1 *vm1, const struct net_header *header);
 /*

@@ -15,7 +15,7 @@
 
 #define PLAIN_HEADER 12u
 #define TOUCHED 64u
-/* Of the bytes that are other ones each time: TCP's sequence and acknowledgement numbers, where it is TCP. */
+/* Of the bytes that are other ones each time: TCP's sequence and acknowledgement numbers. A datagram's are its first. */
 #define NUMBER_AT 38u
 
 static inline bool plain_applies(const struct vm1 *vm1, const struct ring *ring)
@@ -126,7 +126,7 @@ static inline void plain_write(const struct vm1 *vm1, uint8_t *frame, uint64_t n
 {
 	memcpy(frame - PLAIN_HEADER, vm1->header, PLAIN_HEADER);
 	memcpy(frame, vm1->pattern, TOUCHED);
-	memcpy(frame + NUMBER_AT, &number, sizeof(number));
+	memcpy(frame + vm1->number_at, &number, sizeof(number));
 }
 
 typedef uint64_t lanes __attribute__((vector_size(16), aligned(1)));

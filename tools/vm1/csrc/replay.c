@@ -29,7 +29,7 @@ static void write_payload(const struct vm1 *vm1, struct ring *ring, uint32_t slo
 	uint64_t number = ring->avail_index;
 
 	memcpy(frame, vm1->pattern, bytes < TOUCHED ? bytes : TOUCHED);
-	memcpy(frame + NUMBER_AT, &number, sizeof(number));
+	memcpy(frame + vm1->number_at, &number, sizeof(number));
 	if (bytes > TOUCHED)
 		memset(frame + TOUCHED, (int)ring->avail_index, bytes - TOUCHED);
 }
@@ -65,19 +65,37 @@ static void repeat_entries(struct ring *ring)
 }
 
 /* Of a TCP segment over IPv4 as long as the frame: all but its sequence numbers is alike in each. */
-static void make_offload(struct vm1 *vm1)
+static void make_segment(struct vm1 *vm1, struct net_header *header)
 {
 	const uint32_t headers = offload_header_bytes(false);
 	const struct offload_shape shape = {
 		.pieces = 1, .piece_bytes = vm1->config.size_min - headers};
+
+	offload_seal(vm1->pattern, &shape, header);
+	if (vm1->config.leave == VM1_LEAVE_CSUM)
+		return;
+	header->gso_type = NET_GSO_TCPV4;
+	header->gso_size = VM1_SEGMENT;
+	header->hdr_len = (uint16_t)headers;
+}
+
+/* Of a datagram likewise: all but the beginning of its payload. */
+static void make_datagram(struct vm1 *vm1, struct net_header *header)
+{
+	const bool fragments = vm1->config.leave == VM1_LEAVE_UFO;
+
+	offload_seal_datagram(vm1->pattern, vm1->config.size_min, header);
+	header->gso_type = fragments ? NET_GSO_UDP : NET_GSO_UDP_L4;
+	header->gso_size = fragments ? VM1_FRAGMENT : VM1_SEGMENT;
+	header->hdr_len = DATAGRAM_HEADER_BYTES;
+	vm1->number_at = DATAGRAM_HEADER_BYTES;
+}
+
+static void make_offload(struct vm1 *vm1)
+{
 	struct net_header header;
 
-	offload_seal(vm1->pattern, &shape, &header);
-	if (vm1->config.leave == VM1_LEAVE_TSO) {
-		header.gso_type = NET_GSO_TCPV4;
-		header.gso_size = VM1_SEGMENT;
-		header.hdr_len = (uint16_t)headers;
-	}
+	(vm1->config.leave < VM1_LEAVE_USO ? make_segment : make_datagram)(vm1, &header);
 	memcpy(vm1->header, &header, sizeof(header));
 }
 
@@ -85,6 +103,7 @@ static void make_pattern(struct vm1 *vm1)
 {
 	const uint16_t type = FRAME_ETHERTYPE;
 
+	vm1->number_at = NUMBER_AT;
 	memset(vm1->pattern, CANARY, sizeof(vm1->pattern));
 	memcpy(vm1->pattern, vm1->config.destination, 6);
 	memcpy(vm1->pattern + 6, vm1->config.source, 6);

@@ -71,7 +71,10 @@ struct vm1_ring_config {
 #define VM1_LEAVE_NOTHING 0u
 #define VM1_LEAVE_CSUM 1u
 #define VM1_LEAVE_TSO 2u /* its checksum, and its cutting into segments of VM1_SEGMENT bytes */
+#define VM1_LEAVE_USO 3u /* the same, into datagrams of as many */
+#define VM1_LEAVE_UFO 4u /* the same, into IP fragments of VM1_FRAGMENT bytes */
 #define VM1_SEGMENT 1448u
+#define VM1_FRAGMENT 1480u
 
 struct vm1_config {
 	uint32_t mode;         /* enum vm1_mode */
