@@ -25,6 +25,7 @@ START_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 60.0
 
 _IDLE = re.compile(r"0\.000 Mpps 0\.000 Gbit/s")
+_SENT_DROPS = re.compile(r"VM1->VF .*? (\d+) drops, VF->VM1")
 _SUMMARY = re.compile(
     r"(?:VM1 -> VF|VF -> VM1): (\d+) packets, (\d+) bytes,.* \d+ dropped((?:\n +dropped \w+: \d+)*)"
 )
@@ -214,6 +215,15 @@ class Pmd(Program):
         states: list[str] = [""]
         while set(states) != {"forwarding"}:
             states = [line.rpartition(", ")[2] for line in self._lines_of_a_period()]
+
+    def drops_within(self, seconds: float) -> list[int]:
+        """What its only channel drops of VM1's frames, by period, for so long from now on."""
+        deadline = time.monotonic() + seconds
+        found = []
+        while time.monotonic() < deadline:
+            (count,) = _SENT_DROPS.findall(self.line())
+            found.append(int(count))
+        return found
 
     def wait_until(self, tells: Callable[[str], bool]) -> None:
         """Returns once it has printed, from now on, a line that tells so."""
