@@ -33,12 +33,12 @@ _PORT = 5000
 _IPERF = 5201  # the first link's port
 # Prints the interface with this address.
 _FIND = """\
-until file=$(grep -ls {} /sys/class/net/*/address); do sleep 0.05; done
+until file=$(grep -ls {} /sys/class/net/*/address); do sleep 0.2; done
 basename $(dirname $file)
 """
 _SILENT_UP = """\
 setting=/proc/sys/net/ipv6/conf/{0}/disable_ipv6
-until [ -e $setting ]; do sleep 0.05; done
+until [ -e $setting ]; do sleep 0.2; done
 echo 1 > $setting
 ip addr replace {1}/24 dev {0}
 ip link set {0} up
@@ -47,7 +47,7 @@ ip link set {0} up
 _SEND = """\
 [ -e /tmp/data{2} ] || head -c {2} /dev/urandom > /tmp/data{2}
 [ -e /tmp/sum{2} ] || sha256sum < /tmp/data{2} > /tmp/sum{2}
-until nc {0} {1} < /tmp/data{2} 2>/tmp/why; do grep -q refused /tmp/why; sleep 0.05; done
+until nc {0} {1} < /tmp/data{2} 2>/tmp/why; do grep -q refused /tmp/why; sleep 0.2; done
 cat /tmp/sum{2}
 """
 _REBIND = """\
@@ -64,8 +64,8 @@ change() {{
     read sent < tx_bytes; read received < rx_bytes
     option=$1; shift
     ethtool $option {0} "$@"
-    until read now < tx_bytes; [ $((now - sent)) -gt {1} ]; do sleep 0.1; done
-    until read now < rx_bytes; [ $((now - received)) -gt {1} ]; do sleep 0.1; done
+    until read now < tx_bytes; [ $((now - sent)) -gt {1} ]; do sleep 0.2; done
+    until read now < rx_bytes; [ $((now - received)) -gt {1} ]; do sleep 0.2; done
 }}
 """
 _COUNTERS = """\

@@ -31,7 +31,7 @@ _VF_PLACE = "0x10.0"
 # is tested elsewhere.
 _MAKE_VF = """\
 cd /sys/bus/pci/devices/{0}
-until ls virtio*/net/*; do sleep 0.1; done >&2
+until ls virtio*/net/*; do sleep 0.2; done >&2
 echo 0 > sriov_drivers_autoprobe
 echo 1 > sriov_numvfs
 cd $(readlink -f virtfn0)
@@ -71,7 +71,7 @@ def second_card(picture: Picture, queues: Sequence[int]) -> Iterator[str]:
     vf = {"driver": way.card, **place, **way.properties, **card, **several}
     vm2.qmp.execute_named("device_add", vf)
     vm2.plug("pf1", way.card, named=way.properties)
-    wait = f"until [ $({_FUNCTIONS} | wc -l) -gt {len(before)} ]; do sleep 0.1; done"
+    wait = f"until [ $({_FUNCTIONS} | wc -l) -gt {len(before)} ]; do sleep 0.2; done"
     vm2.agent.shell(wait, timeout_s=STEP_TIMEOUT_S)
     (address,) = set(vm2.agent.shell(_FUNCTIONS).split()) - set(before)
     yield vm2.agent.shell(_MAKE_VF.format(address), timeout_s=STEP_TIMEOUT_S).strip()

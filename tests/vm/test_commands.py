@@ -208,7 +208,7 @@ def test_what_is_in_use_and_what_may_not_be_locked(plugged: Picture, vf: str) ->
         "warning",
         "ulimit -l unlimited, or LimitMEMLOCK=infinity in a unit",
     )
-    pmd = plugged.run_pmd(*options[3:])
+    pmd = plugged.run_pmd(*options[3:], "--poll", "adaptive")
     for name, words in (
         ("function", ("--device", address, *FORWARD)),
         ("VF", ("--device", "sim", "--vf", f"igbvf:{vf},{VM1_MAC}")),
@@ -232,7 +232,7 @@ def _share_slot(picture: Picture, port: str, neighbours: list[dict[str, object]]
         vm2.qmp.execute("device_add", addr=f"0.{number}", **slot, **neighbour)
     function = {**slot, **picture.function_properties(), "driver": "vfio-user-pci"}
     vm2.qmp.execute("device_add", id="shared", addr="0.0", **function)
-    vm2.agent.shell("until lspci -nd 1af4:10f0 | grep .; do sleep 0.1; done")
+    vm2.agent.shell("until lspci -nd 1af4:10f0 | grep .; do sleep 0.2; done")
     return address_of(picture)
 
 

@@ -55,7 +55,7 @@ def outside() -> Iterator[str]:
 
 def _pmd(here: Device, there: Device, outside: str) -> Program:
     """`pmd run` of both functions; it prints next to nothing, since nobody reads it."""
-    words = ["run", "--bar", "2", "--lcores", "1", "--stats-period", "3600"]
+    words = ["run", "--bar", "2", "--lcores", "1", "--poll", "adaptive", "--stats-period", "3600"]
     for device, tap in ((here, "tap0"), (there, "tap1")):
         words += ["--device", device.function, "--vf", f"tap:{tap}"]
     return Program("pmd.cli", words, outside)
@@ -96,7 +96,7 @@ def _restore(ingredients: Ingredients, directory: Path, device: Device, nic: Nic
     try:
         nic.plug(vm, "net0", device.vhost_user, MAC)
         script = "modprobe virtio_net; n=0; until [ -e /sys/class/net/eth0 ]; do"
-        script += " n=$((n+1)); [ $n -lt 600 ]; sleep 0.1; done;"
+        script += " n=$((n+1)); [ $n -lt 300 ]; sleep 0.2; done;"
         script += " echo 1 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6;"
         script += f" ip addr add {VM1_ADDRESS}/24 dev eth0; ip link set eth0 up"
         vm.agent.shell(script, timeout_s=STEP_TIMEOUT_S)
@@ -129,8 +129,8 @@ class Transfers(Closing):
         assert self._receiver.line() == "ready"
         own = f"python3 {TRANSFER} receive {VM1_ADDRESS} {PORTS[1]} > {FOUND[1]}"
         source.agent.start("sh", "-c", own)
-        listens = f"n=0; until grep -q ready {FOUND[1]}; do n=$((n+1)); [ $n -lt 600 ];"
-        source.agent.shell(f"{listens} sleep 0.1; done", timeout_s=STEP_TIMEOUT_S)
+        listens = f"n=0; until grep -q ready {FOUND[1]}; do n=$((n+1)); [ $n -lt 300 ];"
+        source.agent.shell(f"{listens} sleep 0.2; done", timeout_s=STEP_TIMEOUT_S)
         send = ["send", VM1_ADDRESS, PORTS[1], str(TRANSFER_BYTES), str(self._enough)]
         self._sender = Program(TRANSFER_MODULE, send, outside)
         own = f"python3 {TRANSFER} send {OUTSIDE_ADDRESS} {PORTS[0]} {TRANSFER_BYTES} {ENOUGH}"
@@ -147,8 +147,8 @@ class Transfers(Closing):
         vm1.agent.shell(f"touch {ENOUGH}", timeout_s=STEP_TIMEOUT_S)
         received, _ = self._receiver.wait(STEP_TIMEOUT_S).split()
         sent = self._sender.wait(STEP_TIMEOUT_S).strip()
-        wait = "n=0; until [ $(cat {0} {1} | wc -w) -eq 4 ]; do n=$((n+1)); [ $n -lt 600 ];"
-        script = f"{wait.format(*FOUND)} sleep 0.1; done; cat {' '.join(FOUND)}"
+        wait = "n=0; until [ $(cat {0} {1} | wc -w) -eq 4 ]; do n=$((n+1)); [ $n -lt 300 ];"
+        script = f"{wait.format(*FOUND)} sleep 0.2; done; cat {' '.join(FOUND)}"
         its_sent, ready, its_received, _ = vm1.agent.shell(script, STEP_TIMEOUT_S).split()
         assert (its_sent, ready, its_received) == (received, "ready", sent)
         assert len(sent) == len(received) == 64

@@ -172,7 +172,7 @@ def test_the_card_goes_under_load_and_comes_back(plugged: Picture) -> None:
     card = {"netdev": "wire0", "mac": "52:54:00:77:00:02"}
     vm2.plug("wire0", way.card, named={**way.properties, **card})
     vm2.agent.shell(
-        "until [ -e /sys/class/net/eth0 ]; do sleep 0.1; done", timeout_s=STEP_TIMEOUT_S
+        "until [ -e /sys/class/net/eth0 ]; do sleep 0.2; done", timeout_s=STEP_TIMEOUT_S
     )
     vm2.agent.shell(way.prepare, timeout_s=STEP_TIMEOUT_S)
     plugged.wait_until_served()

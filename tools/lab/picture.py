@@ -161,7 +161,7 @@ VF_KINDS = {
     ),
     "xdp": VfKind("igb", _SRIOV_INTERFACE, "xdp:{}"),
 }
-_WAIT_FOR_FILE = "n=0; while [ ! -e {0} ]; do n=$((n+1)); [ $n -lt 900 ]; sleep 0.1; done"
+_WAIT_FOR_FILE = "n=0; while [ ! -e {0} ]; do n=$((n+1)); [ $n -lt 450 ]; sleep 0.2; done"
 _PROGRAMS = "/usr/lib/vhost-pci-lab"
 _FRAMES = ("python3", f"{_PROGRAMS}/frames.py")
 TRANSFER = ("python3", f"{_PROGRAMS}/transfer.py")
@@ -243,7 +243,7 @@ class Picture(Closing):
         """Plug the function into VM2, and return its PCI address there."""
         before = self.vm2.agent.shell(_FUNCTIONS).split()
         self.vm2.plug(self._function, "vfio-user-pci", self.function_properties())
-        look = f"until [ $({_FUNCTIONS} | wc -l) -gt {len(before)} ]; do sleep 0.05; done"
+        look = f"until [ $({_FUNCTIONS} | wc -l) -gt {len(before)} ]; do sleep 0.2; done"
         found = self.vm2.agent.shell(f"{look}; {_FUNCTIONS}", timeout_s=STEP_TIMEOUT_S)
         return set(found.split()).difference(before).pop()
 

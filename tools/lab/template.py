@@ -1,7 +1,7 @@
 """Machines that were booted once, saved, and are restored in a second.
 
-A template has booted and its agent is up; it has no network interface and knows nothing of our own
-package. Interfaces and functions are plugged in after the restore.
+A template has booted and its agent is up; it has no network interface, but the driver of most, and
+knows nothing of our own package. Interfaces and functions are plugged in after the restore.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ import re
 free_kib = int(re.search(r"MemFree: *(\\d+)", open("/proc/meminfo").read())[1])
 b"\\0" * (max(0, free_kib - 32768) * 1024)
 """
-_RECIPE = "3"
+_RECIPE = "4"
 _VIRTUALIZATION = re.compile(r"^flags\b.* (vmx|svm)\b", re.MULTILINE)  # Intel's, AMD's
 _MEMORY, _STATE = "memory", "state"
 
@@ -123,6 +123,7 @@ class Templates:
         self._tell(f"booting the template of {hardware.memory_mib} MiB, with {self.accelerator}")
         with Vm("template", hardware, path) as vm:
             vm.wait_until_up(_BOOT_TIMEOUT_S)
+            vm.agent.run("modprobe", "virtio_net", timeout_s=_BOOT_TIMEOUT_S)
             vm.agent.run("python3", "-c", _ZERO, timeout_s=_BOOT_TIMEOUT_S)
             _save(vm, path)
 

@@ -76,7 +76,8 @@ class Hardware:
         words += ["rootfstype=ramfs"]  # a tmpfs takes half of the memory, which the archive fills
         words += _EMULATED if self.accelerator == "tcg" else ()
         options = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
-        options += ["-machine", f"q35,memory-backend=memory{chip}", "-accel", accelerate]
+        # Linux has no use for an HPET, and QEMU goes on with its ticks where Linux switched it off.
+        options += ["-machine", f"q35,hpet=off,memory-backend=memory{chip}", "-accel", accelerate]
         options += ["-cpu", _PROCESSOR[self.accelerator], "-smp", str(PROCESSORS)]
         options += ["-m", f"{self.memory_mib}M"]
         if self.iommu:

@@ -8,6 +8,9 @@ Both ways, one JSON object a line:
                      {"id": N, "run": [WORD...]}        start a command; ids are the host's
                      {"id": N, "input": BASE64}         for its stdin; empty: end of file
                      {"id": N, "signal": NUMBER}        to its process group
+                     {"program": NAME, "main": MODULE, "needs": {WORD: [MODULE...]}}
+                                                        NAME is a Python program: to be begun with
+                                                        its modules imported, its first word's too
     agent -> host    {"id": N, "output": BASE64, "stream": 1 or 2}
                      {"id": N, "exit": STATUS}          as in a shell: 128 + signal; the last word
 
@@ -18,6 +21,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import gc
 import importlib
 import json
 import os
@@ -37,9 +41,35 @@ _PORT = "agent"
 _CHUNK = 1 << 16
 _RETRY_S = 0.05
 _DESCRIPTORS = 1024
-# The lab's own, which begin at once: Python takes long to start where it is emulated.
+
+
+class Program:
+    """One in Python that begins at once: what it imports is imported here, the first time.
+
+    Python takes long to start where it is emulated.
+
+    Args:
+        module: Has its `main`, which reads sys.argv.
+        needs: By the first of its words, modules that it imports itself then.
+    """
+
+    def __init__(self, module: str, needs: dict[str, list[str]]) -> None:
+        self._module = module
+        self._needs = needs
+
+    def load(self, words: list[str]) -> Callable[[], None]:
+        """Its main; words are what comes behind its name. ImportError: there is no such module."""
+        importlib.invalidate_caches()
+        main: Callable[[], None] = importlib.import_module(self._module).main
+        for name in self._needs.get(" ".join(words[:1]), ()):
+            importlib.import_module(name)
+        gc.freeze()  # a child that looked through it for garbage would copy it
+        return main
+
+
+# The lab's own; others are told of.
 _PROGRAMS = {
-    f"python3 {Path(__file__).with_name(f'{name}.py')}": importlib.import_module(name).main
+    str(Path(__file__).with_name(f"{name}.py")): Program(name, {})
     for name in ("frames", "transfer")
 }
 
@@ -78,10 +108,24 @@ def _become(main: Callable[[], None], words: list[str], streams: tuple[int, int,
         sys.argv = words
         main()
         status = 0
+    except SystemExit as end:
+        status = end.code if isinstance(end.code, int) else int(end.code is not None)
     except BaseException:  # noqa: BLE001 - as the interpreter would
         traceback.print_exc()
     finally:
         os._exit(status)
+
+
+def _fork(words: list[str]) -> Fork | None:
+    """The command as a fork of ours, if it is a program that we know."""
+    argv = words[1:] if words[0] == "python3" else words
+    program = _PROGRAMS.get(" ".join(argv[:1]))
+    if program is None:
+        return None
+    try:
+        return Fork(program.load(argv[1:]), argv)
+    except ImportError:
+        return None  # it tells that better itself
 
 
 class Command:
@@ -90,8 +134,9 @@ class Command:
     def __init__(self, number: int, words: list[str]) -> None:
         self.number = number
         self.process: Fork | subprocess.Popen[bytes]
-        if main := _PROGRAMS.get(" ".join(words[:2])):
-            self.process = Fork(main, words[1:])
+        forked = _fork(words)
+        if forked is not None:
+            self.process = forked
         else:
             self.process = subprocess.Popen(
                 words,
@@ -183,6 +228,8 @@ class Agent:
             time.clock_settime(time.CLOCK_REALTIME, message["time_s"])
             Path("/dev/urandom").write_bytes(base64.b64decode(message["random"]))
             self._say(hello=message["hello"])
+        elif "program" in message:
+            _PROGRAMS[message["program"]] = Program(message["main"], message["needs"])
         elif "run" in message:
             self._start(message["id"], message["run"])
         elif command := self._commands.get(message["id"]):
@@ -259,6 +306,8 @@ class Agent:
 
 def main() -> None:
     """Find the port, and serve it."""
+    for program in _PROGRAMS.values():
+        program.load([])
     while True:
         for name in Path("/sys/class/virtio-ports").glob("*/name"):
             if name.read_text().strip() == _PORT:
