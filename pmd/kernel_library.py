@@ -8,10 +8,11 @@ import os
 from pathlib import Path
 from typing import Any
 
-from guest.errors import VhostPciError
+from guest.errors import UsageError, VhostPciError
 from pmd.kernel_abi import ABI, SIGNATURES, SIZES
 
 _FILE = "_ringk.so"
+_ISAS = ("", "avx2", "scalar")  # csrc/isa.c; "": the best that the processor has
 
 
 def load(path: str) -> ctypes.CDLL:
@@ -43,7 +44,16 @@ def load(path: str) -> ctypes.CDLL:
 
 @functools.cache
 def library() -> ctypes.CDLL:
-    """The kernel: PMD_KERNEL_LIBRARY if set, else `_ringk.so` beside this file; loaded once."""
+    """The kernel: PMD_KERNEL_LIBRARY if set, else `_ringk.so` beside this file; loaded once.
+
+    Raises:
+        UsageError: PMD_KERNEL_ISA has no meaning.
+        VhostPciError: It cannot be loaded, or is of another build.
+    """
+    said = os.environ.get("PMD_KERNEL_ISA", "")
+    if said not in _ISAS:
+        remedy = "give avx2 or scalar, or leave it out: then it is the best that there is"
+        raise UsageError("use", f"PMD_KERNEL_ISA={said}", "no such code is in the kernel", remedy)
     override = os.environ.get("PMD_KERNEL_LIBRARY")
     if override:
         return load(override)

@@ -6,10 +6,15 @@
 from __future__ import annotations
 
 import ast
+import functools
 import re
 import tomllib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 TESTS = Path(__file__).resolve().parent
 TABLE = TESTS / "conformance.toml"
@@ -46,17 +51,17 @@ class TestName:
         return TESTS / folder / f"{_LEFT_OUT}{name}.py"
 
     def exists(self) -> bool:
-        """Whether the file has such a function, and names of such cases; nothing is run."""
+        """Whether the file has such a function, and it has such cases; nothing is run."""
         if not self.path.is_file():
             return False
-        tree = ast.parse(self.path.read_text())
-        functions = {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}
+        tree = _parsed(self.path)
+        functions = {node.name: node for node in tree.body if isinstance(node, ast.FunctionDef)}
         if self.test not in functions:
             return False
         if self.case is None:
             return True
         begins = re.compile(rf"{re.escape(self.case)}(?![0-9A-Za-z])")
-        return any(begins.match(text) for text in _strings(tree))
+        return any(begins.match(text) for text in _cases(tree, functions[self.test]))
 
     def __str__(self) -> str:
         """As the page has it: the folder's file, and what tells the test from its neighbours."""
@@ -64,9 +69,26 @@ class TestName:
         return f"`{self.file}::{self.test.removeprefix(_LEFT_OUT)}{case}`"
 
 
-def _strings(tree: ast.Module) -> list[str]:
-    nodes = (node for node in ast.walk(tree) if isinstance(node, ast.Constant))
-    return [node.value for node in nodes if isinstance(node.value, str)]
+@functools.cache
+def _parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text())
+
+
+def _cases(tree: ast.Module, test: ast.FunctionDef) -> Iterator[str]:
+    """Strings of its decorators, and of what the file assigns to the names in them, and so on."""
+    assigned: dict[str, list[ast.AST]] = {}
+    for made in tree.body:
+        targets = made.targets if isinstance(made, ast.Assign) else [getattr(made, "target", None)]
+        for target in targets:
+            if isinstance(target, ast.Name):
+                assigned.setdefault(target.id, []).append(made)
+    left: list[ast.AST] = list(test.decorator_list)
+    while left:
+        for node in ast.walk(left.pop()):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                yield node.value
+            elif isinstance(node, ast.Name):
+                left += assigned.pop(node.id, [])
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,18 @@ def changes(action: Callable[[], object], look: Callable[[], bytes]) -> Iterator
     action: Runs in a child, which has a copy of this process and is killed at the end.
     look: Runs here, on memory that both share.
     """
+    seen: bytes | None = None
+    for _ in steps(action):
+        if (now := look()) != seen:
+            seen = now
+            yield seen
+
+
+def steps(action: Callable[[], object]) -> Iterator[None]:
+    """Before the first instruction of `action` and after each, while it stands still.
+
+    action: As of `changes`.
+    """
     child = os.fork()
     if child == 0:
         _use_up_free_memory()
@@ -52,12 +64,9 @@ def changes(action: Callable[[], object], look: Callable[[], bytes]) -> Iterator
         os._exit(0)
     try:
         assert os.WSTOPSIG(os.waitpid(child, 0)[1]) == signal.SIGSTOP
-        seen = look()
-        yield seen
+        yield
         while _step(child) == signal.SIGTRAP:
-            if (now := look()) != seen:
-                seen = now
-                yield seen
+            yield
     finally:
         os.kill(child, signal.SIGKILL)
         os.waitpid(child, 0)

@@ -12,8 +12,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from driver.offloads import Offloads
+from guest.errors import UsageError
 from pmd.kernel import FRAME_MAX, DirectionStats
-from pmd.kernel_library import isa_name
+from pmd.kernel_library import isa_name, library
 from tests.kernel.offload_frames import asking, packet
 from tests.kernel.packed_rig import PackedRig
 from tests.kernel.rig import BIG, DATA, DATA_SEAM, READ_ONLY, TOP, WRITE, Rig, transmit
@@ -134,3 +135,16 @@ def test_checksums(isa: str) -> None:
             part = frames[first : first + 66]
             expected = [each for frame in part for each in done(frame, ALL, Offloads(0))]
             assert send(part, isa=isa) == (expected, {})
+
+
+def test_what_it_cannot_be_is_refused() -> None:
+    """Nobody measures, or tests, other code than was asked for."""
+    library.cache_clear()  # it is asked when it is loaded
+    try:
+        with (
+            patch.dict(os.environ, PMD_KERNEL_ISA="avx512"),
+            pytest.raises(UsageError, match=r"use PMD_KERNEL_ISA=avx512: .*; give avx2 or scalar"),
+        ):
+            library()
+    finally:
+        library.cache_clear()
