@@ -26,6 +26,7 @@ class Feature(enum.IntFlag):
     NET_GUEST_CSUM = 1 << 1
     NET_MTU = 1 << 3
     NET_MAC = 1 << 5
+    NET_GSO = 1 << 6
     NET_GUEST_TSO4 = 1 << 7
     NET_GUEST_TSO6 = 1 << 8
     NET_GUEST_ECN = 1 << 9

@@ -22,6 +22,8 @@ _ALIKE = (
 # What VM1 may ask for of what it sends, and be told of what it receives (virtio 1.3, 5.1.3).
 _TRANSMIT = (
     (Feature.NET_CSUM, RingFlags.CSUM),
+    # Of legacy drivers, which had one bit for all kinds that there were (5.1.3.2).
+    (Feature.NET_GSO, RingFlags.TSO4 | RingFlags.TSO6 | RingFlags.ECN | RingFlags.UFO),
     (Feature.NET_HOST_TSO4, RingFlags.TSO4),
     (Feature.NET_HOST_TSO6, RingFlags.TSO6),
     (Feature.NET_HOST_ECN, RingFlags.ECN),

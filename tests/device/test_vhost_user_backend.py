@@ -31,7 +31,7 @@ def test_offer() -> None:
     with serving(queue_pairs=3) as server, server.front_end() as front_end:
         features = front_end.ask_u64(Request.GET_FEATURES)
         rings = (3, 15, 16, 17, 18, 21, 22, 26, 27, 28, 29, 30, 32, 33, 34, 35)
-        offloads = (0, 1, 7, 8, 9, 10, 11, 12, 13, 14, 54, 55, 56)
+        offloads = (0, 1, 6, 7, 8, 9, 10, 11, 12, 13, 14, 54, 55, 56)
         assert features == sum(1 << bit for bit in rings + offloads)
         protocol = front_end.ask_u64(Request.GET_PROTOCOL_FEATURES)
         assert protocol == sum(1 << bit for bit in (0, 1, 2, 3, 4, 5, 12, 13, 15, 16, 21))

@@ -43,6 +43,7 @@ def test_the_mtu_is_of_what_vm1_receives_and_was_accepted() -> None:
 def test_offloads_are_those_of_the_direction() -> None:
     sent = {
         Feature.NET_CSUM: RingFlags.CSUM,
+        Feature.NET_GSO: RingFlags.TSO4 | RingFlags.TSO6 | RingFlags.ECN | RingFlags.UFO,
         Feature.NET_HOST_TSO4: RingFlags.TSO4,
         Feature.NET_HOST_TSO6: RingFlags.TSO6,
         Feature.NET_HOST_ECN: RingFlags.ECN,

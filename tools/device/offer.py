@@ -39,6 +39,7 @@ RINGS = (
 SEGMENTS = (
     Feature.NET_CSUM,
     Feature.NET_GUEST_CSUM,
+    Feature.NET_GSO,
     Feature.NET_HOST_TSO4,
     Feature.NET_HOST_TSO6,
     Feature.NET_HOST_ECN,
@@ -57,6 +58,7 @@ REQUIRES = {
     Feature.NET_MQ: Feature.NET_CTRL_VQ,
     Feature.NET_CTRL_RX: Feature.NET_CTRL_VQ,
     Feature.NET_GUEST_ANNOUNCE: Feature.NET_CTRL_VQ,
+    Feature.NET_GSO: Feature.NET_CSUM,
     Feature.NET_HOST_TSO4: Feature.NET_CSUM,
     Feature.NET_HOST_TSO6: Feature.NET_CSUM,
     Feature.NET_HOST_USO: Feature.NET_CSUM,
