@@ -33,6 +33,7 @@ struct parsing {
 	struct iovec *pool; /* its unused tail */
 	struct place place; /* of the next chain */
 	uint32_t count;
+	uint32_t sound; /* split: as of split_heads() */
 	bool fetch; /* the port reads the frames by this core */
 };
 
@@ -47,6 +48,8 @@ static void parse_plain(struct rk_queue *queue, struct parsing *parsing)
 
 	if (LAYOUT_PACKED)
 		n = packed_plain(queue, &parsing->place, 0, n, descs, heads);
+	else if (n > parsing->sound - burst->chains)
+		n = parsing->sound - burst->chains;
 	n = plain_frames(queue, heads, descs, n, &burst->frames[burst->frame_count],
 			 parsing->pool);
 
@@ -115,13 +118,13 @@ static bool parse_any(struct rk_queue *queue, struct parsing *parsing)
 static void parse(struct rk_queue *queue, const struct place *place, uint32_t count, bool fetch,
 		  struct burst *burst)
 {
-	struct parsing parsing = {burst, queue->segments, *place, count, fetch};
+	struct parsing parsing = {burst, queue->segments, *place, count, 0, fetch};
 
 	burst->chains = 0;
 	burst->frame_count = 0;
 	burst->fault = RK_FAULT_NONE;
 	if (!LAYOUT_PACKED)
-		split_heads(queue, place, burst->heads, count);
+		parsing.sound = split_heads(queue, place, burst->heads, count);
 	memset(burst->verdicts, 0, count * sizeof(burst->verdicts[0])); /* RK_SENT */
 	while (burst->chains < count && queue->walked < TURN_WALK_MAX) {
 		if (queue->plain)
@@ -249,9 +252,9 @@ static uint32_t release(struct rk_queue *queue, uint32_t done)
 	return released;
 }
 
-static uint32_t dequeue_held_turn(struct rk_queue *queue, struct rk_port *port, uint32_t limit)
+uint32_t LAYOUT(dequeue_held_turn)(struct rk_queue *queue, struct rk_port *port, uint32_t limit,
+				   uint64_t *clock)
 {
-	const uint64_t start = cycles_now();
 	uint32_t done = release(queue, port->ops->reclaim(port));
 	uint32_t took = 0;
 	struct place place;
@@ -280,7 +283,7 @@ static uint32_t dequeue_held_turn(struct rk_queue *queue, struct rk_port *port, 
 	}
 	if (done || took) {
 		queue->stats->bursts++;
-		queue->stats->cycles += cycles_now() - start;
+		queue->stats->cycles += clock_lap(clock);
 	}
 	return done > took ? done : took;
 }
@@ -308,19 +311,12 @@ void LAYOUT(dequeue_abandon)(struct rk_queue *queue)
 
 /* ---- one turn --------------------------------------------------------------------------------- */
 
-uint32_t LAYOUT(dequeue_turn)(struct rk_queue *queue, struct rk_port *port, uint32_t limit)
+uint32_t LAYOUT(dequeue_turn)(struct rk_queue *queue, struct rk_port *port, struct place place,
+			      uint32_t limit, uint64_t *clock)
 {
 	uint32_t done, taken;
-	struct place place;
 	struct burst burst;
-	uint64_t start;
 
-	if (port->ops->reclaim)
-		return dequeue_held_turn(queue, port, limit);
-	place = ring_place(queue);
-	if (place.left == 0)
-		return 0;
-	start = cycles_now();
 	queue->walked = 0;
 	parse(queue, &place, place.left < limit ? place.left : limit, port->reads, &burst);
 	if (!LAYOUT_PACKED)
@@ -333,7 +329,7 @@ uint32_t LAYOUT(dequeue_turn)(struct rk_queue *queue, struct rk_port *port, uint
 	if (done) {
 		queue_publish(queue);
 		queue->stats->bursts++;
-		queue->stats->cycles += cycles_now() - start;
+		queue->stats->cycles += clock_lap(clock);
 	}
 	return done;
 }

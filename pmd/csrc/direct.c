@@ -68,7 +68,8 @@ static uint32_t plain_suited(const struct rk_queue *queue, const struct rk_port 
 			     struct rk_posting *postings)
 {
 	const struct rk_direct_ops *direct = port->ops->direct;
-	const uint32_t header = queue->header_bytes, size = queue->size;
+	const struct map_view view = map_view(queue->map, RK_WRITE);
+	const uint32_t header = queue->header_bytes;
 	struct packed_desc descs[LAYOUT_PACKED ? RK_BURST_MAX : 1];
 	struct head heads[RK_BURST_MAX];
 	uint32_t n;
@@ -78,7 +79,7 @@ static uint32_t plain_suited(const struct rk_queue *queue, const struct rk_port 
 	if (LAYOUT_PACKED)
 		count = packed_plain(queue, place, DESC_WRITE, count, descs, heads);
 	else
-		split_heads(queue, place, heads, count);
+		count = split_heads(queue, place, heads, count);
 	for (n = 0; n < count; n++) {
 		const struct packed_desc *desc = LAYOUT_PACKED ? &descs[n] : NULL;
 		struct posted *posted = next_posted(queue, n);
@@ -86,9 +87,9 @@ static uint32_t plain_suited(const struct rk_queue *queue, const struct rk_port 
 		struct plain plain;
 		uint64_t host;
 
-		if ((!LAYOUT_PACKED && heads[n].id >= size) ||
-		    !ring_plain(heads[n].id, size, desc, DESC_WRITE, &plain, queue->desc) ||
-		    plain.length <= header || !plain_anywhere(queue, RK_WRITE, &plain, &host))
+		if (!ring_plain(heads[n].id, desc, DESC_WRITE, &plain, queue->desc) ||
+		    plain.length <= header ||
+		    !plain_anywhere(queue, &view, RK_WRITE, &plain, &host))
 			break;
 		memory = (struct iovec){(void *)(uintptr_t)(host + header), plain.length - header};
 		postings[n] = (struct rk_posting){direct->suits(port, &memory),
@@ -310,9 +311,9 @@ void LAYOUT(direct_drain)(struct rk_queue *queue, struct rk_port *port)
 		queue_publish(queue);
 }
 
-uint32_t LAYOUT(direct_turn)(struct rk_queue *queue, struct rk_port *port, uint32_t burst)
+uint32_t LAYOUT(direct_turn)(struct rk_queue *queue, struct rk_port *port, uint32_t burst,
+			     uint64_t *clock)
 {
-	const uint64_t start = cycles_now();
 	uint32_t done, posted;
 
 	done = take_filled(queue, port, burst);
@@ -321,7 +322,7 @@ uint32_t LAYOUT(direct_turn)(struct rk_queue *queue, struct rk_port *port, uint3
 	posted = queue->unsuited ? 0 : post(queue, port, burst);
 	if (done) {
 		queue->stats->bursts++;
-		queue->stats->cycles += cycles_now() - start;
+		queue->stats->cycles += clock_lap(clock);
 	}
 	return done > posted ? done : posted;
 }

@@ -40,14 +40,15 @@ static inline void make_header(uint8_t *header, const struct rk_offload *offload
 
 /*
  * Where plain chains want the frames; stops at the first that is not plain, of which nothing is decided then.
- * Compiled for chains in the region of the last buffer, and for those in any.
+ * Compiled for each reach.
  */
 static inline uint32_t find_targets(struct rk_queue *queue, const struct rk_frame *frames,
 				    const struct head *heads, const struct packed_desc *descs,
-				    uint32_t count, struct shm **targets, const bool any)
+				    uint32_t count, struct shm **targets, const enum reach reach)
 {
 	const struct rk_region near = ring_near(queue, RK_WRITE);
-	const uint32_t size = queue->size, header = queue->header_bytes;
+	const struct map_view view = map_view(queue->map, RK_WRITE);
+	const uint32_t header = queue->header_bytes;
 	struct shm *const table = queue->desc;
 	uint64_t last = 0;
 	uint32_t i;
@@ -57,57 +58,66 @@ static inline uint32_t find_targets(struct rk_queue *queue, const struct rk_fram
 		struct plain plain;
 		uint64_t host;
 
-		if (!ring_plain(heads[i].id, size, desc, DESC_WRITE, &plain, table) ||
+		if (!ring_plain(heads[i].id, desc, DESC_WRITE, &plain, table) ||
 		    plain.length < (uint64_t)header + frames[i].bytes ||
-		    !(any ? plain_anywhere(queue, RK_WRITE, &plain, &host)
-			  : plain_near(&near, &plain, &host)))
+		    !plain_find(queue, &near, &view, RK_WRITE, &plain, &host, reach))
 			break;
 		targets[i] = (struct shm *)(uintptr_t)host;
 		shm_prefetch_frame_write(targets[i], header + frames[i].bytes);
 		last = plain.address;
 	}
-	if (any && i)
-		queue->hint = map_search(queue->map, last);
+	if (reach != REACH_NEAR && i)
+		queue->last = last;
 	return i;
 }
 
 /* Functions of their own, so that all they need has a register. */
-static __attribute__((noinline)) uint32_t near_targets(struct rk_queue *queue,
-						       const struct rk_frame *frames,
-						       const struct head *heads,
-						       const struct packed_desc *descs,
-						       uint32_t count, struct shm **targets)
-{
-	return find_targets(queue, frames, heads, descs, count, targets, false);
-}
+#define TARGETS_OF(name, reach)                                                                    \
+	static __attribute__((noinline)) uint32_t name(                                            \
+		struct rk_queue *queue, const struct rk_frame *frames, const struct head *heads,   \
+		const struct packed_desc *descs, uint32_t count, struct shm **targets)             \
+	{                                                                                          \
+		return find_targets(queue, frames, heads, descs, count, targets, reach);           \
+	}
 
-static __attribute__((noinline)) uint32_t any_targets(struct rk_queue *queue,
-						      const struct rk_frame *frames,
-						      const struct head *heads,
-						      const struct packed_desc *descs,
-						      uint32_t count, struct shm **targets)
+TARGETS_OF(near_targets, REACH_NEAR)
+TARGETS_OF(slot_targets, REACH_SLOT)
+TARGETS_OF(any_targets, REACH_ANY)
+
+/* Those anywhere: one that is not within a slot is looked for by itself. */
+static inline uint32_t scattered_targets(struct rk_queue *queue, const struct rk_frame *frames,
+					 const struct head *heads, const struct packed_desc *descs,
+					 uint32_t count, struct shm **targets)
 {
-	return find_targets(queue, frames, heads, descs, count, targets, true);
+	uint32_t n = 0;
+
+	for (;;) {
+		n += slot_targets(queue, frames + n, heads + n, LAYOUT_PACKED ? descs + n : descs,
+				  count - n, targets + n);
+		if (n == count ||
+		    !any_targets(queue, frames + n, heads + n, LAYOUT_PACKED ? descs + n : descs,
+				 1, targets + n))
+			return n;
+		n++;
+	}
 }
 
 static inline uint32_t plain_targets(struct rk_queue *queue, const struct rk_frame *frames,
 				     const struct head *heads, const struct packed_desc *descs,
 				     uint32_t count, struct shm **targets)
 {
-	const bool scattered = queue->scattered, first = !queue->hint;
-	uint32_t n = 0, any;
+	const bool tries_near = plain_tries_near(queue);
+	uint32_t n = 0, more;
 
-	if (scattered)
-		queue->scattered--;
-	else
+	if (tries_near)
 		n = near_targets(queue, frames, heads, descs, count, targets);
 	if (n == count)
 		return n;
-	any = any_targets(queue, frames + n, heads + n, LAYOUT_PACKED ? descs + n : descs,
-			  count - n, targets + n);
-	if (any && !scattered && !first)
-		queue->scattered = SCATTERED_BURSTS;
-	return n + any;
+	more = scattered_targets(queue, frames + n, heads + n, LAYOUT_PACKED ? descs + n : descs,
+				 count - n, targets + n);
+	if (more)
+		plain_remember(queue, tries_near);
+	return n + more;
 }
 
 /* Writes n frames where plain chains want them; returns their bytes. Compiled once without offloads. */
@@ -154,7 +164,7 @@ static uint32_t place_plain(struct turn *turn, const struct rk_frame *frames, ui
 	if (LAYOUT_PACKED) {
 		count = packed_plain(queue, &turn->place, DESC_WRITE, count, descs, heads);
 	} else {
-		split_heads(queue, &turn->place, heads, count);
+		count = split_heads(queue, &turn->place, heads, count);
 		split_prefetch_used(queue, count);
 	}
 	n = plain_targets(queue, frames, heads, descs, count, targets);
@@ -364,24 +374,18 @@ uint32_t LAYOUT(enqueue_frames)(struct rk_queue *queue, const struct rk_frame *f
 	return done;
 }
 
-uint32_t LAYOUT(enqueue_turn)(struct rk_queue *queue, struct rk_port *port, uint32_t burst)
+uint32_t LAYOUT(enqueue_turn)(struct rk_queue *queue, struct rk_port *port, struct place first,
+			      uint32_t burst, uint64_t *clock)
 {
-	struct turn turn = {.queue = queue, .burst = burst, .offloads = port->offloads};
+	struct turn turn = {
+		.queue = queue, .place = first, .burst = burst, .offloads = port->offloads};
 	struct rk_frame frames[RK_BURST_MAX];
 	uint32_t count, done;
-	uint64_t start;
 
-	if (!(queue->flags & RK_RING_ENABLED))
-		return 0;
-	turn.place = ring_place(queue);
-	if (turn.place.left == 0)
-		return 0;
-	start = cycles_now();
-	queue->walked = 0;
-	count = turn.place.left < burst ? turn.place.left : burst;
-	count = port->ops->rx(port, frames, count);
+	count = port->ops->rx(port, frames, first.left < burst ? first.left : burst);
 	if (count == 0)
 		return 0;
+	queue->walked = 0;
 	done = turn.offloads ? place_judged(&turn, port, frames, count) : place(&turn, frames, count);
 	queue->waiting = done < count;
 	if (done)
@@ -389,7 +393,7 @@ uint32_t LAYOUT(enqueue_turn)(struct rk_queue *queue, struct rk_port *port, uint
 	if (turn.done) {
 		queue_publish(queue);
 		queue->stats->bursts++;
-		queue->stats->cycles += cycles_now() - start;
+		queue->stats->cycles += clock_lap(clock);
 	}
 	return turn.done ? turn.done : done; /* frames may go without a chain: there may be more */
 }

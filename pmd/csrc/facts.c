@@ -98,20 +98,42 @@ static uint64_t nanoseconds_now(void)
 	return (uint64_t)now.tv_sec * 1000000000ull + (uint64_t)now.tv_nsec;
 }
 
+struct instant {
+	uint64_t ns, cycles;
+};
+
+/* By both clocks: of several looks the one that took the least, so that no other thread ran within it. */
+static struct instant instant_now(void)
+{
+	uint64_t least = UINT64_MAX;
+	struct instant found = {0};
+
+	for (uint32_t looks = 0; looks < 8; looks++) {
+		const uint64_t begin = cycles_now(), ns = nanoseconds_now(), end = cycles_now();
+
+		if (end - begin >= least)
+			continue;
+		least = end - begin;
+		found = (struct instant){ns, begin};
+	}
+	return found;
+}
+
 uint64_t rk_tsc_hz(void)
 {
 	static uint64_t hz;
 	const uint64_t wanted_ns = 20000000;
-	uint64_t start, start_cycles, elapsed, cycles;
+	struct instant start, now;
 
 	if (__atomic_load_n(&hz, __ATOMIC_RELAXED))
 		return hz;
-	start = nanoseconds_now();
-	start_cycles = cycles_now();
-	do {
-		elapsed = nanoseconds_now() - start;
-		cycles = cycles_now() - start_cycles;
-	} while (elapsed < wanted_ns);
-	__atomic_store_n(&hz, (uint64_t)((double)cycles * 1e9 / (double)elapsed), __ATOMIC_RELAXED);
+	start = instant_now();
+	do
+		now = instant_now();
+	while (now.ns - start.ns < wanted_ns);
+	__atomic_store_n(&hz,
+			 (uint64_t)((double)(now.cycles - start.cycles) * 1e9 /
+				    (double)(now.ns - start.ns)),
+			 __ATOMIC_RELAXED);
 	return hz;
 }

@@ -13,18 +13,11 @@
 #define LAYOUT(name) split_##name
 #endif
 
-#include "packed.h"
-#include "split.h"
 #include "turn.h"
 
-/* The place to look at chains from; .left is 0 where there is nothing to do. */
 static inline struct place ring_place(struct rk_queue *queue)
 {
-	struct place place = LAYOUT_PACKED ? packed_place(queue) : split_place(queue);
-
-	queue->empty = place.left == 0;
-	queue->waiting = false;
-	return place;
+	return queue_place(queue, LAYOUT_PACKED);
 }
 
 /* What LOOK_FAULT means. */

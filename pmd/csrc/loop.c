@@ -6,6 +6,7 @@
 #include "roster.h"
 #include "turn.h"
 #include "wait.h"
+#include "works.h"
 
 #define BEAT_NS 10000000ull
 /* docs/device.md 5.5 asks for a heartbeat each 100 ms, of a loop that sleeps too. */
@@ -23,6 +24,7 @@ struct rk_loop {
 	uint32_t asleep; /* 1: stop has to wake it */
 	bool may_sleep, must_look; /* a work of it can only be polled */
 	bool busy; /* the last round moved something */
+	uint64_t clock; /* TSC cycles: when the last turn ended that moved something, or was the last look in vain */
 	uint64_t idle, coalesce;   /* TSC cycles */
 	uint64_t moved;            /* when something last did, be it in an earlier run */
 	bool trusting; /* its sleeps have no end of their own */
@@ -70,6 +72,7 @@ void rk_loop_poll(struct rk_loop *loop, const struct rk_poll *poll)
 	loop->may_sleep = poll->may_sleep;
 	loop->idle = cycles_of(poll->idle_ns);
 	loop->coalesce = cycles_of(poll->coalesce_ns);
+	works_coalesce(loop->works, loop->count, loop->coalesce);
 }
 
 /* Watches fd; without it the work has to be looked at. */
@@ -88,6 +91,7 @@ void rk_loop_set(struct rk_loop *loop, struct rk_work *works, uint32_t count)
 	roster_open(&loop->roster, works, count);
 	loop->works = works;
 	loop->count = count;
+	works_coalesce(loop->works, loop->count, loop->coalesce);
 	for (uint32_t i = 0; i < count; i++) {
 		const struct rk_work *work = &works[i];
 
@@ -110,12 +114,12 @@ void rk_loop_stop(struct rk_loop *loop)
 }
 
 /* Both directions of a queue pair, each unless it is quarantined or absent. */
-static inline uint32_t work_turn(struct rk_work *work, uint32_t burst)
+static inline uint32_t work_turn(struct rk_work *work, uint32_t burst, uint64_t *clock)
 {
 	uint32_t done = 0;
 
 	if (work->tx && work->tx->fault == RK_FAULT_NONE) {
-		done += dequeue_turn(work->tx, work->port, burst);
+		done += dequeue_turn(work->tx, work->port, burst, clock);
 		if (work->tx->fault != RK_FAULT_NONE)
 			work->events |= missing_or_fault(work->tx);
 	}
@@ -124,7 +128,7 @@ static inline uint32_t work_turn(struct rk_work *work, uint32_t burst)
 		if (work->rx->fault != RK_FAULT_NONE)
 			work->events |= missing_or_fault(work->rx);
 	} else if (work->rx && work->rx->fault == RK_FAULT_NONE) {
-		done += enqueue_turn(work->rx, work->port, burst);
+		done += enqueue_turn(work->rx, work->port, burst, clock);
 		if (work->rx->fault != RK_FAULT_NONE)
 			work->events |= missing_or_fault(work->rx);
 		if (work->rx->unsuited)
@@ -143,7 +147,7 @@ static void window_gone(struct rk_work *work)
 	work->events |= RK_EVENT_FAULT;
 }
 
-static inline uint32_t poll_work(struct rk_work *work, uint32_t burst)
+static inline uint32_t poll_work(struct rk_work *work, uint32_t burst, uint64_t *clock)
 {
 	uint32_t done;
 
@@ -152,7 +156,7 @@ static inline uint32_t poll_work(struct rk_work *work, uint32_t burst)
 		work->events |= RK_EVENT_GENERATION;
 		return 0;
 	}
-	done = work_turn(work, burst);
+	done = work_turn(work, burst, clock);
 	if (work->fault && __atomic_load_n(work->fault, __ATOMIC_RELAXED))
 		window_gone(work);
 	return done;
@@ -160,8 +164,11 @@ static inline uint32_t poll_work(struct rk_work *work, uint32_t burst)
 
 uint32_t rk_work_turn(struct rk_work *work, uint32_t burst)
 {
+	uint64_t clock;
+
 	patch_join_loop(work);
-	return poll_work(work, burst > RK_BURST_MAX ? RK_BURST_MAX : burst);
+	clock = cycles_now();
+	return poll_work(work, burst > RK_BURST_MAX ? RK_BURST_MAX : burst, &clock);
 }
 
 uint32_t rk_work_drain(struct rk_work *work)
@@ -184,108 +191,22 @@ static void beat(struct rk_loop *loop)
 	}
 }
 
-/* ---- what is done for each ring of the loop ----------------------------------------------------- */
-
-/* The ring, if it may be touched. */
-static struct rk_queue *sound(struct rk_queue *queue)
-{
-	return queue && queue->fault == RK_FAULT_NONE ? queue : NULL;
-}
-
-static void coalesce(struct rk_loop *loop)
-{
-	for (uint32_t i = 0; i < loop->count; i++) {
-		if (loop->works[i].tx)
-			loop->works[i].tx->coalesce = loop->coalesce;
-		if (loop->works[i].rx)
-			loop->works[i].rx->coalesce = loop->coalesce;
-	}
-}
-
-/* Makes the calls that are due at `now`. */
-static void call_due(struct rk_loop *loop, uint64_t now)
-{
-	for (uint32_t i = 0; i < loop->count; i++) {
-		struct rk_queue *rings[] = {sound(loop->works[i].tx), sound(loop->works[i].rx)};
-
-		for (uint32_t k = 0; k < 2; k++)
-			if (rings[k] && rings[k]->call_due && rings[k]->call_due <= now)
-				queue_call_now(rings[k]);
-	}
-}
-
-/* The receive ring, if its kicks are waited for: its buffers are left alone while it is not enabled, or has no
- * frames but those that another ring's kick tells of. */
-static struct rk_queue *awaited(const struct rk_work *work)
-{
-	const bool waits = work->port->ops->rx && sound(work->rx);
-
-	return waits && work->rx->flags & RK_RING_ENABLED ? work->rx : NULL;
-}
-
-/* Whether VM1 has room for a frame that the port has: else its kick is what matters. */
-static bool takes(const struct rk_work *work)
-{
-	const struct rk_queue *rx = awaited(work);
-
-	return rx && (rx->posted || !rx->empty);
-}
-
-/* Asks VM1 for kicks, and ports to tell of frames; RK_NEWS: there is something new already. RK_ERRAND likewise. */
-static uint32_t arm(struct rk_loop *loop)
-{
-	uint32_t found = RK_ARMED;
-
-	for (uint32_t i = 0; i < loop->count; i++) {
-		struct rk_queue *rings[] = {sound(loop->works[i].tx), awaited(&loop->works[i])};
-		struct rk_port *port = loop->works[i].port;
-
-		for (uint32_t k = 0; k < 2; k++)
-			if (rings[k] && queue_arm(rings[k]))
-				found |= RK_NEWS;
-		if (port->ops->arm)
-			found |= port->ops->arm(port) & (takes(&loop->works[i]) ? ~0u : ~RK_NEWS);
-	}
-	return found;
-}
-
-static void disarm(struct rk_loop *loop)
-{
-	for (uint32_t i = 0; i < loop->count; i++) {
-		struct rk_queue *rings[] = {sound(loop->works[i].tx), awaited(&loop->works[i])};
-		struct rk_port *port = loop->works[i].port;
-
-		for (uint32_t k = 0; k < 2; k++)
-			if (rings[k])
-				queue_disarm(rings[k]);
-		if (port->ops->disarm)
-			port->ops->disarm(port);
-	}
-}
-
-/* Whether a port refused or holds a frame, or one of its waits for buffers: that this ends nothing tells. */
-static bool waits(const struct rk_loop *loop)
-{
-	for (uint32_t i = 0; i < loop->count; i++) {
-		const struct rk_queue *tx = sound(loop->works[i].tx);
-		const struct rk_queue *rx = sound(loop->works[i].rx);
-
-		if ((tx && (tx->flying || tx->waiting)) || (rx && rx->waiting))
-			return true;
-	}
-	return false;
-}
-
 /* ---- rounds ------------------------------------------------------------------------------------- */
 
-/* Whether the work moved something. One with an event is left alone. */
-static inline bool ask(const struct rk_loop *loop, struct rk_work *work, uint32_t *events)
+/*
+ * Whether the work moved something. One with an event is left alone. What was looked at in vain costs the next
+ * turn that moves something where it is charged, and no cycles are read for it; else nobody.
+ */
+static inline bool ask(struct rk_loop *loop, struct rk_work *work, bool charged, uint32_t *events)
 {
+	const uint64_t before = loop->clock;
 	bool moved;
 
 	if (work->events)
 		return false;
-	moved = poll_work(work, loop->burst) != 0;
+	moved = poll_work(work, loop->burst, &loop->clock) != 0;
+	if (loop->clock == before && !charged)
+		loop->clock = cycles_now();
 	*events |= work->events;
 	return moved;
 }
@@ -303,7 +224,7 @@ static inline uint32_t round_once(struct rk_loop *loop)
 		const uint16_t number = *link;
 		struct rk_work *work = &loop->works[number];
 
-		if (ask(loop, work, &events)) {
+		if (ask(loop, work, false, &events)) {
 			work->idle = 0;
 			busy = true;
 		} else if (work->idle < IDLE_ROUNDS) {
@@ -318,7 +239,7 @@ static inline uint32_t round_once(struct rk_loop *loop)
 	for (turns = roster_turns(roster); turns; turns--) {
 		const uint16_t number = roster_turn(roster);
 
-		if (ask(loop, &loop->works[number], &events)) {
+		if (ask(loop, &loop->works[number], busy, &events)) {
 			roster_wake(roster, number);
 			busy = true;
 		} else {
@@ -335,21 +256,22 @@ static inline uint32_t round_once(struct rk_loop *loop)
  */
 static void sleep_for(struct rk_loop *loop, uint64_t ns)
 {
-	const uint64_t start = cycles_now();
+	const uint64_t start = loop->clock;
 	uint64_t limit = loop->trusting ? TRUSTING_NS : SLEEP_NS;
 	uint32_t found;
 
-	call_due(loop, UINT64_MAX);
+	works_call_due(loop->works, loop->count, UINT64_MAX);
 	__atomic_store_n(&loop->asleep, 1, __ATOMIC_SEQ_CST);
-	found = arm(loop);
-	if (found & RK_ERRAND || loop->must_look || waits(loop))
+	found = works_arm(loop->works, loop->count);
+	if (found & RK_ERRAND || loop->must_look || works_wait(loop->works, loop->count))
 		limit = NAP_NS;
 	if (!(found & RK_NEWS) && !__atomic_load_n(&loop->stop, __ATOMIC_SEQ_CST))
 		waiter_sleep(&loop->waiter, ns < limit && !loop->trusting ? ns : limit);
 	__atomic_store_n(&loop->asleep, 0, __ATOMIC_RELAXED);
-	disarm(loop);
+	works_disarm(loop->works, loop->count);
+	loop->clock = cycles_now();
 	loop->stats->sleeps++;
-	loop->stats->slept_cycles += cycles_now() - start;
+	loop->stats->slept_cycles += loop->clock - start;
 }
 
 uint32_t rk_loop_run(struct rk_loop *loop, uint64_t budget_ns)
@@ -357,29 +279,29 @@ uint32_t rk_loop_run(struct rk_loop *loop, uint64_t budget_ns)
 	struct rk_loop_stats *stats = loop->stats;
 	const uint64_t start = cycles_now();
 	const uint64_t budget = cycles_of(budget_ns), beat_cycles = cycles_of(BEAT_NS);
-	uint64_t last = start, moved = loop->moved, beaten = start - beat_cycles;
+	uint64_t moved = loop->moved, beaten = start - beat_cycles;
 	uint32_t events = 0;
 
-	coalesce(loop);
+	loop->clock = start;
 	while (!events) {
+		const uint64_t last = loop->clock;
 		uint64_t now;
 
 		events = round_once(loop);
-		now = cycles_now();
 		stats->turns++;
 		if (loop->busy) {
 			stats->busy_turns++;
-			stats->busy_cycles += now - last;
-			moved = now;
-		} else if (loop->may_sleep && !events && now - moved >= loop->idle) {
+			stats->busy_cycles += loop->clock - last;
+			moved = loop->clock;
+		} else if (loop->may_sleep && !events && loop->clock - moved >= loop->idle) {
 			sleep_for(loop, budget_ns);
-			now = cycles_now();
 		} else {
 			relax();
+			loop->clock = cycles_now();
 		}
-		last = now;
+		now = loop->clock;
 		if (loop->coalesce)
-			call_due(loop, now);
+			works_call_due(loop->works, loop->count, now);
 		if (__atomic_load_n(&loop->stop, __ATOMIC_RELAXED) &&
 		    __atomic_exchange_n(&loop->stop, 0, __ATOMIC_ACQUIRE))
 			events |= RK_EVENT_STOP;
@@ -391,7 +313,8 @@ uint32_t rk_loop_run(struct rk_loop *loop, uint64_t budget_ns)
 			events |= RK_EVENT_BUDGET;
 	}
 	loop->moved = moved;
-	call_due(loop, UINT64_MAX);
+	if (loop->coalesce)
+		works_call_due(loop->works, loop->count, UINT64_MAX);
 	stats->cycles += cycles_now() - start;
 	return events;
 }

@@ -42,18 +42,20 @@ static uint64_t share(const struct rk_map *map, uint64_t slot, const struct rk_r
 static void enter_slot(struct rk_map *map, uint64_t slot, uint32_t i)
 {
 	const struct rk_region *region = &map->regions[i];
-	const uint64_t bytes = share(map, slot, region);
+	const uint64_t begin = slot << map->shift, first = region->bus - map->begin;
+	const struct map_slot found = {region->host - first, first + region->length};
 	const uint32_t rival = map->directory[slot];
 
-	if (rival == map->count || bytes > share(map, slot, &map->regions[rival]))
+	if (rival == map->count ||
+	    share(map, slot, region) > share(map, slot, &map->regions[rival]))
 		map->directory[slot] = i;
-	if (bytes == map->slot_bytes) {
-		const uint64_t from = map->begin + (slot << map->shift);
-		const uint64_t host = region->host + (from - region->bus);
-
-		map->readable[slot] = region->permission & RK_READ ? host : 0;
-		map->writable[slot] = region->permission & RK_WRITE ? host : 0;
-	}
+	/* map_quick() adds a buffer's length to a distance within the slot: 64 bits are to hold that. */
+	if (first > begin || begin > UINT64_MAX - map->slot_mask - UINT32_MAX)
+		return;
+	if (region->permission & RK_READ)
+		map->readable[slot] = found;
+	if (region->permission & RK_WRITE)
+		map->writable[slot] = found;
 }
 
 /* Chooses slots; false if there is no memory for them. */
@@ -67,8 +69,7 @@ static bool cut(struct rk_map *map)
 	map->shift = SLOT_SHIFT_MIN;
 	while ((end >> map->shift) - (first->bus >> map->shift) >= most)
 		map->shift++;
-	map->slot_bytes = 1ull << map->shift;
-	map->slot_mask = map->slot_bytes - 1;
+	map->slot_mask = (1ull << map->shift) - 1;
 	map->begin = first->bus & ~map->slot_mask;
 	map->slots = ((end - map->begin) >> map->shift) + 1;
 	map->directory = malloc(map->slots * sizeof(*map->directory));

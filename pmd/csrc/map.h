@@ -7,6 +7,12 @@
 
 #include <stdbool.h>
 
+/* For what begins in a slot: where its region is, if that has the slot's first byte. */
+struct map_slot {
+	uint64_t host; /* what makes a distance from the map's begin an address in this process */
+	uint64_t end;  /* of the region, as such a distance; 0: there is none */
+};
+
 /*
  * Immutable: a new memory table makes a new map, between bursts. The addresses from the first region's begin to
  * the last one's end are cut into slots of 1 << shift bytes, and what a slot holds is looked up by its number.
@@ -14,10 +20,9 @@
 struct rk_map {
 	uint32_t count;
 	uint32_t shift;
-	uint64_t begin, slots, slot_bytes, slot_mask;
+	uint64_t begin, slots, slot_mask;
 	uint32_t *directory; /* the region that has most of a slot; count: none */
-	uint64_t *readable;  /* where a slot is in this process, if one region with that permission has it all; 0 */
-	uint64_t *writable;
+	struct map_slot *readable, *writable; /* of regions with that permission */
 	struct rk_region regions[]; /* and one more, which holds nothing */
 };
 
@@ -27,24 +32,38 @@ const struct rk_region *map_search(const struct rk_map *map, uint64_t bus);
 /* Where length bytes from bus on are in this process if a region with one permission has them all; 0. */
 uint64_t map_whole(const struct rk_map *map, uint64_t bus, uint32_t length, uint32_t permission);
 
-/*
- * The same, at once for what lies within a slot. No branch depends on which region it is: buffers that lie
- * all over the table cost about what those of one region do.
- */
-static inline bool map_quick(const struct rk_map *map, uint64_t bus, uint32_t length,
-			     uint32_t permission, uint64_t *host)
-{
-	const uint64_t *hosts = permission == RK_WRITE ? map->writable : map->readable;
-	const uint64_t slot = (bus - map->begin) >> map->shift;
-	const uint64_t offset = bus & map->slot_mask; /* slots are aligned */
+/* What map_quick() takes of a map, for one permission: to be in registers for a whole burst. */
+struct map_view {
+	uint64_t begin, slots;
+	const struct map_slot *slot;
+	uint32_t shift;
+};
 
-	if (__builtin_expect(slot < map->slots && offset + length <= map->slot_bytes, true)) {
-		*host = hosts[slot] + offset;
-		if (__builtin_expect(hosts[slot] != 0, true))
-			return true;
-	}
-	*host = map_whole(map, bus, length, permission);
-	return *host != 0;
+static inline struct map_view map_view(const struct rk_map *map, uint32_t permission)
+{
+	return (struct map_view){
+		.begin = map->begin,
+		.slots = map->slots,
+		.slot = permission == RK_WRITE ? map->writable : map->readable,
+		.shift = map->shift,
+	};
+}
+
+/*
+ * Where length bytes from bus on are in this process, if they begin in a slot whose region has them all; else
+ * map_whole() knows. No branch depends on which region it is: buffers that lie all over the table
+ * cost about what those of one region do.
+ */
+static inline bool map_quick(const struct map_view *view, uint64_t bus, uint64_t length,
+			     uint64_t *host)
+{
+	const uint64_t from = bus - view->begin, number = from >> view->shift;
+
+	/* By the last byte: none is before an end of 0, not even where the sum goes round to it. */
+	if (number >= view->slots || from + length - 1 >= view->slot[number].end)
+		return false;
+	*host = from + view->slot[number].host;
+	return true;
 }
 
 /* The region that holds bus, or NULL. *hint is the last one found. */

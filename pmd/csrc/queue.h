@@ -123,6 +123,7 @@ struct rk_queue {
 	const struct rk_map *map;
 	struct dirty *dirty;                /* what marks written buffers; NULL: nobody asks */
 	const struct rk_region *hint;       /* where the last buffer was */
+	uint64_t last;                      /* its bus address, if it was looked for beyond that region */
 	const struct rk_region *table_hint; /* where the last indirect table was */
 	struct rk_direction_stats *stats;
 	uint32_t mask, header_bytes;

@@ -45,21 +45,36 @@ static inline struct shm *split_desc(const struct rk_queue *queue, uint16_t inde
 	return shm_at(queue->desc, 16u * (index & queue->mask));
 }
 
-/* The next count available entries from place on, read once; what they name is fetched. */
-static inline void split_heads(const struct rk_queue *queue, const struct place *place,
-			       struct head *heads, uint32_t count)
+/*
+ * The next count available entries from place on, read once; what they name is fetched, and the entries after them.
+ * How many of them name a descriptor, up to the first that does not.
+ */
+static inline uint32_t split_heads(const struct rk_queue *queue, const struct place *place,
+				   struct head *heads, uint32_t count)
 {
+	const struct shm *const table = queue->desc;
 	const uint32_t slot = place->next & queue->mask;
 	const uint32_t first = queue->size - slot < count ? queue->size - slot : count;
 	uint16_t ids[RK_BURST_MAX];
+	uint32_t all = 0, sound = 0;
 
 	shm_copy_in(ids, split_entry(queue, place->next), 2u * first);
 	if (first < count)
 		shm_copy_in(ids + first, split_entry(queue, 0), 2u * (count - first));
 	for (uint32_t i = 0; i < count; i++) {
-		heads[i] = (struct head){ids[i], 1};
-		shm_prefetch(split_desc(queue, ids[i]));
+		const uint32_t head = ids[i] | 1u << 16; /* both of its fields */
+
+		memcpy(&heads[i], &head, sizeof(head));
+		shm_prefetch((const struct shm *)((uintptr_t)table + 16u * ids[i]));
+		all |= ids[i];
 	}
+	if (place->left >= 2 * count)
+		shm_prefetch(split_entry(queue, (uint16_t)(place->next + 2 * count - 1)));
+	if (__builtin_expect(all < queue->size, true))
+		return count;
+	while (ids[sound] < queue->size)
+		sound++;
+	return sound;
 }
 
 /* Writes the used element of the oldest chain not yet returned; to be published. */
@@ -72,18 +87,31 @@ static inline void split_return(struct rk_queue *queue, uint16_t id, uint32_t le
 	queue->used_next++;
 }
 
+/* The used elements from a slot on, which do not go round the ring's end. */
+static inline void split_return_line(const struct rk_queue *queue, uint32_t slot,
+				     const struct head *heads, const uint32_t *lengths,
+				     uint32_t count)
+{
+	struct shm *const elements = shm_at(queue->used, RING_ENTRIES + 8u * slot);
+
+	for (uint32_t i = 0; i < count; i++) {
+		const struct used_element element = {heads[i].id, lengths ? lengths[i] : 0};
+
+		shm_copy_out(shm_at(elements, 8u * i), &element, sizeof(element));
+	}
+}
+
 /* The same of count chains, oldest first, with one length each (NULL: 0 each). */
 static inline void split_return_run(struct rk_queue *queue, const struct head *heads,
 				    const uint32_t *lengths, uint32_t count)
 {
-	struct shm *const entries = shm_at(queue->used, RING_ENTRIES);
-	const uint32_t mask = queue->mask, from = queue->used_next;
+	const uint32_t slot = queue->used_next & queue->mask;
+	const uint32_t first = queue->size - slot < count ? queue->size - slot : count;
 
-	for (uint32_t i = 0; i < count; i++) {
-		struct used_element element = {heads[i].id, lengths ? lengths[i] : 0};
-
-		shm_copy_out(shm_at(entries, 8u * ((from + i) & mask)), &element, sizeof(element));
-	}
+	split_return_line(queue, slot, heads, lengths, first);
+	if (first < count)
+		split_return_line(queue, 0, heads + first, lengths ? lengths + first : NULL,
+				  count - first);
 	queue->used_next += (uint16_t)count;
 }
 

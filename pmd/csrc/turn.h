@@ -3,39 +3,80 @@
 #ifndef TURN_H
 #define TURN_H
 
-#include "queue.h"
+#include "packed.h"
+#include "split.h"
+
+/* Since *clock, in TSC cycles; it becomes now. A turn counts from the end of the one before (loop.c). */
+static inline uint64_t clock_lap(uint64_t *clock)
+{
+	const uint64_t before = *clock;
+
+	*clock = cycles_now();
+	return *clock - before;
+}
 
 #define TURNS_OF(layout)                                                                          \
 	uint32_t layout##_dequeue_turn(struct rk_queue *queue, struct rk_port *port,              \
-				       uint32_t burst);                                           \
+				       struct place place, uint32_t burst, uint64_t *clock);      \
+	uint32_t layout##_dequeue_held_turn(struct rk_queue *queue, struct rk_port *port,         \
+					    uint32_t burst, uint64_t *clock);                     \
 	uint32_t layout##_dequeue_drain(struct rk_queue *queue, struct rk_port *port);            \
 	void layout##_dequeue_abandon(struct rk_queue *queue);                                    \
 	uint32_t layout##_enqueue_turn(struct rk_queue *queue, struct rk_port *port,              \
-				       uint32_t burst);                                           \
+				       struct place place, uint32_t burst, uint64_t *clock);      \
 	uint32_t layout##_enqueue_frames(struct rk_queue *queue, const struct rk_frame *frames,   \
 					 uint32_t count);                                         \
 	uint32_t layout##_direct_turn(struct rk_queue *queue, struct rk_port *port,               \
-				      uint32_t burst);                                            \
+				      uint32_t burst, uint64_t *clock);                           \
 	void layout##_direct_drain(struct rk_queue *queue, struct rk_port *port);                 \
 	bool layout##_direct_suits(struct rk_queue *queue, const struct rk_port *port);
 
 TURNS_OF(split)
 TURNS_OF(packed)
 
-/* One turn each; return the chains completed. */
-static inline uint32_t dequeue_turn(struct rk_queue *queue, struct rk_port *port, uint32_t burst)
+/* The place to look at chains from; .left is 0 where there is nothing to do. */
+static inline struct place queue_place(struct rk_queue *queue, bool packed)
 {
-	return queue_packed(queue) ? packed_dequeue_turn(queue, port, burst)
-				   : split_dequeue_turn(queue, port, burst);
+	const struct place place = packed ? packed_place(queue) : split_place(queue);
+
+	queue->empty = place.left == 0;
+	queue->waiting = false;
+	return place;
 }
 
-static inline uint32_t enqueue_turn(struct rk_queue *queue, struct rk_port *port, uint32_t burst)
+/* One turn each; return the chains completed. Here is all that is done where VM1 has made nothing available. */
+static inline uint32_t dequeue_turn(struct rk_queue *queue, struct rk_port *port, uint32_t burst,
+				    uint64_t *clock)
 {
+	const bool packed = queue_packed(queue);
+	struct place place;
+
+	if (port->ops->reclaim)
+		return packed ? packed_dequeue_held_turn(queue, port, burst, clock)
+			      : split_dequeue_held_turn(queue, port, burst, clock);
+	place = queue_place(queue, packed);
+	if (place.left == 0)
+		return 0;
+	return packed ? packed_dequeue_turn(queue, port, place, burst, clock)
+		      : split_dequeue_turn(queue, port, place, burst, clock);
+}
+
+static inline uint32_t enqueue_turn(struct rk_queue *queue, struct rk_port *port, uint32_t burst,
+				    uint64_t *clock)
+{
+	const bool packed = queue_packed(queue);
+	struct place place;
+
 	if (queue->posted)
-		return queue_packed(queue) ? packed_direct_turn(queue, port, burst)
-					   : split_direct_turn(queue, port, burst);
-	return queue_packed(queue) ? packed_enqueue_turn(queue, port, burst)
-				   : split_enqueue_turn(queue, port, burst);
+		return packed ? packed_direct_turn(queue, port, burst, clock)
+			      : split_direct_turn(queue, port, burst, clock);
+	if (!(queue->flags & RK_RING_ENABLED))
+		return 0;
+	place = queue_place(queue, packed);
+	if (place.left == 0)
+		return 0;
+	return packed ? packed_enqueue_turn(queue, port, place, burst, clock)
+		      : split_enqueue_turn(queue, port, place, burst, clock);
 }
 
 /*

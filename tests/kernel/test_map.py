@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from driver.memory_map import HostRegion
 from pmd.kernel import Map
+from tests.kernel.rig import DATA, TABLE, WRITABLE, Rig, transmit
 
 # A few bytes and gigabytes, side by side and far apart, at both ends of what there is.
 _BEGINS = st.one_of(
@@ -45,3 +46,23 @@ def test_translation_is_what_the_table_says(
                     begin, room, host = holds[0][:3]
                     expected = (host + at - begin, min(length, begin + room - at))
                 assert map_.translate(at, length, permission) == expected
+
+
+def test_a_buffer_round_the_end_of_all_addresses() -> None:
+    """It begins in a slot whose first byte another region has: its end is before that one's."""
+    border = (1 << 64) - (1 << 54)  # so wide are the slots of a table that has both ends
+
+    class Wide(Rig):
+        regions = [  # noqa: RUF012 - a constant, as its base's
+            *TABLE[:-1],
+            (border - 0x1000, 0x2000, 0x60000, WRITABLE, 3),
+            TABLE[-1],
+        ]
+
+    with Wide(8) as rig:
+        rig.chain(0, [(DATA, 100)])
+        rig.chain(1, [(border - 50, 100)])
+        rig.chain(2, [((1 << 64) - 50, 100)])
+        rig.chain(3, [((1 << 64) - 100, 100)])
+        outcome = transmit(rig)
+    assert (outcome.packets, outcome.drops) == (3, {"bad_address": 1})

@@ -37,7 +37,12 @@ _ENVIRONMENT = {"GLIBC_TUNABLES": "glibc.cpu.hwcaps=" + ",".join(f"-{each}" for 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """A stage (stage.c): what VM1 and the port do, how VM1's memory is cut up; PMD_KERNEL_ISA."""
+    """A stage (stage.c): what VM1 and the port do, how VM1's memory is cut up; PMD_KERNEL_ISA.
+
+    Attributes:
+        looped: So many channels that a loop runs; 0: one, without a loop.
+        idle: So many more in that loop to which nothing comes.
+    """
 
     kind: str
     frame_bytes: int = 64
@@ -46,6 +51,8 @@ class Scenario:
     burst: int = 32
     packed: bool = False
     isa: str = "scalar"
+    looped: int = 0
+    idle: int = 0
 
     @property
     def name(self) -> str:
@@ -53,7 +60,22 @@ class Scenario:
         words = [f"{self.kind} {self.frame_bytes} B"]
         words += [f"{self.regions} regions"] * (self.regions > 1) + ["packed"] * self.packed
         words += [self.isa] * (self.isa != "scalar")
+        words += [f"{self.looped} in a loop"] * (self.looped > 0)
+        words += [f"{self.idle} idle"] * (self.idle > 0)
         return ", ".join(words)
+
+    @property
+    def numbers(self) -> tuple[int, ...]:
+        """What stage_new() is told beside the kind."""
+        ring = (self.frame_bytes, self.queue_size, self.burst, self.regions)
+        return (*ring, int(self.packed), self.looped, self.idle)
+
+    @property
+    def counted(self) -> str:
+        """The kernel's function whose instructions count."""
+        if self.kind == "translate":
+            return "rk_map_translate"
+        return "stage_work" if self.looped else "rk_work_turn"
 
 
 SCENARIOS = (
@@ -69,6 +91,8 @@ SCENARIOS = (
     Scenario("translate", regions=4000),
     *(Scenario("direct", packed=packed) for packed in (False, True)),
     *(Scenario(kind, packed=True, isa="avx2") for kind in ("null", "held")),
+    *(Scenario("null", looped=channels) for channels in (1, 2, 8)),
+    Scenario("null", looped=1, idle=63),
 )
 
 
@@ -78,11 +102,10 @@ def count(program: Path, scenario: Scenario) -> float:
     Raises:
         VhostPciError: valgrind is missing, or does not get to the end.
     """
-    counted = "rk_map_translate" if scenario.kind == "translate" else "rk_work_turn"
-    ring = (scenario.queue_size, scenario.burst, scenario.regions, int(scenario.packed))
-    numbers = (scenario.frame_bytes, *ring, _ROUNDS)
+    numbers = (*scenario.numbers, _ROUNDS)
     command = ["valgrind", "--tool=callgrind", "--callgrind-out-file=/dev/null"]
-    command += [f"--toggle-collect={counted}", str(program), scenario.kind, *map(str, numbers)]
+    command += [f"--toggle-collect={scenario.counted}", str(program), scenario.kind]
+    command += map(str, numbers)
     try:
         found = subprocess.run(
             command,

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from guest.errors import VhostPciError
 
-_SOURCES = [Path(__file__).with_name(name) for name in ("stage.c", "stage_port.c")]
+_SOURCES = [Path(__file__).with_name(name) for name in ("stage.c", "channel.c", "stage_port.c")]
 _COMPILER = re.compile(rb"(GCC|clang)[^\0]*?(\d+)\.\d+\.\d+")
 
 

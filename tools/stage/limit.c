@@ -12,8 +12,10 @@
 #define WRAPPED(turn) WRAPPED_NAME(turn)
 #define WRAPPED_NAME(turn) __wrap_##turn
 
-uint32_t IN_PLACE_OF(dequeue_turn)(struct rk_queue *queue, struct rk_port *port, uint32_t limit);
-uint32_t IN_PLACE_OF(enqueue_turn)(struct rk_queue *queue, struct rk_port *port, uint32_t limit);
+uint32_t IN_PLACE_OF(dequeue_turn)(struct rk_queue *queue, struct rk_port *port, struct place place,
+				   uint32_t limit, uint64_t *clock);
+uint32_t IN_PLACE_OF(enqueue_turn)(struct rk_queue *queue, struct rk_port *port, struct place place,
+				   uint32_t limit, uint64_t *clock);
 
 /* Keeps reads whose result nobody wants. */
 static uint64_t sink[LINE / 8];
@@ -48,25 +50,22 @@ static struct shm *buffer(struct rk_queue *queue, const struct packed_desc *desc
 	return (struct shm *)(uintptr_t)(desc->address - region->bus + region->host);
 }
 
-static void counted(struct rk_queue *queue, uint32_t chains, uint32_t frame_bytes, uint64_t start)
+static void counted(struct rk_queue *queue, uint32_t chains, uint32_t frame_bytes, uint64_t *clock)
 {
 	queue->next = queue->used_next;
 	queue_publish(queue);
 	queue->stats->packets += chains;
 	queue->stats->bytes += (uint64_t)chains * frame_bytes;
 	queue->stats->bursts++;
-	queue->stats->cycles += cycles_now() - start;
+	queue->stats->cycles += clock_lap(clock);
 }
 
-uint32_t IN_PLACE_OF(dequeue_turn)(struct rk_queue *queue, struct rk_port *port, uint32_t limit)
+uint32_t IN_PLACE_OF(dequeue_turn)(struct rk_queue *queue, struct rk_port *port, struct place place,
+				   uint32_t limit, uint64_t *clock)
 {
-	const struct place place = ring_place(queue);
-	const uint64_t start = cycles_now();
 	struct shm *frames[RK_BURST_MAX];
 	struct chains chains;
 
-	if (place.left == 0)
-		return 0;
 	read_chains(queue, &place, limit, 0, &chains);
 	for (uint32_t i = 0; i < chains.count; i++) {
 		sink[0] += chains.descs[i].address + chains.descs[i].rest;
@@ -78,23 +77,22 @@ uint32_t IN_PLACE_OF(dequeue_turn)(struct rk_queue *queue, struct rk_port *port,
 	for (uint32_t i = 0; port->reads && i < chains.count; i++)
 		shm_copy_in(sink, frames[i], sizeof(sink));
 	ring_return_read_run(queue, chains.heads, chains.count);
-	counted(queue, chains.count, rest_length(chains.descs[0].rest) - queue->header_bytes, start);
+	counted(queue, chains.count, rest_length(chains.descs[0].rest) - queue->header_bytes, clock);
 	return chains.count;
 }
 
-uint32_t IN_PLACE_OF(enqueue_turn)(struct rk_queue *queue, struct rk_port *port, uint32_t limit)
+uint32_t IN_PLACE_OF(enqueue_turn)(struct rk_queue *queue, struct rk_port *port, struct place place,
+				   uint32_t limit, uint64_t *clock)
 {
 	static const uint8_t header[HEADER_BYTES_MAX] = {[HEADER_BEFORE_BUFFERS] = 1};
-	const uint64_t start = cycles_now();
 	uint32_t lengths[RK_BURST_MAX];
 	struct shm *buffers[RK_BURST_MAX];
 	struct rk_frame frames[RK_BURST_MAX];
 	struct chains chains;
-	struct place place = ring_place(queue);
 	size_t bytes;
 
 	/* Ports that have frames have as many as are asked for. */
-	if (place.left == 0 || port->ops->rx(port, frames, limit) == 0)
+	if (port->ops->rx(port, frames, limit) == 0)
 		return 0;
 	bytes = frames[0].bytes < LINE ? frames[0].bytes : LINE;
 	read_chains(queue, &place, limit, DESC_WRITE, &chains);
@@ -111,6 +109,6 @@ uint32_t IN_PLACE_OF(enqueue_turn)(struct rk_queue *queue, struct rk_port *port,
 	}
 	port->ops->rx_done(port, chains.count);
 	ring_return_run(queue, chains.heads, lengths, chains.count);
-	counted(queue, chains.count, frames[0].bytes, start);
+	counted(queue, chains.count, frames[0].bytes, clock);
 	return chains.count;
 }

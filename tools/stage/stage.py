@@ -33,14 +33,7 @@ class Stage(Closing):
 
     def __init__(self, library: Path, scenario: Scenario, vm1_cpu: int) -> None:
         self._library = _load(library)
-        self._handle = self._library.stage_new(
-            scenario.kind.encode(),
-            scenario.frame_bytes,
-            scenario.queue_size,
-            scenario.burst,
-            scenario.regions,
-            int(scenario.packed),
-        )
+        self._handle = self._library.stage_new(scenario.kind.encode(), *scenario.numbers)
         if not self._handle:
             cause = os.strerror(ctypes.get_errno()).lower()
             raise VhostPciError("begin", scenario.name, cause)
@@ -98,7 +91,7 @@ class Stage(Closing):
 def _load(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path), use_errno=True)
     library.stage_new.restype = ctypes.c_void_p
-    library.stage_new.argtypes = [ctypes.c_char_p, *[ctypes.c_uint32] * 5]
+    library.stage_new.argtypes = [ctypes.c_char_p, *[ctypes.c_uint32] * 7]
     for name in ("stage_free", "stage_fill"):
         getattr(library, name).restype = None
         getattr(library, name).argtypes = [ctypes.c_void_p]

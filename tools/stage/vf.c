@@ -13,7 +13,7 @@ struct rk_port *__wrap_port_null_open(const struct rk_port_config *config, char 
 struct rk_port *__wrap_port_null_open(const struct rk_port_config *config, char *error,
 				      size_t error_bytes)
 {
-	struct rk_port *port = stage_port_open("vf-held", config->frame_bytes);
+	struct rk_port *port = stage_port_open("vf-held", config->frame_bytes, NULL);
 
 	if (!port)
 		snprintf(error, error_bytes, "out of memory");
