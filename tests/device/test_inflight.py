@@ -170,6 +170,21 @@ def test_it_needs_its_protocol_feature() -> None:
         assert not front_end.acknowledged(Request.SET_INFLIGHT_FD, description(), [fd])
 
 
+def test_p16_a_region_before_the_features() -> None:
+    """It is of no layout yet: rings that are started later, packed, have their words there."""
+    with serving() as server, memory() as fd, server.front_end() as front_end:
+        front_end.send(Request.SET_PROTOCOL_FEATURES, struct.pack("<Q", WITH_INFLIGHT))
+        region = get_region(front_end)
+        assert front_end.acknowledged(Request.SET_INFLIGHT_FD, description(), [region])
+        front_end.send(Request.SET_FEATURES, struct.pack("<Q", PACKED))
+        assert front_end.set_memory([Region(BUS, 4 * MIB, USER)], [fd])
+        front_end.start_ring(0, base=FRESH)
+        front_end.sync()
+        assert server.function.state.rings[0].started
+        assert os.fstat(server.function.commits.fd).st_ino == os.fstat(region).st_ino
+        assert struct.unpack("<II", os.pread(region, 8, 0)) == (WRAP, WRAP)
+
+
 def test_reconnect_to_the_same_device() -> None:
     """The front-end went in the middle; a stop that VM1 was told of is no such middle."""
     with negotiated() as (server, front_end, fd):

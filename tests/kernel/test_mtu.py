@@ -14,7 +14,7 @@ from pmd.kernel import DirectionStats, Work, drop_names
 from tests.kernel.offload_frames import asking, packet
 from tests.kernel.offload_port import OffloadPort, Told
 from tests.kernel.packed_rig import PackedRig
-from tests.kernel.rig import BIG, WRITE, Rig, receive
+from tests.kernel.rig import BIG, WRITE, Rig, receive, transmit
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -113,3 +113,12 @@ def test_what_is_cut_here_is_judged_by_its_parts() -> None:
     lengths, drops = received([segments(1900), (frame(60), PLAIN)], Offloads(0))
     # 4000 bytes: two parts of 1900, which are too long, and one of 200.
     assert (len(lengths), drops) == (2, {"over_mtu": 2})
+
+
+@pytest.mark.parametrize("layout", RIGS)
+def test_n06_what_vm1_sends_above_it_goes_out(layout: str) -> None:
+    """The MTU is of what VM1 receives here; what is too long to send, the VF knows."""
+    with RIGS[layout](8, mtu=MTU) as rig:
+        rig.poke(BIG, bytes(12) + frame(MTU + 500))
+        rig.chain(0, [(BIG, 12 + HEADER_BYTES + MTU + 500)])
+        assert transmit(rig).frames == [frame(MTU + 500)]

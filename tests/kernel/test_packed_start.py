@@ -119,6 +119,16 @@ def test_write_combining_changes_nothing_but_order(combining: bool) -> None:
         assert frames_of(port) == [rig.peek(DATA + 64 * each + 12, 52) for each in range(5)]
 
 
+def test_p04_ids_of_buffers_are_echoed_whatever_they_are() -> None:
+    with PackedRig(7) as rig:
+        ids = [6, 6, 0xFFFF, 7]
+        for number, id_ in enumerate(ids):
+            rig.driver.post(id_, [(BIG + 256 * number, 256)], WRITE)
+        rig.driver.show()
+        assert receive(rig, [bytes([number]) * 60 for number in range(4)]).packets == 4
+        assert [each.id for each in rig.driver.reap()] == ids
+
+
 def test_s31_buffers_too_small_for_any_frame_come_back() -> None:
     for mergeable in (False, True):
         with PackedRig(7, mergeable=mergeable) as rig:

@@ -231,6 +231,16 @@ def test_s07_the_index_wraps(size: int) -> None:
         assert rig.used(size) == [(index, 52) for index in range(size)]
 
 
+def test_s08_a_buffer_posted_twice_receives_twice() -> None:
+    """Each posting is one; that the second frame lies over the first is VM1's own loss."""
+    with Rig(8) as rig:
+        rig.desc(0, BIG, 512, WRITE)
+        rig.make_available(0, 0)
+        assert receive(rig, [FRAME, FRAME[::-1]]).packets == 2
+        assert rig.used(2) == [(0, 12 + len(FRAME))] * 2
+        assert rig.peek(BIG + 12, len(FRAME)) == FRAME[::-1]
+
+
 def test_frames_wait_while_there_are_no_buffers() -> None:
     with Rig(8) as rig:
         assert receive(rig, [FRAME, FRAME]).frames == [FRAME, FRAME]

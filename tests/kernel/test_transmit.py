@@ -186,6 +186,10 @@ LEGAL = {
         ),
         [(DATA, 50)],
     ),
+    "S24 table in the used ring": (
+        _all(_chain((USED + 32, 16, INDIRECT, 0)), _table((DATA, 50, 0, 0), bus=USED + 32)),
+        [(DATA, 50)],
+    ),
     "S24 table that is the ring's own": (
         _chain((DESC + 16, 16, INDIRECT, 0), (DATA, 50, 0, 0)),
         [(DATA, 50)],
