@@ -2,13 +2,15 @@
 
 One loop serves both. The neighbour is every ring that the kernel's tests have a name for, broken,
 odd or legal, and rings of noise. The honest one loses nothing, and no byte changes that neither
-VM1 granted.
+VM1 granted. Nor does any of them cost a thread, or from the second rotation on memory that stays.
 """
 
 from __future__ import annotations
 
+import mmap
 import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
 
     import numpy.typing as npt
 
+_GROWTH_MAX_BYTES = 4 << 20
 _TURNS = 3  # the witness's ring is used up so often beside each
 
 
@@ -119,20 +122,33 @@ def stand(witness: Witness, neighbour: Neighbour) -> None:
             assert np.array_equal(now, was), f"{neighbour.name}: written where nothing was granted"
 
 
+def _threads() -> int:
+    return len(list(Path("/proc/self/task").iterdir()))
+
+
+def _resident_bytes() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * mmap.PAGESIZE
+
+
 def rotate(chance: random.Random) -> int:
     """The witness beside each neighbour once; how many frames it had."""
     with Witness() as witness:
+        threads = _threads()
         for neighbour in neighbours(chance):
             stand(witness, neighbour)
+            assert _threads() <= threads, f"{neighbour.name}: there are more threads now"
         return witness.sent
 
 
 def main() -> int:
     """Rotations until the time is over."""
-    count = frames = 0
+    count = frames = resident_bytes = 0
     for chance in rounds("tests.rotation", "An honest ring beside hostile ones.", minutes=10):
         frames += rotate(chance)
         count += 1
+        resident_bytes = resident_bytes or _resident_bytes()
+    grown_bytes = _resident_bytes() - resident_bytes
+    assert grown_bytes < _GROWTH_MAX_BYTES, f"{grown_bytes} bytes more since the first rotation"
     print(f"{count} rotations, {frames} frames of the witness, none lost")
     return 0
 
