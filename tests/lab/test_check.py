@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from guest.errors import VhostPciError
-from tools.lab.check import require_no_copies
+from tools.lab.check import require_no_copies, require_said
 
 
 def statistics(*, there: int, uncopied_there: int, back: int, uncopied_back: int) -> dict[str, Any]:
@@ -43,3 +43,12 @@ def test_one_frame_that_was_copied_or_none_at_all(
     )
     with pytest.raises(VhostPciError, match=cause):
         require_no_copies(told)
+
+
+def test_what_a_vf_is_said_to_be() -> None:
+    text = "pmd: zero-copy\npmd: VF xdp:a: no XDP\npmd: VF xdp:a: copy, driver mode, 1 queue\n"
+    assert require_said(text, "copy, driver") == "VF xdp:a: copy, driver mode, 1 queue"
+    with pytest.raises(VhostPciError, match=r"of 'zero-copy' pmd says only: VF xdp:a: no XDP / VF"):
+        require_said(text, "zero-copy")
+    with pytest.raises(VhostPciError, match="only: nothing; another kernel may: --kernel back"):
+        require_said("pmd: serving 2 of 2 rings\n", "zero-copy")

@@ -88,6 +88,13 @@ def test_a_qemu_that_is_not_there(tmp_path: Path) -> None:
     assert "cannot use --qemu /nowhere: there is no such program" in errors
 
 
+def test_a_kernel_that_is_none() -> None:
+    status, errors = _lab("check", "--kernel", "6.12")
+    assert status == 2
+    assert "--kernel" in errors
+    assert len(errors.splitlines()) == 1
+
+
 def test_a_vf_that_is_none() -> None:
     status, errors = _lab("check", "--vf", "wormhole")
     assert status == 2

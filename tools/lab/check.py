@@ -12,6 +12,12 @@ if TYPE_CHECKING:
     from tools.lab.prepare import Steps
 
 _MIB = 1 << 20
+# By kind of VF; later kernels' drivers do without copies.
+_SAYS = {
+    "xdp": "copy, generic mode",
+    "xdp-igb": "zero-copy, driver mode",
+    "xdp-virtio-net": "zero-copy, driver mode",
+}
 NEXT_MEMORY_MIB = VM1_MEMORY_MIB + 128  # of the VM1 that takes the first one's place
 
 
@@ -38,9 +44,12 @@ def check(picture: Picture, steps: Steps, kind: str, size_mib: int) -> None:
         facts.append(address)
     with steps.step("pmd bind"):
         picture.bind(address)
-    with steps.step(f"pmd run --bar 2, VF {kind}"):
+    with steps.step(f"pmd run --bar 2, VF {kind}") as facts:
         # One that sleeps leaves its processor to the machines, of which there are more.
-        picture.start_pmd(kind, "--json", "--poll", "adaptive", *VF_KINDS[kind].options)
+        options = ("--json", "--poll", "adaptive", *VF_KINDS[kind].options)
+        pmd = picture.start_pmd(kind, *options)
+        if kind in _SAYS:
+            facts.append(require_said(pmd.text, _SAYS[kind]))
     _prove(picture, steps, kind, size_mib)
     with steps.step("unplug the function"):
         picture.unplug()
@@ -81,6 +90,20 @@ def require_no_copies(statistics: dict[str, Any]) -> list[str]:
             raise VhostPciError("forward", "without copies", cause)
         told.append(f"{packets} frames {words}")
     return told
+
+
+def require_said(text: str, words: str) -> str:
+    """The line with these words of those in which `pmd` tells of its VF.
+
+    Raises:
+        VhostPciError: There is none.
+    """
+    told = [line.removeprefix("pmd: ") for line in text.splitlines() if line.startswith("pmd: VF ")]
+    for line in told:
+        if words in line:
+            return line
+    cause = f"of '{words}' pmd says only: {' / '.join(told) or 'nothing'}"
+    raise VhostPciError("serve", "VM1", cause, "another kernel may: --kernel backports")
 
 
 def _prove(picture: Picture, steps: Steps, kind: str, size_mib: int) -> None:

@@ -10,13 +10,13 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, TextIO
+from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
 from cyclopts import App, CycloptsError, Parameter
 from cyclopts.validators import Number
 
 from guest.errors import UsageError, VhostPciError
-from tools.lab import client
+from tools.lab import client, debian
 from tools.lab.check import check
 from tools.lab.nic import Nic
 from tools.lab.picture import VF_KINDS, Picture
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _NAME = "vhost-pci-lab"
 _FOLLOW_S = 0.2
+_SUITES = {"stable": debian.SUITE, "backports": debian.BACKPORTS}
 _LOG_LINES = 20  # of each file, when something went wrong
 
 app = App(
@@ -45,17 +46,20 @@ def check_command(
     nic: str = "",
     megabytes: Annotated[int, Parameter(validator=Number(gte=1, lte=10_000))] = 16,
     qemu: Path | None = None,
+    kernel: Literal["stable", "backports"] = "stable",
     keep_logs: Path | None = None,
 ) -> None:
     """Bring the whole picture up, send traffic through it, replace VM1, send again, end it all.
 
     Args:
         vf: Where frames go in VM2: packet (its network card, by a packet socket), tap (bridged),
-            igb (an SR-IOV VF of the card, by its own rings), xdp (that one's interface, by AF_XDP)
-            or virtio-net (the card, by its own rings).
+            igb (an SR-IOV VF of the card, by its own rings), xdp (that one's interface, by AF_XDP),
+            virtio-net (the card, by its own rings); xdp-igb or xdp-virtio-net (the card's own
+            interface, by AF_XDP, zero-copy: with --kernel backports).
         nic: What VM1's network card has, by QEMU's names: packed=on,mrg_rxbuf=off,queues=4.
         megabytes: MiB that TCP moves each way, each time.
         qemu: A QEMU of yours, 10.1 or newer, instead of Debian's.
+        kernel: Debian's of all three machines; backports has a newer one.
         keep_logs: Directory for consoles and logs; without it they are shown if a step fails.
     """
     if vf not in VF_KINDS:
@@ -64,7 +68,7 @@ def check_command(
     card = Nic.parse(nic)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     steps = Steps(_tell, _begin)
-    templates, package = prepare(steps, qemu)
+    templates, package = prepare(steps, qemu, _SUITES[kernel])
     with contextlib.ExitStack() as stack:
         directory = stack.enter_context(work_directory(keep_logs))
         picture = stack.enter_context(Picture(templates, package, directory, nic=card))

@@ -64,28 +64,40 @@ _SKIPPED = frozenset(
         *(f"{_DIST_PACKAGES}/numpy/{name}/tests" for name in ("lib", "ma", "random", "linalg")),
     }
 )
+# On a busy host an emulated timer misses the ticks that Linux counts when it tries it, and 7.3 was
+# seen to panic then; 6.12 never was.
+_EMULATED_WORDS = {debian.BACKPORTS: ("no_timer_check",)}
 _MERGED = ("bin", "lib", "lib64", "sbin")  # Debian's merged /usr: links, that base-files makes
 _RECIPE = "1"  # raise it when this file makes something else of the same words
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """Files to boot from, and the Python that runs in there; key stands for their content."""
+    """Files to boot from, the kernel's release, and the Python that runs in there.
+
+    emulated_words: Of the kernel's command line, where it is emulated. key stands for the content.
+    """
 
     kernel: Path
     initramfs: Path
+    release: str
+    emulated_words: tuple[str, ...]
     python: Python
     key: str
 
 
-def make_image(cache: Cache) -> Image:
+def make_image(cache: Cache, kernel_suite: str = debian.SUITE) -> Image:
     """The image, from the cache or made now: up to a minute, 180 MB to fetch the first time.
+
+    Args:
+        cache: Where its layers are kept.
+        kernel_suite: Of Debian, whose kernel it is: `debian.SUITE` or `debian.BACKPORTS`.
 
     Raises:
         VhostPciError: It cannot be fetched or made; nothing half-made stays in the cache.
     """
-    kernel_key = recipe_key(_RECIPE, debian.SUITE, KERNEL_PACKAGE)
-    kernel = cache.layer("kernel", kernel_key, _fetch_kernel)
+    kernel_key = recipe_key(_RECIPE, kernel_suite, KERNEL_PACKAGE)
+    kernel = cache.layer("kernel", kernel_key, lambda path: _fetch_kernel(path, kernel_suite))
     requirements = _requirements()
     root_key = recipe_key(_RECIPE, debian.SUITE, *PACKAGES)
     root = cache.layer("guest", root_key, _fetch_root)
@@ -102,8 +114,9 @@ def make_image(cache: Cache) -> Image:
     image = cache.layer(
         "initramfs", key, lambda path: _assemble(path / "initramfs", root, layers, inside)
     )
-    (vmlinuz,) = (kernel / "boot").glob("vmlinuz-*")
-    return Image(vmlinuz, image / "initramfs", Python(root, python), key)
+    vmlinuz, release = bootable(kernel)
+    words = _EMULATED_WORDS.get(kernel_suite, ())
+    return Image(vmlinuz, image / "initramfs", release, words, Python(root, python), key)
 
 
 def _inside(name: str) -> bytes:
@@ -120,8 +133,16 @@ def _requirements() -> list[str]:
     return sorted(each for each in required if "extra ==" not in each)
 
 
-def _fetch_kernel(path: Path) -> None:
-    debian.unpack([KERNEL_PACKAGE], path, only="linux-image-")
+def _fetch_kernel(path: Path, suite: str) -> None:
+    # What it depends on beside an initramfs's tools: newer ones are several packages.
+    debian.unpack([KERNEL_PACKAGE], path, suite, only="linux-")
+
+
+def bootable(kernel: Path) -> tuple[Path, str]:
+    """The file, and the release, of an unpacked kernel: newer ones are beside their modules."""
+    (modules,) = (kernel / "usr/lib/modules").iterdir()
+    (vmlinuz,) = *kernel.glob("boot/vmlinuz-*"), *modules.glob("vmlinuz")
+    return vmlinuz, modules.name
 
 
 def _fetch_root(path: Path) -> None:

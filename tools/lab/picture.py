@@ -85,8 +85,7 @@ ip link set eth0 down
 bind $function
 echo $function
 """
-# The VF is the kernel's too, even if it was `pmd`'s: it is given VM1's address before its driver
-# looks.
+# The VF is the kernel's too, if it was `pmd`'s before: it has VM1's address when its driver looks.
 _SRIOV_INTERFACE = f"""\
 modprobe igbvf
 device=$(readlink -f /sys/class/net/eth0/device)
@@ -160,6 +159,8 @@ VF_KINDS = {
         vlan=_VLAN,
     ),
     "xdp": VfKind("igb", _SRIOV_INTERFACE, "xdp:{}"),
+    "xdp-igb": VfKind("igb", "", "xdp:eth0"),
+    "xdp-virtio-net": VfKind(_CARD, "", "xdp:eth0", _DRIVER, {"iommu_platform": True}),
 }
 _WAIT_FOR_FILE = "n=0; while [ ! -e {0} ]; do n=$((n+1)); [ $n -lt 450 ]; sleep 0.2; done"
 _PROGRAMS = "/usr/lib/vhost-pci-lab"
@@ -179,8 +180,7 @@ class Picture(Closing):
         templates: Where machines come from.
         package: Of `own.package`, for VM2.
         directory: For sockets and logs; it has to stay until after `close`, and its path short.
-        number: Of the interface that VM2 reaches outside by: 0, and 1 where VM2 is another
-            picture's (`join`), whose own is 0.
+        number: Of the interface by which VM2 reaches outside: 0; 1 in another picture's (`join`).
         nic: VM1's network card.
     """
 

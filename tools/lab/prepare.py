@@ -6,7 +6,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING
 
-from tools.lab import own
+from tools.lab import debian, own
 from tools.lab.cache import Cache, cache_directory
 from tools.lab.image import make_image
 from tools.lab.qemu import find_qemu
@@ -48,12 +48,15 @@ class Steps:
             self._tell(f"{self._count:2} {what}: {words}")
 
 
-def prepare(steps: Steps, qemu: Path | None) -> tuple[Templates, Path]:
+def prepare(
+    steps: Steps, qemu: Path | None, kernel_suite: str = debian.SUITE
+) -> tuple[Templates, Path]:
     """Where machines come from, and our package for them; fetched or made now if need be.
 
     Args:
         steps: Where each step is told.
         qemu: The user's QEMU, or None for Debian's.
+        kernel_suite: As of `make_image`.
 
     Raises:
         VhostPciError: Something cannot be fetched or made.
@@ -62,8 +65,9 @@ def prepare(steps: Steps, qemu: Path | None) -> tuple[Templates, Path]:
     with steps.step("hypervisor") as facts:
         hypervisor = find_qemu(cache, qemu)
         facts.append(f"QEMU {hypervisor.version}")
-    with steps.step("kernel and initramfs"):
-        image = make_image(cache)
+    with steps.step("kernel and initramfs") as facts:
+        image = make_image(cache, kernel_suite)
+        facts.append(f"Linux {image.release}")
     with steps.step("our package"):
         package = own.package(cache, image.python)
     templates = Templates(cache, hypervisor, image, lambda line: steps.begin(f"   {line} ..."))

@@ -74,7 +74,7 @@ class Hardware:
         chip = ",kernel-irqchip=split" if self.accelerator == "kvm" else ""
         words = ["console=ttyS0", "panic=-1", "quiet", "intel_iommu=on", "iommu.passthrough=0"]
         words += ["rootfstype=ramfs"]  # a tmpfs takes half of the memory, which the archive fills
-        words += _EMULATED if self.accelerator == "tcg" else ()
+        words += (*_EMULATED, *self.image.emulated_words) if self.accelerator == "tcg" else ()
         options = ["-nodefaults", "-no-user-config", "-display", "none", "-no-reboot"]
         # Linux has no use for an HPET, and QEMU goes on with its ticks where Linux switched it off.
         options += ["-machine", f"q35,hpet=off,memory-backend=memory{chip}", "-accel", accelerate]
