@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 NOISY = 300  # seeds
 _SETTINGS = settings(
-    max_examples=300,
+    max_examples=200,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

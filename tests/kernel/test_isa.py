@@ -24,7 +24,7 @@ ISAS = ("scalar", "avx2")
 HAS_AVX2 = "avx2" in Path("/proc/cpuinfo").read_text().split()
 CHAINS = 40
 _SETTINGS = settings(
-    max_examples=300,
+    max_examples=200,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )

@@ -56,7 +56,7 @@ def command_lines(draw: st.DrawFn) -> list[str]:
     return words
 
 
-@settings(max_examples=600, deadline=None)
+@settings(max_examples=200, deadline=None)
 @given(command_lines())
 def test_plain_words_mean_what_the_library_says(words: list[str]) -> None:
     found = plain_flags(words)
