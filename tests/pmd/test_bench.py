@@ -220,7 +220,7 @@ def test_features() -> None:
         assert row["case"].endswith(f"-{row['feature']}")
         assert row["ours_mpps"] > 0
         assert row["peer_mpps"] > 0
-        assert row["peer_cycles_per_packet"] > 0
+        assert row["peer_cycles_per_packet"] is None or row["peer_cycles_per_packet"] > 0
 
 
 @pytest.mark.parametrize("without", [False, True])
@@ -241,7 +241,7 @@ def test_beside_testpmd() -> None:
     for row in found:
         assert row["peer"].startswith("testpmd ")
         assert row["peer_mpps"] > 0
-        assert row["peer_cycles_per_packet"] > 0
+        assert row["peer_cycles_per_packet"] is None or row["peer_cycles_per_packet"] > 0
         if row["refusal"] is None:
             assert row["placement"] == row["peer_placement"]
             assert row["ratio"] == pytest.approx(row["ours_mpps"] / row["peer_mpps"], rel=0.01)

@@ -87,7 +87,9 @@ def test_resets_and_links_under_load_and_nothing_was_copied(up: Picture) -> None
             goes_on(stream)
     up.ping()
     up.transfer(up.outside, up.vm1, SMALL_BYTES)
+    pmd = up.pmd
     (channel,) = up.stop_pmd()["channels"]
+    assert "it stopped" not in pmd.text  # as nobody has seen
     require_each_once(up, channel)
     # What was lost is told.
     drops = channel["vm1_to_vf"]["drops"]
