@@ -27,12 +27,21 @@ def _processes_of(directory: str) -> list[str]:
 
 
 @pytest.mark.usefixtures("ingredients")
-def test_the_whole_picture_holds(tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        ("--nic", "packed=on,queues=2"),
+        ("--vf", "igb"),
+        ("--vf", "virtio-net"),
+        ("--vf", "xdp"),
+    ],
+)
+def test_the_whole_picture_holds(tmp_path: Path, options: tuple[str, str]) -> None:
     logs = tmp_path / "logs"
     command = [sys.executable, "-m", "tools.lab.cli", "check"]
     with tempfile.TemporaryDirectory(prefix="vpci-check-") as scratch:
         done = subprocess.run(
-            [*command, "--nic", "packed=on,queues=2", "--megabytes", "4", "--keep-logs", str(logs)],
+            [*command, *options, "--megabytes", "4", "--keep-logs", str(logs)],
             env={**os.environ, "TMPDIR": scratch},
             capture_output=True,
             text=True,

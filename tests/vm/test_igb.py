@@ -25,8 +25,6 @@ pytestmark = [pytest.mark.vm, pytest.mark.timeout(1800)]
 
 LARGE_BYTES = 50_000_000
 SMALL_BYTES = 1_000_000
-# Three times round each of its rings; fifty megabytes, which it moves as well, take a minute more.
-XDP_BYTES = 10_000_000
 WAY = VF_KINDS["igb"]
 SLEEPS = ("--poll", "interrupt")  # each frame that comes has to wake it
 
@@ -107,10 +105,10 @@ def test_the_vf_s_interface_by_af_xdp(up: Picture) -> None:
     former = vm1_counters(up)
     pmd = up.start_pmd("xdp", "--json", *SLEEPS)
     up.ping()
-    up.transfer(up.vm1, up.outside, XDP_BYTES)
-    up.transfer(up.outside, up.vm1, XDP_BYTES)
+    up.transfer(up.vm1, up.outside, LARGE_BYTES)
+    up.transfer(up.outside, up.vm1, LARGE_BYTES)
     (channel,) = up.stop_pmd()["channels"]
     assert "copy, generic mode, 1 queue, need_wakeup" in pmd.text
     require_each_once(up, channel, former)
     for direction in ("vm1_to_vf", "vf_to_vm1"):
-        assert channel[direction]["bytes"] > XDP_BYTES
+        assert channel[direction]["bytes"] > LARGE_BYTES

@@ -92,7 +92,7 @@ def test_the_interface_by_af_xdp(plugged: Picture) -> None:
     former = vm1_counters(plugged)
     pmd = plugged.run_pmd("--json", *SLEEPS)
     assert "VF auto: xdp:eth0, a network card driven by virtio_net" in pmd.text
-    traffic(plugged, EACH_BYTES)
+    traffic(plugged, TRANSFER_BYTES)
     plugged.sweep(WAY.vlan)
     leave_offloads(plugged)
     require_legal_segments(plugged)
@@ -105,7 +105,7 @@ def test_the_interface_by_af_xdp(plugged: Picture) -> None:
     (channel,) = plugged.stop_pmd()["channels"]
     assert "copy, driver mode, 1 queue, need_wakeup" in pmd.text
     for direction in ("vm1_to_vf", "vf_to_vm1"):
-        assert channel[direction]["bytes"] > EACH_BYTES
+        assert channel[direction]["bytes"] > TRANSFER_BYTES
     require_each_once(plugged, channel, former)
     assert channel["vm1_to_vf"]["drops"].keys() == {"vf_down"}
 
