@@ -128,3 +128,4 @@ def _serve(picture: Picture) -> None:
     picture.plug()
     # One that sleeps leaves the processors to the machines: these are emulated, and are not many.
     picture.start_pmd("packet", "--poll", "adaptive")
+    picture.ping()  # which goes on asking where TCP gives up: the first frames may find a card down
