@@ -118,10 +118,11 @@ def cleared(stage: Stage, request: pytest.FixtureRequest) -> Iterator[None]:
 @pytest.fixture
 def served(stage: Stage, cleared: None) -> Picture:  # noqa: ARG001 - what it does comes after
     """All of it up, and `pmd` serving by VM2's network card."""
-    return stage.picture(_serve)
+    return stage.picture(serve)
 
 
-def _serve(picture: Picture) -> None:
+def serve(picture: Picture) -> None:
+    """All of a picture up, and answering."""
     picture.start_device()
     picture.start_vm1()
     picture.start_vm2()
