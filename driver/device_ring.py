@@ -16,6 +16,8 @@ Where the specification leaves a choice, this is the toolkit's, for kernel and o
   may overshoot that. Where buffers of all the ring's descriptors are less than a frame needs, it is
   dropped (small_buffer) and they are returned, so that VM1 can post larger ones.
 * A frame over the MTU is dropped when there is a buffer, which it does not take.
+* Of a frame that VM1 sends, the virtio-net header is looked at where offloads were negotiated, and
+  last (driver.offload). What the port does not take is done here: a frame may become several.
 * A faulty chain met while buffers are gathered goes back empty with those before it, because
   completion is in order; the frame begins anew after it.
 """
@@ -25,10 +27,11 @@ from __future__ import annotations
 import abc
 import enum
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from driver.memory_map import TranslationError
+from driver.offload import Offload, OffloadError, OffloadFlag, forwarded
 from driver.offloads import NO_OFFLOADS, Offloads
 from driver.ring import ETHERNET_HEADER_BYTES
 
@@ -162,12 +165,16 @@ class DeviceRing(abc.ABC):
     """A ring that runs from where its last device left it.
 
     Counts what it does: packets and payload_bytes of forwarded frames, drops by verdict, chains
-    completed, calls.
+    completed, calls. A frame counts as VM1 sent it, whatever it becomes.
+
+    Attributes:
+        taken: Offloads that the port takes; at first all that were negotiated.
     """
 
     def __init__(self, layout: Layout, memory: BusMemory) -> None:
         self.layout = layout
         self.fault = Fault.NONE
+        self.taken = layout.offloads
         self.drops: Counter[Verdict] = Counter()
         self.packets = 0
         self.payload_bytes = 0
@@ -222,11 +229,11 @@ class DeviceRing(abc.ABC):
 
         Args:
             burst: Chains it may complete.
-            room: Frames the port takes; the chain of the first it does not take, and all after
-                it, stay available. None: all.
+            room: Frames of VM1's that the port takes; the chain of the first it does not take,
+                and all after it, stay available. None: all.
 
         Returns:
-            The frames taken.
+            What the port was given.
         """
         if self.fault is not Fault.NONE:
             return []
@@ -240,23 +247,21 @@ class DeviceRing(abc.ABC):
                 ahead += claim.slots
         except RingError as error:
             fault = error.fault
-        taken: list[bytes] = []
-        before = self.completed
+        given: list[bytes] = []
+        before, packets = self.completed, self.packets
         for claim, outcome in found:
             if isinstance(outcome, Verdict):
                 self.drops[outcome] += 1
-            elif len(taken) == room:
+            elif self.packets - packets == room:
                 break
             else:
-                taken.append(outcome)
+                given += self._sent(outcome)
             self._return(claim)
-        self.packets += len(taken)
-        self.payload_bytes += sum(map(len, taken))
         if self.completed - before == len(found):
             self.fault = fault
         if self.completed != before:
             self.calls += self._publish(transmit=True)
-        return taken
+        return given
 
     def _frame(self, claim: Claim) -> bytes | Verdict:
         if not self.layout.enabled:
@@ -267,7 +272,24 @@ class DeviceRing(abc.ABC):
             return error.verdict
         if chain.capacity < self.layout.header_bytes + ETHERNET_HEADER_BYTES:
             return Verdict.RUNT
-        return self._memory.load(chain.runs)[self.layout.header_bytes :]
+        return self._memory.load(chain.runs)
+
+    def _sent(self, data: bytes) -> list[bytes]:
+        """What becomes of a header and its frame, counted; nothing, if they are no pair."""
+        frame = data[self.layout.header_bytes :]
+        given = [frame]
+        if self.layout.offloads:
+            offload = Offload.parse(data)
+            asked = replace(offload, flags=offload.flags & OffloadFlag.NEEDS_CSUM)
+            try:
+                told = forwarded(frame, asked, self.layout.offloads, self.taken)
+            except OffloadError:
+                self.drops[Verdict.BAD_OFFLOAD] += 1
+                return []
+            given = [each for each, _ in told]
+        self.packets += 1
+        self.payload_bytes += len(frame)
+        return given
 
     def receive(self, frames: Sequence[bytes], burst: int) -> int:
         """One turn of a ring that VM1 receives on.

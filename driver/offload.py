@@ -243,6 +243,22 @@ def _judge_gso(frame: bytes, offload: Offload, allowed: Offloads) -> int:
     return headers.payload
 
 
+def forwarded(
+    frame: bytes, asked: Offload, negotiated: Offloads, taken: Offloads
+) -> list[tuple[bytes, Offload]]:
+    """What a frame becomes, each part with its header, on its way to somebody who takes these.
+
+    Raises:
+        OffloadError: Nothing.
+    """
+    if not asked.flags and not asked.gso_type:
+        return [(frame, PLAIN)]
+    offload = judge(frame, asked, negotiated)
+    if offload.needs is not None and not offload.needs & ~taken:
+        return [(frame, offload)]
+    return [(part, PLAIN) for part in plain(frame, offload)]
+
+
 def plain(frame: bytes, offload: Offload, identification: int = 0) -> list[bytes]:
     """The frames that a frame with a judged header stands for.
 

@@ -12,7 +12,8 @@ from driver.bus_memory import BusMemory
 from driver.packed_ring import PackedRing
 from pmd.kernel import RingFlags
 from tests.kernel.packed_driver import WRAP, PackedDriver
-from tests.kernel.rig import BIG, USED, Rig, shared
+from tests.kernel.rig import BIG, USED, Rig
+from tests.kernel.shared_memory import shared
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -6,7 +6,6 @@ are not neighbours, and touch the end of the address space; noise outside the gr
 
 from __future__ import annotations
 
-import mmap
 import os
 import struct
 from contextlib import ExitStack
@@ -35,7 +34,9 @@ from pmd.kernel import (
     drop_names,
     fault_names,
 )
+from tests.kernel.offload_frames import unnumbered
 from tests.kernel.offload_port import OffloadPort
+from tests.kernel.shared_memory import noisy
 from tests.words import store_word
 
 if TYPE_CHECKING:
@@ -103,11 +104,6 @@ def parts_of(size: int) -> tuple[int, int, int, int]:
     return RINGS, avail, used, end
 
 
-def shared(length: int) -> npt.NDArray[np.uint8]:
-    """Memory that child processes share, as VM1's is."""
-    return np.frombuffer(mmap.mmap(-1, length), dtype=np.uint8)
-
-
 class Rig(Closing):
     """VM1's memory and one ring's layout; a context manager that frees what it made.
 
@@ -119,14 +115,11 @@ class Rig(Closing):
     window_bytes = WINDOWS
 
     def __init__(self, size: int = 8, *, far: bool = True, **features: object) -> None:
-        noise = np.random.default_rng(size)
         desc, avail, used, end = parts_of(size)
         self.layout = Layout(desc, avail, used, size, **features)  # type: ignore[arg-type]
         if end > RINGS + RINGS_SIZE:
             self._give_rings(end - RINGS)
-        self.windows = {window: shared(length) for window, length in self.window_bytes.items()}
-        for data in self.windows.values():
-            data[:] = noise.integers(0, 256, len(data), dtype=np.uint8)
+        self.windows = {window: noisy(window, size) for window, size in self.window_bytes.items()}
         self.memory = MemoryMap(
             self.regions if far else self.regions[:-1],
             {
@@ -140,6 +133,7 @@ class Rig(Closing):
         self.kick_fd = -1
         self.marks: npt.NDArray[np.uint8] | None = None  # of each page, where it is to be marked
         self.plain = True  # whether plain chains go the short way; verdicts are to be the same
+        self.takes = ALL_OFFLOADS  # of its ports; the rest is done in software
         self.isa = ISA  # avx2 or scalar; verdicts are to be the same again
         self._stack = ExitStack()
         self.call_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
@@ -248,7 +242,7 @@ class Rig(Closing):
 
     def port(self) -> OffloadPort:
         """Keeps what it is sent, for `frames_of`, and gives VM1 what `give` gave it."""
-        return self._stack.enter_context(OffloadPort(ALL_OFFLOADS))
+        return self._stack.enter_context(OffloadPort(self.takes))
 
     def config(self) -> RingConfig:
         layout = self.layout
@@ -349,6 +343,7 @@ def begin(
 ) -> tuple[DeviceRing, dict[int, bytearray], Queue]:
     """Kernel and oracle begin the ring; then VM1 goes on writing, the same for both."""
     ring, copies = rig.oracle()
+    ring.taken = rig.takes
     queue = rig.queue(DirectionStats())
     if then:
         then(rig)
@@ -372,6 +367,8 @@ def transmit(rig: Rig, burst: int = 256, then: Callable[[Rig], None] | None = No
     while index != ring.completed:
         index = ring.completed
         expected += ring.transmit(burst)
+    if rig.layout.offloads:
+        frames = [unnumbered(frame) for frame in frames]
     assert frames == expected
     return agree(rig, ring, copies, queue, frames)
 

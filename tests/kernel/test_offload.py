@@ -12,7 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from scapy.layers.inet import IP, TCP, UDP
 
-from driver.offload import ECN, PLAIN, Gso, Offload, OffloadError, OffloadFlag, judge, plain
+from driver.offload import ECN, PLAIN, Gso, Offload, OffloadError, OffloadFlag, forwarded
 from driver.offloads import NO_OFFLOADS, Offloads
 from pmd.kernel import DirectionStats, Work, drop_names
 from tests.kernel.offload_frames import SEQUENCE, asking, check, packet, unnumbered
@@ -38,13 +38,7 @@ def drops(stats: DirectionStats) -> dict[str, int]:
 
 def done(told: Told, negotiated: Offloads, taken: Offloads) -> list[Told]:
     """What a frame becomes on its way to somebody who takes these; OffloadError: nothing."""
-    frame, asked = told
-    if not asked.flags and not asked.gso_type:
-        return [(frame, PLAIN)]
-    offload = judge(frame, asked, negotiated)
-    if offload.needs is not None and not offload.needs & ~taken:
-        return [(frame, offload)]
-    return [(part, PLAIN) for part in plain(frame, offload)]
+    return forwarded(*told, negotiated, taken)
 
 
 def send(
