@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from guest.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
     from driver.memory_map import HostRegion, MemoryMap, Miss

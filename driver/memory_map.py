@@ -6,10 +6,11 @@ A table is immutable; a new one replaces it whole, between bursts.
 from __future__ import annotations
 
 from bisect import bisect_right
-from typing import TYPE_CHECKING, NamedTuple, NewType
+from typing import TYPE_CHECKING, NewType
 
 from driver.state_area import Permission
 from guest.errors import VhostPciError
+from guest.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
 
 from driver.memory_map import BusAddress, TranslationError
 from driver.state_area import RingFlag
 from guest.errors import VhostPciError
+from guest.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
     from driver.memory_map import MemoryMap

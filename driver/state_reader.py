@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from driver.device_state import Announcement
 from driver.state_area import (
@@ -21,6 +21,7 @@ from driver.state_area import (
     VERSION_MAJOR,
 )
 from guest.errors import VhostPciError
+from guest.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
     from driver.record import Record

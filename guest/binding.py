@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from guest.discovery import SYSFS, group_members, pci_function
 from guest.errors import VhostPciError, errno_text
 from guest.modules import VFIO_MODULES, load, loaded
+from guest.named_tuple import NamedTuple
 from guest.syscalls import KERNEL
 from guest.usage import uses
 

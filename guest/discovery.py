@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
-from typing import NamedTuple
 
 from guest.errors import UsageError, VhostPciError
+from guest.named_tuple import NamedTuple
 
 SYSFS = Path("/sys")
 _ADDRESS = re.compile(r"[0-9a-f]{4,8}:[0-9a-f]{2}:[01][0-9a-f]\.[0-7]")
@@ -50,7 +51,7 @@ def pci_functions(vendor: int, device: int) -> list[PciFunction]:
     """All functions with these ids, by address; empty on a machine without PCI."""
     devices = SYSFS / "bus/pci/devices"
     paths = sorted(devices.iterdir()) if devices.exists() else ()
-    found = (_read(path) for path in paths if _ids(path) == (vendor, device))
+    found = (_read(path) for path in paths if _has_ids(path, vendor, device))
     return [each for each in found if each is not None]
 
 
@@ -84,33 +85,48 @@ def group_members(function: PciFunction) -> list[PciFunction]:
     return sorted((each for each in found if each is not None), key=lambda each: each.address)
 
 
-def _ids(path: Path) -> tuple[int, int] | None:
-    """Vendor and device; None if the function has gone meanwhile."""
+def _has_ids(path: Path, vendor: int, device: int) -> bool:
+    """Whether it has these; False if the function has gone meanwhile. Few have the device's."""
     try:
-        return int((path / "vendor").read_text(), 16), int((path / "device").read_text(), 16)
+        return _number(path, "device") == device and _number(path, "vendor") == vendor
     except OSError:
-        return None
+        return False
 
 
 def _read(path: Path) -> PciFunction | None:
     """From sysfs; None if the function has gone meanwhile."""
     try:
-        path = path.resolve(strict=True)
-        group = _link_name(path / "iommu_group")
-        node = int((path / "numa_node").read_text()) if (path / "numa_node").exists() else -1
+        place = os.path.realpath(path, strict=True)
+        group = _link_name(place, "iommu_group")
+        node = _number(place, "numa_node", absent=-1)
         return PciFunction(
-            address=path.name,
-            vendor=int((path / "vendor").read_text(), 16),
-            device=int((path / "device").read_text(), 16),
-            class_code=int((path / "class").read_text(), 16),
-            driver=_link_name(path / "driver"),
+            address=os.path.basename(place),  # noqa: PTH119 - all of this at each start, many times
+            vendor=_number(place, "vendor"),
+            device=_number(place, "device"),
+            class_code=_number(place, "class"),
+            driver=_link_name(place, "driver"),
             iommu_group=None if group is None else int(group),
             numa_node=None if node < 0 else node,
-            sys_path=str(path),
+            sys_path=place,
         )
     except OSError:
         return None
 
 
-def _link_name(path: Path) -> str | None:
-    return path.resolve().name if path.is_symlink() else None
+def _number(place: str | Path, name: str, absent: int | None = None) -> int:
+    """An attribute that is one: decimal, or with 0x."""
+    try:
+        with open(f"{place}/{name}", "rb", buffering=0) as file:  # noqa: PTH123 - as above
+            return int(file.read(), 0)
+    except FileNotFoundError:
+        if absent is None:
+            raise
+        return absent
+
+
+def _link_name(place: str, name: str) -> str | None:
+    """The last part of where a link leads; None where there is no link."""
+    try:
+        return os.readlink(f"{place}/{name}").rpartition("/")[2]  # noqa: PTH115 - as above
+    except FileNotFoundError:
+        return None

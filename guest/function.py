@@ -8,7 +8,9 @@ Indices, flags and capabilities are VFIO's (linux/vfio.h).
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, NamedTuple, Protocol, Self
+from typing import TYPE_CHECKING, Protocol, Self
+
+from guest.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

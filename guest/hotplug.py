@@ -8,11 +8,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from guest.closing import Closing
 from guest.discovery import pci_functions
 from guest.errors import VhostPciError, errno_text
+from guest.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
     import socket

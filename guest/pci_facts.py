@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import struct
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
+from guest.named_tuple import NamedTuple
 from guest.pci_config import COMMAND, COMMAND_MEMORY, CONFIG_SIZE, HEADER_SIZE, capabilities
 
 if TYPE_CHECKING:

@@ -10,12 +10,13 @@ from __future__ import annotations
 import contextlib
 import ctypes
 import errno
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from guest import vfio_abi as abi
 from guest.closing import Closing
 from guest.errors import VhostPciError, errno_text
 from guest.info_chain import InfoError, capabilities
+from guest.named_tuple import NamedTuple
 from guest.syscalls import KERNEL
 
 if TYPE_CHECKING:

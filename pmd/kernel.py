@@ -15,10 +15,11 @@ from __future__ import annotations
 import ctypes
 import errno
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from driver.memory_map import Miss
 from guest.errors import VhostPciError
+from guest.named_tuple import NamedTuple
 from pmd.guard import Guard
 from pmd.handle import Handle
 from pmd.kernel_abi import (

@@ -12,9 +12,10 @@ import contextlib
 import functools
 import itertools
 import operator
-from typing import TYPE_CHECKING, NamedTuple, Self
+from typing import TYPE_CHECKING, Self
 
 from driver.software_vf import PortSpec
+from guest.named_tuple import NamedTuple
 from pmd.kernel import Event, Port, Work
 from pmd.kernel_abi import RingFlags
 from pmd.steering import Steering, divide

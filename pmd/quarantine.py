@@ -8,9 +8,10 @@ also comes back with any new generation: the memory may be another.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from driver.state_area import RingFlag
+from guest.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
     from driver.ring import Ring

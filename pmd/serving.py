@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
+from guest.named_tuple import NamedTuple
 from pmd.ports import Copy
 
 

@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from driver.software_vf import parse_vf
 from guest.closing import Closing
+from guest.named_tuple import NamedTuple
 from pmd.channel import Channel
 from pmd.source import AUTO, PciSource
 

@@ -100,8 +100,7 @@ class PciSource:
         if binding.driver != former:
             _log.info("%s: bound to %s", self.name, binding.driver)
         pci = pci_function(self.name)
-        require_present(pci)
-        require_room(pci)
+        require_usable(pci)
         return open_function(pci, self._window_map)
 
     def settled(self) -> None:
@@ -155,24 +154,20 @@ def sources(devices: Sequence[str], cpus: Sequence[int], window_map: WindowMap) 
     return found
 
 
-def require_present(pci: PciFunction) -> None:
-    """DeviceGoneError where it reads all ones: its server died, or it is on its way out.
+def require_usable(pci: PciFunction) -> None:
+    """Refuse a function of which configuration space tells that opening it leads nowhere.
 
-    The kernel would reset it when it is opened, and wait a minute for it to come out of that.
-    """
-    facts = read_pci(pci)
-    if facts is not None and not facts.present:
-        raise DeviceGoneError("use", pci.address, "the device is gone", "unplug it, and plug anew")
-
-
-def require_room(pci: PciFunction) -> None:
-    """VhostPciError where the window's BAR is there and has no addresses: firmware's or kernel's.
-
-    The device cannot know: it offers the window, and publishes rings that nobody here can reach.
+    Raises:
+        DeviceGoneError: It reads all ones: its server died, or it is on its way out. The kernel
+            would reset it when it is opened, and wait a minute for it to come out of that.
+        VhostPciError: The window's BAR is there and has no addresses: firmware's or kernel's. The
+            device cannot know: it offers the window, and publishes rings that nobody can reach.
     """
     facts = read_pci(pci)
     if facts is None:
         return
+    if not facts.present:
+        raise DeviceGoneError("use", pci.address, "the device is gone", "unplug it, and plug anew")
     window = facts.bars[WINDOW_RW]
     if window.implemented and not window.size:
         raise VhostPciError("map", f"BAR {WINDOW_RW} of {pci.address}", NO_ROOM, GIVE_ROOM)

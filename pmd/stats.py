@@ -6,7 +6,9 @@ snapshot may be a burst apart.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
+
+from guest.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
     from pmd.kernel import DirectionStats

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from guest.errors import VhostPciError
+from guest.named_tuple import NamedTuple
 from pmd.handle import Handle
 from pmd.kernel_library import library
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import enum
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from driver.state_area import Permission
 from driver.vhost_pci import VhostPci
 from guest.errors import VhostPciError
+from guest.named_tuple import NamedTuple
 from pmd.guard import Guard
 from pmd.kernel_library import library
 

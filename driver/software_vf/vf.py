@@ -6,10 +6,11 @@ import contextlib
 import os
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from driver.offloads import NO_OFFLOADS, Offloads
 from guest.errors import VhostPciError, errno_text
+from guest.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

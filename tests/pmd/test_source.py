@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from guest.errors import DeviceGoneError, VhostPciError
-from pmd.source import require_present, require_room
+from pmd.source import require_usable
 from tests.guest.tree import ADDRESS, write_function
 
 if TYPE_CHECKING:
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 def test_a_window_without_addresses(tmp_path: Path) -> None:
     with pytest.raises(VhostPciError) as caught:
-        require_room(write_function(tmp_path, bars={}))
+        require_usable(write_function(tmp_path, bars={}))
     assert str(caught.value) == (
         f"cannot map BAR 2 of {ADDRESS}: no addresses were left for it when it was plugged; "
         "give the root port room: pcie-root-port,pref64-reserve=64G (more than VM1's memory)"
@@ -24,12 +24,12 @@ def test_a_window_without_addresses(tmp_path: Path) -> None:
 
 
 def test_a_window_that_is_there(tmp_path: Path) -> None:
-    require_room(write_function(tmp_path))
+    require_usable(write_function(tmp_path))
 
 
 def test_a_function_whose_server_died(tmp_path: Path) -> None:
     """Before the kernel opens it: that would take a minute."""
-    require_present(write_function(tmp_path / "alive"))
+    require_usable(write_function(tmp_path / "alive"))
     dead = write_function(tmp_path / "dead", config=b"\xff" * 256)
     with pytest.raises(DeviceGoneError, match=f"cannot use {ADDRESS}: the device is gone; unplug"):
-        require_present(dead)
+        require_usable(dead)
