@@ -49,8 +49,12 @@ class IovaSpace:
             if begin + size - 1 <= last:
                 self._next = begin + size
                 return begin
-        cause = "the IOMMU has no room of that size left"
-        raise VhostPciError("map for DMA", f"{size} bytes", cause)
+        most = max(last + 1 - first for first, last in self._ranges)
+        cause, remedy = "the IOMMU has no room of that size left", ""
+        if size > most:
+            cause = f"the IOMMU translates at most {most} in one piece"
+            remedy = "give it more address bits: in a VM, intel-iommu,aw-bits=48"
+        raise VhostPciError("map for DMA", f"{size} bytes", cause, remedy)
 
     def mark(self) -> int:
         """Where it stands, for `rewind`."""

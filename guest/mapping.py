@@ -107,11 +107,17 @@ class Mapping(Closing):
         self._check(f"{count} items of {item} bytes", offset, count * item)
         return np.frombuffer(self._map, dtype=dtype, count=count, offset=offset)
 
-    def prefault(self) -> None:
-        """Ask for the pages' translations to be there before the data path needs them."""
+    def prefault(self, offset: int, size: int) -> None:
+        """Ask for translations of these bytes' pages to be there before the data path needs them.
+
+        The rest may be a hole of any size, whose pages nobody has to have.
+        """
+        self._check(f"{size} bytes", offset, size)
         libc = ctypes.CDLL(None, use_errno=True)
         madv_populate_read = 22  # linux/mman.h; older kernels refuse, and the first touch does it
-        libc.madvise(ctypes.c_void_p(self.address), ctypes.c_size_t(self.size), madv_populate_read)
+        begin = (self.address + offset) // mmap.PAGESIZE * mmap.PAGESIZE
+        length = self.address + offset + size - begin
+        libc.madvise(ctypes.c_void_p(begin), ctypes.c_size_t(length), madv_populate_read)
 
     def close(self) -> None:
         """Unmap. Twice is fine."""

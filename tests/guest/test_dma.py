@@ -39,6 +39,17 @@ def test_the_last_byte_counts() -> None:
     assert IovaSpace([]).take(4096) == HUGE
 
 
+def test_what_no_range_holds_needs_more_address_bits() -> None:
+    space = IovaSpace([(0, HUGE - 1), (2 * HUGE, 4 * HUGE - 1)])
+    with pytest.raises(VhostPciError) as refusal:
+        space.take(2 * HUGE + 1)
+    assert str(refusal.value) == (
+        f"cannot map for DMA {2 * HUGE + 1} bytes: the IOMMU translates at most {2 * HUGE} in one "
+        "piece; give it more address bits: in a VM, intel-iommu,aw-bits=48"
+    )
+    assert space.take(2 * HUGE) == 2 * HUGE
+
+
 def test_memory_is_zero_mapped_and_given_back() -> None:
     function = IgbModel()
     with DmaMemory(function, IovaSpace([]), 4096) as memory:

@@ -78,7 +78,6 @@ class Memory(Closing):
         except VhostPciError:
             os.close(self.fd)
             raise
-        self._mapping.prefault()
         # A hole as large as a region lies behind each.
         self.regions = tuple(
             Region(
@@ -106,6 +105,7 @@ class Memory(Closing):
                 self._free[index] = begin + size_bytes
                 self._next = (index + 1) % count
                 region = self.regions[index]
+                self._mapping.prefault(region.offset + begin, size_bytes)
                 return Place(region.user + begin, region.bus + begin)
         total = sum(region.size_bytes for region in self.regions)
         cause = "rings and buffers do not fit"
