@@ -65,6 +65,8 @@ class HoldingPort(Handle):
         asked: Called when frames for VM1 are asked for; there are none.
     """
 
+    _free = "rk_port_close"
+
     def __init__(self, holds: Callable[[int], bool], room: int = 1 << 30) -> None:
         self.sent: list[bytes | None] = []
         self.room = room

@@ -21,8 +21,10 @@ from driver.offloads import Offloads
 from driver.software_vf import PortSpec
 from pmd.kernel import DirectionStats, Port, Work, fault_names
 from tests.kernel.offload_frames import asking, packet
-from tests.kernel.rig import AVAIL, BIG, Rig
+from tests.kernel.packed_rig import PackedRig
+from tests.kernel.rig import AVAIL, BIG, DATA_END, DESC, Rig
 from tests.kernel.single_step import steps
+from tests.kernel.test_concurrent import SECRET, _seal, _unharmed
 
 if TYPE_CHECKING:
     from driver.offload import Offload
@@ -42,6 +44,16 @@ def _flickering(
     there = rig.windows[run.window][run.offset : run.offset + run.length].data
     for _ in steps(lambda: work.turn(32)):
         there[:] = two[chance.getrandbits(1)]
+
+
+def _received(outside: socket.socket) -> list[bytes]:
+    """What was sent there."""
+    frames = []
+    while True:
+        try:
+            frames.append(outside.recv(65536))
+        except BlockingIOError:
+            return frames
 
 
 @pytest.mark.parametrize(
@@ -64,14 +76,33 @@ def test_s26_the_header_is_read_once(other: Offload, lengths: list[int], seed: i
             work = Work(rig.queue(DirectionStats()), None, port)
             two = (GOOD.pack(), other.pack())
             _flickering(work, rig, BIG, two, chance)
-            sent = []
-            while True:
-                try:
-                    sent.append(len(outside.recv(65536)))
-                except BlockingIOError:
-                    break
+            sent = [len(frame) for frame in _received(outside)]
             assert sent in (CUT, lengths)
             assert rig.used_index() == 1
+
+
+@pytest.mark.parametrize("layout", [Rig, PackedRig])
+def test_s26_a_descriptor_is_read_once(layout: type[Rig], seed: int) -> None:
+    """A short buffer at the end of what is granted, or a longer one elsewhere.
+
+    Address and length may be of either, being two words; then it is dropped, and else within.
+    """
+    chance = random.Random(seed)
+    for turn in range(2 * RUNS):
+        outside, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+        outside.setblocking(False)
+        with outside, Port(PortSpec("dgram", inside.detach())) as port, layout() as rig:
+            rig.plain = turn % 2 == 0
+            secret = _seal(rig)
+            rig.chain(0, [(DATA_END - 60, 60)])
+            before = rig.peek(DESC, 16)
+            after = struct.pack("<QI", BIG, 200) + before[12:]
+            work = Work(rig.queue(DirectionStats()), None, port)
+            _flickering(work, rig, DESC, (before, after), chance)
+            for frame in _received(outside):
+                assert len(frame) in (60 - 12, 200 - 12)
+                assert SECRET not in frame
+            assert _unharmed(rig, secret)
 
 
 def test_s27_the_index_is_read_once_a_burst(seed: int) -> None:
