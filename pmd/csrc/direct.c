@@ -68,7 +68,7 @@ static uint32_t plain_suited(const struct rk_queue *queue, const struct rk_port 
 			     struct rk_posting *postings)
 {
 	const struct rk_direct_ops *direct = port->ops->direct;
-	const struct map_view view = map_view(queue->map, RK_WRITE);
+	const struct plain_view view = plain_view(queue, RK_WRITE, 0);
 	const uint32_t header = queue->header_bytes;
 	struct packed_desc descs[LAYOUT_PACKED ? RK_BURST_MAX : 1];
 	struct head heads[RK_BURST_MAX];
@@ -89,7 +89,7 @@ static uint32_t plain_suited(const struct rk_queue *queue, const struct rk_port 
 
 		if (!ring_plain(heads[n].id, desc, DESC_WRITE, &plain, queue->desc) ||
 		    plain.length <= header ||
-		    !plain_anywhere(queue, &view, RK_WRITE, &plain, &host))
+		    !plain_anywhere(&view, &plain, &host))
 			break;
 		memory = (struct iovec){(void *)(uintptr_t)(host + header), plain.length - header};
 		postings[n] = (struct rk_posting){direct->suits(port, &memory),

@@ -46,8 +46,8 @@ static inline uint32_t find_targets(struct rk_queue *queue, const struct rk_fram
 				    const struct head *heads, const struct packed_desc *descs,
 				    uint32_t count, struct shm **targets, const enum reach reach)
 {
-	const struct rk_region near = ring_near(queue, RK_WRITE);
-	const struct map_view view = map_view(queue->map, RK_WRITE);
+	const struct plain_view view = plain_view(queue, RK_WRITE, 0);
+	const uint64_t origin = plain_origin(&view, reach);
 	const uint32_t header = queue->header_bytes;
 	struct shm *const table = queue->desc;
 	uint64_t last = 0;
@@ -60,7 +60,7 @@ static inline uint32_t find_targets(struct rk_queue *queue, const struct rk_fram
 
 		if (!ring_plain(heads[i].id, desc, DESC_WRITE, &plain, table) ||
 		    plain.length < (uint64_t)header + frames[i].bytes ||
-		    !plain_find(queue, &near, &view, RK_WRITE, &plain, &host, reach))
+		    !plain_find(&view, plain.address - origin, plain.length, &host, reach))
 			break;
 		targets[i] = (struct shm *)(uintptr_t)host;
 		shm_prefetch_frame_write(targets[i], header + frames[i].bytes);

@@ -29,6 +29,10 @@ static bool regions_valid(const struct rk_region *regions, uint32_t count)
 #define SLOTS_PER_REGION 4u
 #define SLOTS_MOST 65536u
 
+/* What map_quick() looks up at a time; the last slots, which have as many bytes and one more slot's, are empty. */
+#define QUICK_BYTES (MAP_QUICK_MAX + MAP_SKIP_MAX)
+#define SLOTS_EMPTY ((QUICK_BYTES >> SLOT_SHIFT_MIN) + 1)
+
 /* The bytes that a region has of a slot. */
 static uint64_t share(const struct rk_map *map, uint64_t slot, const struct rk_region *region)
 {
@@ -50,7 +54,7 @@ static void enter_slot(struct rk_map *map, uint64_t slot, uint32_t i)
 	    share(map, slot, region) > share(map, slot, &map->regions[rival]))
 		map->directory[slot] = i;
 	/* map_quick() adds a buffer's length to a distance within the slot: 64 bits are to hold that. */
-	if (first > begin || begin > UINT64_MAX - map->slot_mask - UINT32_MAX)
+	if (first > begin || begin > UINT64_MAX - map->slot_mask - QUICK_BYTES)
 		return;
 	if (region->permission & RK_READ)
 		map->readable[slot] = found;
@@ -61,20 +65,26 @@ static void enter_slot(struct rk_map *map, uint64_t slot, uint32_t i)
 /* Chooses slots; false if there is no memory for them. */
 static bool cut(struct rk_map *map)
 {
-	const struct rk_region *first = &map->regions[0], *last = first + map->count - 1;
-	const uint64_t end = last->bus + (last->length - 1);
-	uint64_t most = (uint64_t)map->count * SLOTS_PER_REGION;
+	const uint64_t first = map->count ? map->regions[0].bus : 0;
+	uint64_t made = SLOTS_LEAST;
 
-	most = most < SLOTS_LEAST ? SLOTS_LEAST : most > SLOTS_MOST ? SLOTS_MOST : most;
+	while (made < (uint64_t)map->count * SLOTS_PER_REGION && made < SLOTS_MOST)
+		made *= 2;
+	map->slots_made = made;
 	map->shift = SLOT_SHIFT_MIN;
-	while ((end >> map->shift) - (first->bus >> map->shift) >= most)
-		map->shift++;
+	if (map->count) {
+		const struct rk_region *region = &map->regions[map->count - 1];
+		const uint64_t last = region->bus + (region->length - 1);
+
+		while ((last >> map->shift) - (first >> map->shift) >= made - SLOTS_EMPTY)
+			map->shift++;
+		map->slots = (last >> map->shift) - (first >> map->shift) + 1;
+	}
 	map->slot_mask = (1ull << map->shift) - 1;
-	map->begin = first->bus & ~map->slot_mask;
-	map->slots = ((end - map->begin) >> map->shift) + 1;
-	map->directory = malloc(map->slots * sizeof(*map->directory));
-	map->readable = calloc(map->slots, sizeof(*map->readable));
-	map->writable = calloc(map->slots, sizeof(*map->writable));
+	map->begin = first & ~map->slot_mask;
+	map->directory = malloc(made * sizeof(*map->directory));
+	map->readable = calloc(made, sizeof(*map->readable));
+	map->writable = calloc(made, sizeof(*map->writable));
 	return map->directory && map->readable && map->writable;
 }
 
@@ -103,9 +113,8 @@ struct rk_map *rk_map_new(const struct rk_region *regions, uint32_t count)
 	if (!map)
 		return NULL;
 	map->count = count;
-	if (count == 0)
-		return map;
-	memcpy(map->regions, regions, (size_t)count * sizeof(map->regions[0]));
+	if (count)
+		memcpy(map->regions, regions, (size_t)count * sizeof(map->regions[0]));
 	if (!cut(map)) {
 		rk_map_free(map);
 		return NULL;

@@ -7,47 +7,50 @@
 #include "plain_avx2.h"
 #include "plain_frame.h"
 
+/* Where the plain chains end, and the bus address that was looked at last. */
+struct made {
+	const struct head *end;
+	uint64_t last;
+};
+
 /*
  * Makes frames as long as the chains are plain, as most are: one readable descriptor with header and frame,
  * all of it in one region. Of another chain nothing is decided here: chain_walk() looks at it anew.
  * Compiled for each reach.
  */
-static inline uint32_t make_plain(struct rk_queue *queue, const struct head *heads,
+static inline struct made make_plain(const struct rk_queue *queue, const struct head *heads,
 				  const struct packed_desc *descs, uint32_t count,
 				  struct rk_frame *frames, struct iovec *segments,
 				  const enum reach reach)
 {
-	const struct rk_region near = ring_near(queue, RK_READ);
-	const struct map_view view = map_view(queue->map, RK_READ);
-	const uint32_t header = queue->header_bytes;
+	const struct plain_view view = plain_view(queue, RK_READ, queue->header_bytes);
+	const uint64_t origin = plain_origin(&view, reach);
+	const struct head *head = heads, *const end = heads + count;
 	struct shm *const table = queue->desc;
-	uint64_t last = 0;
-	uint32_t i;
+	uint64_t from = 0;
 
-	for (i = 0; i < count; i++) {
-		const struct packed_desc *desc = LAYOUT_PACKED ? &descs[i] : NULL;
+	for (; head != end; head++, frames++, segments++) {
+		const struct packed_desc *desc = LAYOUT_PACKED ? &descs[head - heads] : NULL;
 		struct plain plain;
-		uint64_t host, bytes;
+		const bool likely = ring_plain(head->id, desc, 0, &plain, table);
+		uint64_t begin, bytes = plain.length - view.skip;
 
-		if (!ring_plain(heads[i].id, desc, 0, &plain, table))
+		from = plain.address - origin;
+		/* Each in one register, or gcc keeps either also as it was before. */
+		__asm__("" : "+r"(from), "+r"(bytes));
+		if (!likely || bytes - ETHERNET_HEADER_BYTES > RK_FRAME_MAX - ETHERNET_HEADER_BYTES ||
+		    !plain_find(&view, from, (uint32_t)bytes, &begin, reach))
 			break;
-		bytes = (uint32_t)(plain.length - header);
-		if ((uint32_t)bytes - ETHERNET_HEADER_BYTES > RK_FRAME_MAX - ETHERNET_HEADER_BYTES ||
-		    !plain_find(queue, &near, &view, RK_READ, &plain, &host, reach))
-			break;
-		segments[i] = (struct iovec){(void *)(uintptr_t)(host + header), bytes};
-		set_frame(&frames[i], &segments[i], 1, (uint32_t)bytes);
-		last = plain.address;
+		*segments = (struct iovec){(void *)(uintptr_t)begin, bytes};
+		set_frame(frames, segments, 1, (uint32_t)bytes);
 	}
-	if (reach != REACH_NEAR && i)
-		queue->last = last;
-	return i;
+	return (struct made){head, from + origin};
 }
 
 /* Functions of their own, so that all they need has a register. */
 #define FRAMES_OF(name, reach)                                                                    \
-	static __attribute__((noinline)) uint32_t name(                                           \
-		struct rk_queue *queue, const struct head *heads, const struct packed_desc *descs, \
+	static __attribute__((noinline)) struct made name(                                        \
+		const struct rk_queue *queue, const struct head *heads, const struct packed_desc *descs, \
 		uint32_t count, struct rk_frame *frames, struct iovec *segments)                  \
 	{                                                                                         \
 		return make_plain(queue, heads, descs, count, frames, segments, reach);           \
@@ -63,6 +66,7 @@ static inline uint32_t near_frames_by_isa(struct rk_queue *queue, const struct h
 					  struct rk_frame *frames, struct iovec *segments)
 {
 	uint32_t n = 0;
+	struct made made;
 
 #if defined(__x86_64__) && LAYOUT_PACKED
 	if (isa() == ISA_AVX2)
@@ -70,8 +74,9 @@ static inline uint32_t near_frames_by_isa(struct rk_queue *queue, const struct h
 	if (n == count)
 		return n;
 #endif
-	return n + near_frames(queue, heads + n, LAYOUT_PACKED ? descs + n : descs, count - n,
-			       frames + n, segments + n);
+	made = near_frames(queue, heads + n, LAYOUT_PACKED ? descs + n : descs, count - n,
+			   frames + n, segments + n);
+	return (uint32_t)(made.end - heads);
 }
 
 /* Those anywhere: one that is not within a slot is looked for by itself. */
@@ -80,16 +85,22 @@ static inline uint32_t scattered_frames(struct rk_queue *queue, const struct hea
 					struct rk_frame *frames, struct iovec *segments)
 {
 	uint32_t n = 0;
+	struct made made;
 
-	for (;;) {
-		n += slot_frames(queue, heads + n, LAYOUT_PACKED ? descs + n : descs, count - n,
-				 frames + n, segments + n);
-		if (n == count ||
-		    !any_frames(queue, heads + n, LAYOUT_PACKED ? descs + n : descs, 1,
-				frames + n, segments + n))
-			return n;
+	while (n < count) {
+		made = slot_frames(queue, heads + n, LAYOUT_PACKED ? descs + n : descs, count - n,
+				   frames + n, segments + n);
+		n = (uint32_t)(made.end - heads);
+		queue->last = made.last;
+		if (n == count)
+			break;
+		made = any_frames(queue, heads + n, LAYOUT_PACKED ? descs + n : descs, 1,
+				  frames + n, segments + n);
+		if (made.end == heads + n)
+			break;
 		n++;
 	}
+	return n;
 }
 
 static inline uint32_t plain_frames(struct rk_queue *queue, const struct head *heads,

@@ -39,8 +39,12 @@ STAGES = {
         for size in (64, 128, 256, 512, 1024, 1518)
     ],
     "queue size": [Scenario("null", queue_size=size) for size in (128, 1024, 4096)],
-    "memory table": [
+    # "spread": each buffer in another region than the one before; "clustered": 64 side by side.
+    "memory table, spread": [
         Scenario(kind, regions=count) for kind in ("null", "gen") for count in (1, 2, 8, 4000)
+    ],
+    "memory table, clustered": [
+        Scenario(kind, regions=count, run=64) for kind in ("null", "gen") for count in (2, 4000)
     ],
 }
 ALL = [

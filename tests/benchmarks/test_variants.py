@@ -23,7 +23,7 @@ def test_it_serves_whole_rings(tmp_path: Path, name: str, kinds: tuple[str, ...]
     build(program, library, shared=False)
     for kind in kinds:
         for packed in (0, 1):
-            words = [kind, 64, SIZE, 32, 1, packed, 0, 0, ROUNDS]
+            words = [kind, 64, SIZE, 32, 1, 1, packed, 0, 0, ROUNDS]
             command = [str(program), *map(str, words)]
             found = subprocess.run(command, capture_output=True, text=True, check=True)
             assert int(found.stdout) == SIZE * ROUNDS, words

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from driver.memory_map import HostRegion
 from pmd.kernel import Map
-from tests.kernel.rig import DATA, TABLE, WRITABLE, Rig, transmit
+from tests.kernel.rig import DATA, RINGS, TABLE, WRITABLE, Rig, transmit
 
 # A few bytes and gigabytes, side by side and far apart, at both ends of what there is.
 _BEGINS = st.one_of(
@@ -66,3 +66,26 @@ def test_a_buffer_round_the_end_of_all_addresses() -> None:
         rig.chain(3, [((1 << 64) - 100, 100)])
         outcome = transmit(rig)
     assert (outcome.packets, outcome.drops) == (3, {"bad_address": 1})
+
+
+def test_a_buffer_that_begins_before_all_regions() -> None:
+    """It ends in the first one. Its begin is looked up as another's: the last of 1024 pages'."""
+    last = RINGS + (1023 << 12)
+
+    class Pages(Rig):
+        regions = [*TABLE[:-2], (last, 0x1000, 0x60000, WRITABLE, 3)]  # noqa: RUF012 - as above
+
+    with Pages(8) as rig:
+        rig.chain(0, [(last, 100)])
+        rig.chain(1, [(RINGS - 50, 100)])
+        rig.chain(2, [(last + (1 << 22), 100)])
+        rig.chain(3, [(DATA - (1 << 22) & (1 << 64) - 1, 100)])
+        rig.chain(4, [(DATA, 100)])
+        outcome = transmit(rig)
+    assert (outcome.packets, outcome.drops) == (2, {"bad_address": 3})
+
+
+def test_no_table() -> None:
+    with Map([]) as map_:
+        assert map_.translate(0, 1, 1) is None
+        assert map_.translate((1 << 64) - 1, 1, 1) is None

@@ -40,6 +40,9 @@ class Scenario:
     """A stage (stage.c): what VM1 and the port do, how VM1's memory is cut up; PMD_KERNEL_ISA.
 
     Attributes:
+        regions: Those that VM1's buffers lie in, beside the one with the rings.
+        run: So many buffers lie side by side in a region, those after them in the next; 1: each in
+            another region than the one before.
         looped: So many channels that a loop runs; 0: one, without a loop.
         idle: So many more in that loop to which nothing comes.
     """
@@ -47,6 +50,7 @@ class Scenario:
     kind: str
     frame_bytes: int = 64
     regions: int = 1
+    run: int = 1
     queue_size: int = 256
     burst: int = 32
     packed: bool = False
@@ -58,7 +62,8 @@ class Scenario:
     def name(self) -> str:
         """Tells it from the others."""
         words = [f"{self.kind} {self.frame_bytes} B"]
-        words += [f"{self.regions} regions"] * (self.regions > 1) + ["packed"] * self.packed
+        words += [f"{self.regions} regions"] * (self.regions > 1)
+        words += [f"runs of {self.run}"] * (self.run > 1) + ["packed"] * self.packed
         words += [self.isa] * (self.isa != "scalar")
         words += [f"{self.looped} in a loop"] * (self.looped > 0)
         words += [f"{self.idle} idle"] * (self.idle > 0)
@@ -67,7 +72,7 @@ class Scenario:
     @property
     def numbers(self) -> tuple[int, ...]:
         """What stage_new() is told beside the kind."""
-        ring = (self.frame_bytes, self.queue_size, self.burst, self.regions)
+        ring = (self.frame_bytes, self.queue_size, self.burst, self.regions, self.run)
         return (*ring, int(self.packed), self.looped, self.idle)
 
     @property
@@ -87,6 +92,7 @@ SCENARIOS = (
     ),
     Scenario("null", regions=4000),
     Scenario("gen", regions=4000),
+    *(Scenario(kind, regions=4000, run=64) for kind in ("null", "gen")),
     Scenario("translate"),
     Scenario("translate", regions=4000),
     *(Scenario("direct", packed=packed) for packed in (False, True)),

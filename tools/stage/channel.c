@@ -58,10 +58,12 @@ static uint8_t *region_at(const struct channel *channel, uint64_t region, uint64
 	return channel->memory + HUGE_PAGE + region * channel->region_bytes;
 }
 
-/* Slots go round the regions. They begin at another line of each: one line of all pages is one set of the cache. */
+/* Slots go round the regions, a run in each. They begin at another line of each: one line of all pages is one set of the cache. */
 uint8_t *channel_slot(const struct channel *channel, uint32_t slot, uint64_t *bus)
 {
-	uint64_t region = slot % channel->regions, offset = slot / channel->regions * channel->slot_bytes;
+	const uint32_t runs = slot / channel->run, lap = runs / channel->regions;
+	uint64_t region = runs % channel->regions;
+	uint64_t offset = (lap * channel->run + slot % channel->run) * channel->slot_bytes;
 	uint8_t *base = region_at(channel, region, bus);
 
 	offset += region * 5 % channel->spare_lines * 64;
@@ -212,12 +214,12 @@ static uint64_t round_up(uint64_t value, uint64_t multiple)
 
 static bool memory_open(struct channel *channel)
 {
-	uint32_t slots = 2 * channel->size;
+	uint32_t slots = 2 * channel->size, lap = channel->regions * channel->run;
 	uint64_t slot_bytes;
 
 	/* An odd number of lines: buffers are shared out over the cache's sets. */
 	channel->slot_bytes = ((HEADROOM + channel->frame_bytes + 127) / 64 | 1) * 64;
-	slot_bytes = (uint64_t)((slots + channel->regions - 1) / channel->regions) * channel->slot_bytes;
+	slot_bytes = (uint64_t)((slots + lap - 1) / lap) * channel->run * channel->slot_bytes;
 	channel->region_bytes = round_up(slot_bytes, PAGE);
 	channel->spare_lines = (channel->region_bytes - slot_bytes) / 64 + 1;
 	channel->memory_bytes =
@@ -241,7 +243,8 @@ static bool direct_begin(struct channel *channel)
 }
 
 bool channel_open(struct channel *channel, const char *kind, uint32_t frame_bytes, uint32_t size,
-		  uint32_t regions, bool packed, uint32_t number, struct stage_end *end)
+		  uint32_t regions, uint32_t run, bool packed, uint32_t number,
+		  struct stage_end *end)
 {
 	const bool both = !strcmp(kind, "loop") || !strcmp(kind, "counted");
 	const bool receives = both || !strcmp(kind, "gen") || !strcmp(kind, "direct");
@@ -251,6 +254,7 @@ bool channel_open(struct channel *channel, const char *kind, uint32_t frame_byte
 		.frame_bytes = frame_bytes,
 		.size = size,
 		.regions = regions,
+		.run = run,
 		.packed = packed,
 		.ring_offset = number % RING_PLACES * PAGE,
 		.port = stage_port_open(kind, frame_bytes, end),

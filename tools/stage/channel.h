@@ -23,7 +23,7 @@ struct ring {
 struct channel {
 	uint8_t *memory;
 	uint64_t memory_bytes;
-	uint32_t frame_bytes, slot_bytes, size, regions;
+	uint32_t frame_bytes, slot_bytes, size, regions, run;
 	bool packed;
 	uint64_t region_bytes; /* of those with buffers */
 	uint64_t spare_lines;  /* where the first one of these can begin */
@@ -37,11 +37,12 @@ struct channel {
 
 /*
  * kind: as of stage_port_open(); of "gen" and "direct" VM1 receives, of "loop" and "counted" it does both, else
- * it sends. number: which it is of several, whose rings do not all lie in the same sets of a cache. False with
- * errno; to be freed.
+ * it sends. regions, run: so many buffers lie side by side in each region, then comes the next one's turn. number:
+ * which it is of several, whose rings do not all lie in the same sets of a cache. False with errno; to be freed.
  */
 bool channel_open(struct channel *channel, const char *kind, uint32_t frame_bytes, uint32_t size,
-		  uint32_t regions, bool packed, uint32_t number, struct stage_end *end);
+		  uint32_t regions, uint32_t run, bool packed, uint32_t number,
+		  struct stage_end *end);
 void channel_close(struct channel *channel);
 /* VM1: takes back what was returned, and makes every buffer available anew. */
 void channel_fill(struct channel *channel);

@@ -37,8 +37,8 @@ struct stage {
 #define WARM_UP 16u /* until idle works doze: roster.h */
 
 STAGE_API struct stage *stage_new(const char *kind, uint32_t frame_bytes, uint32_t size,
-				  uint32_t burst, uint32_t regions, uint32_t packed,
-				  uint32_t looped, uint32_t idle);
+				  uint32_t burst, uint32_t regions, uint32_t run,
+				  uint32_t packed, uint32_t looped, uint32_t idle);
 STAGE_API void stage_free(struct stage *stage);
 STAGE_API void stage_fill(struct stage *stage);
 STAGE_API uint64_t stage_work(struct stage *stage);
@@ -93,7 +93,8 @@ static bool loop_open(struct stage *stage)
  * itself; else so many in a loop, and idle ones beside them: "null" only. NULL with errno.
  */
 struct stage *stage_new(const char *kind, uint32_t frame_bytes, uint32_t size, uint32_t burst,
-			uint32_t regions, uint32_t packed, uint32_t looped, uint32_t idle)
+			uint32_t regions, uint32_t run, uint32_t packed, uint32_t looped,
+			uint32_t idle)
 {
 	struct stage *stage = zeroed(1, sizeof(*stage), 128);
 
@@ -106,7 +107,7 @@ struct stage *stage_new(const char *kind, uint32_t frame_bytes, uint32_t size, u
 	stage->channels = zeroed(stage->count, sizeof(*stage->channels), 128);
 	for (uint32_t i = 0; stage->channels && i < stage->count; i++)
 		if (!channel_open(&stage->channels[i], looped ? "counted" : kind, frame_bytes, size,
-				  regions, packed, i, &stage->end)) {
+				  regions, run, packed, i, &stage->end)) {
 			stage_free(stage);
 			return NULL;
 		}
@@ -185,20 +186,20 @@ int main(int count, char **words)
 {
 	struct stage *stage;
 	uint64_t packets = 0;
-	uint32_t numbers[8] = {0};
+	uint32_t numbers[9] = {0};
 
-	if (count != 10) {
-		fprintf(stderr, "usage: stage KIND FRAME_BYTES QUEUE_SIZE BURST REGIONS PACKED "
-				"LOOPED IDLE ROUNDS\n");
+	if (count != 11) {
+		fprintf(stderr, "usage: stage KIND FRAME_BYTES QUEUE_SIZE BURST REGIONS RUN "
+				"PACKED LOOPED IDLE ROUNDS\n");
 		return 2;
 	}
-	for (uint32_t i = 0; i < 8; i++)
+	for (uint32_t i = 0; i < 9; i++)
 		numbers[i] = (uint32_t)atoi(words[2 + i]);
 	bool translates = !strcmp(words[1], "translate");
-	uint32_t rounds = numbers[7];
+	uint32_t rounds = numbers[8];
 
 	stage = stage_new(translates ? "null" : words[1], numbers[0], numbers[1], numbers[2],
-			  numbers[3], numbers[4], numbers[5], numbers[6]);
+			  numbers[3], numbers[4], numbers[5], numbers[6], numbers[7]);
 	if (!stage) {
 		fprintf(stderr, "stage: cannot begin: %s\n", strerror(errno));
 		return 1;

@@ -91,7 +91,7 @@ class Stage(Closing):
 def _load(path: Path) -> ctypes.CDLL:
     library = ctypes.CDLL(str(path), use_errno=True)
     library.stage_new.restype = ctypes.c_void_p
-    library.stage_new.argtypes = [ctypes.c_char_p, *[ctypes.c_uint32] * 7]
+    library.stage_new.argtypes = [ctypes.c_char_p, *[ctypes.c_uint32] * 8]
     for name in ("stage_free", "stage_fill"):
         getattr(library, name).restype = None
         getattr(library, name).argtypes = [ctypes.c_void_p]

@@ -9,6 +9,7 @@ of a VF that reads VM1's memory. All the rest is the kernel's.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -29,7 +30,11 @@ VARIANTS: dict[str, tuple[list[tuple[str, tuple[str, ...]]], list[str]]] = {
     "vf": ([("vf.c", ()), ("stage_port.c", ())], ["port_null_open"]),
 }
 # As CMakeLists.txt has it.
-_COMPILE = ("cc", "-std=gnu11", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing")
+_JUMPS = ("-Wa,-mbranches-within-32B-boundaries", "-falign-functions=64")
+_COMPILE = (
+    *("cc", "-std=gnu11", "-fPIC", "-fvisibility=hidden", "-fno-strict-aliasing"),
+    *(_JUMPS if os.uname().machine == "x86_64" else ()),
+)
 _WARNED = ("-Wall", "-Wextra", "-Werror")
 
 
