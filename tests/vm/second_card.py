@@ -4,6 +4,7 @@ machine is outside."""
 from __future__ import annotations
 
 import contextlib
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -12,7 +13,7 @@ from typing import TYPE_CHECKING
 from driver.software_vf import parse_vf
 from guest.closing import Closing
 from tests.driver.opening import opened
-from tests.kernel.namespace import ip, namespace
+from tests.kernel.namespace import ip, namespace, run
 from tools.lab.inside import transfer
 from tools.lab.picture import STEP_TIMEOUT_S, VF_KINDS
 
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
 
     from tools.lab.picture import Picture
 
+WIRE = "wire"  # the cable's end outside
+_FINISH = "ethtool -K cable tx off tso off gso off"
 _FUNCTIONS = "lspci -Dnd 1af4:1041 | sed 's/ .*//'"
 
 # QEMU composes a card of functions (its docs/system/sriov.rst): a VF comes before its PF, and lies
@@ -44,11 +47,32 @@ basename $PWD
 
 @contextlib.contextmanager
 def tap(address: str, queues: int) -> Iterator[list[int]]:
-    """A TAP device in a namespace, with this thread in it; a descriptor of each of its queues."""
-    with namespace(), opened(parse_vf("tap:wire1"), queues) as specs:
-        ip(f"addr add {address}/24 dev wire1")
-        ip("link set wire1 up")
-        yield [spec.fd for spec in specs]
+    """A TAP device, bridged to a cable that leads to this thread's namespace; a descriptor of each
+    of its queues.
+
+    The device takes unfinished checksums and long frames; on the cable nothing of that is left.
+    """
+    with namespace(), opened(parse_vf("tap:wire1"), queues) as specs, _this_namespace() as there:
+        ip("link add bridge type bridge")
+        ip("link set bridge up")
+        ip("link set wire1 master bridge up")
+        with namespace():
+            ip(f"link add {WIRE} type veth peer name cable netns {there}")
+            for words in ("ip link set cable master bridge up", _FINISH):
+                run("nsenter", f"--net={there}", *words.split())
+            ip(f"addr add {address}/24 dev {WIRE}")
+            ip(f"link set {WIRE} up")
+            yield [spec.fd for spec in specs]
+
+
+@contextlib.contextmanager
+def _this_namespace() -> Iterator[str]:
+    """A path of the network namespace that this thread has now."""
+    fd = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/{os.getpid()}/fd/{fd}"
+    finally:
+        os.close(fd)
 
 
 @contextlib.contextmanager
@@ -79,20 +103,20 @@ def second_card(picture: Picture, queues: Sequence[int]) -> Iterator[str]:
     vm2.qmp.execute("netdev_del", id="wire1")
 
 
-class Receive(Closing):
-    """The receiving end of a transfer, in this thread's namespace; it listens."""
+class End(Closing):
+    """One end of a transfer, in this thread's namespace."""
 
-    def __init__(self, address: str, port: int) -> None:
+    def __init__(self, *words: str) -> None:
         self._process = subprocess.Popen(
-            [sys.executable, str(Path(transfer.__file__)), "receive", address, str(port)],
+            [sys.executable, str(Path(transfer.__file__)), *words],
             stdout=subprocess.PIPE,
             text=True,
         )
         assert self._process.stdout is not None
-        assert self._process.stdout.readline() == "ready\n"
+        self._said = self._process.stdout
 
     def digest(self) -> str:
-        """SHA-256 of all that came."""
+        """SHA-256 of all that came, or went."""
         said, _ = self._process.communicate(timeout=STEP_TIMEOUT_S)
         assert self._process.returncode == 0
         return said.split()[0]
@@ -101,3 +125,18 @@ class Receive(Closing):
         """End it. Twice is fine."""
         self._process.kill()
         self._process.communicate()
+
+
+class Receive(End):
+    """The receiving end; it listens."""
+
+    def __init__(self, address: str, port: int) -> None:
+        super().__init__("receive", address, str(port))
+        assert self._said.readline() == "ready\n"
+
+
+class Send(End):
+    """The sending end: somebody listens."""
+
+    def __init__(self, address: str, port: int, size_bytes: int) -> None:
+        super().__init__("send", address, str(port), str(size_bytes))
