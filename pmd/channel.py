@@ -21,11 +21,12 @@ from guest.errors import DeviceGoneError, VhostPciError
 from guest.log_limit import LogLimit
 from pmd import stats
 from pmd.announcing import Announcing
-from pmd.kernel import DirectionStats, Event, Guard, Queue, QueueError, fault_names
+from pmd.kernel import DirectionStats, Guard, Queue, QueueError, fault_names
 from pmd.own_lines import own_lines
 from pmd.pair_works import PairWorks, Watched
 from pmd.ports import Ports
 from pmd.quarantine import Quarantine
+from pmd.receiving import Receiving
 from pmd.ring_config import ring_config
 from pmd.translating import Translating
 
@@ -81,13 +82,13 @@ class Channel:
         self._translating: Translating | None = None
         self._stats: list[tuple[DirectionStats, DirectionStats]] = []
         self._quarantine = Quarantine()
-        self._unsuited: set[int] = set()  # pairs whose buffers of VM1 do not suit the VF
         self._announcing = Announcing()
         self._configurations = 0
         self._said = ""
         # Each its own: what VM1 makes one channel say keeps no other from being heard.
         self._log = logging.getLogger(f"pmd.channel{next(_numbers)}")
         self._log.addFilter(LogLimit())
+        self._receiving = Receiving(self._ports, self._log)
 
     @property
     def name(self) -> str:
@@ -183,8 +184,10 @@ class Channel:
         device = self._device
         if device is None or self._retranslate():
             return
+        if self._works is not None and self._receiving.redecide(self._works):
+            return
         self._quarantine_faulted(device)
-        self._unsuited |= {p for p, w in self.works.items() if Event.UNSUITED in w.events}
+        self._receiving.end(self.works)
         self.tear_down()
         try:
             state = device.state()
@@ -197,7 +200,7 @@ class Channel:
             return
         self._generation, self._status = state.generation, state.status
         rings = [ring for ring in state.rings if ring.started]
-        self._unsuited &= {ring.pair for ring in rings if not ring.transmits}
+        self._receiving.forget({ring.pair for ring in rings if not ring.transmits})
         self._ports.ensure(max((ring.pair + 1 for ring in rings), default=1))
         # Asked of all rings: that one was stopped is what ends its quarantine.
         admitted = [r for r in state.rings if self._quarantine.admits(r, state.generation)]
@@ -259,7 +262,7 @@ class Channel:
         watched = Watched.of(device, state.generation, self._guard)
         queues = {index: queue for index, (_, queue) in self._queues.items()}
         if queues:
-            self._works = PairWorks(queues, self._ports, watched, self._unsuited)
+            self._works = PairWorks(queues, self._ports, watched, self._receiving)
         self._announcing.follow(state.announcement, self._ports)
         for _, queue in self._queues.values():
             queue.call()  # docs/device.md 5.3: a call may have gone to nobody in between
@@ -378,15 +381,18 @@ class Channel:
 
     def snapshot(self) -> stats.Channel:
         """Its counters, now."""
-        pairs = [
-            stats.Pair(stats.direction(tx), stats.direction(rx), self._ports.counts(pair))
-            for pair, (rx, tx) in enumerate(self._stats or [(DirectionStats(), DirectionStats())])
-        ]
+        ports, ways = self._ports, self._receiving
+        ends = self._stats or [(DirectionStats(), DirectionStats())]
         return stats.Channel(
             self.name,
-            self._ports.name,
+            ports.name,
             self.state,
-            tuple(pairs),
+            tuple(
+                stats.pair(tx, rx, ports.counts(number), ways.counts(number))
+                for number, (rx, tx) in enumerate(ends)
+            ),
             max(0, self._configurations - 1),
             self._quarantine.count,
+            ports.mode,
+            ports.counters(),
         )

@@ -39,6 +39,7 @@ from pmd.kernel_abi import (
 from pmd.kernel_library import drop_names, fault_names, library, tsc_hz
 from pmd.own_lines import own_lines
 from pmd.port import Port, PortSpec
+from pmd.work import Work
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -226,10 +227,18 @@ class Queue(Handle):
     def set_direct(self, port: Port) -> bool:
         """Receive into VM1's buffers by the VF's DMA, if those it has posted suit the port's VF.
 
-        Before it runs; `Port.set_direct` is then due. A buffer that later does not suit ends the
-        work with `Event.UNSUITED`.
+        While it receives by copies, and no loop runs it; `Port.set_direct` is then due. A buffer
+        that later does not suit ends the work with `Event.UNSUITED`.
         """
         return bool(library().rk_queue_set_direct(self.handle, port.handle))
+
+    def set_copied(self, patience: int) -> None:
+        """Receive by copies; the VF has let go of what it had of VM1's. While no loop runs it.
+
+        Once so many buffers in a row suit the port's VF, the work ends with `Event.SUITED`; 0:
+        nobody looks.
+        """
+        library().rk_queue_set_copied(self.handle, patience)
 
     def abandon(self) -> None:
         """Return those, counted as vf_error; but not VM1's receive buffers, which wait on.
@@ -241,76 +250,6 @@ class Queue(Handle):
     def call(self) -> None:
         """Call VM1 whatever its suppression says: once after each start (docs/device.md 5.3)."""
         library().rk_queue_call(self.handle)
-
-
-class Work:
-    """One queue pair of one channel, for a loop: what it polls and which facts it watches.
-
-    Args:
-        tx: VM1's transmit queue, or None.
-        rx: VM1's receive queue, or None.
-        port: The other end: a `Port`, or a struct rk_port of somebody else's.
-        generation_address: Of the state area's u32, 0 for none (`VhostPci.generation_address`);
-            must stay mapped while a loop has the work.
-        expected: The generation tx and rx were made for.
-        heartbeat_address: Of the driver area's u64, 0 for none.
-        guard: Of the windows tx and rx lie in, or None.
-        wake_fd: Readable when the generation changed, -1 where nothing tells; open while a loop has
-            the work.
-    """
-
-    def __init__(
-        self,
-        tx: Queue | None,
-        rx: Queue | None,
-        port: Handle,
-        *,
-        generation_address: int = 0,
-        expected: int = 0,
-        heartbeat_address: int = 0,
-        guard: Guard | None = None,
-        wake_fd: int = -1,
-    ) -> None:
-        self.tx, self.rx, self.port, self.guard = tx, rx, port, guard
-        self.structure = WorkStructure(
-            generation_address or None,
-            heartbeat_address or None,
-            guard.fault_address if guard else None,
-            tx.handle if tx else None,
-            rx.handle if rx else None,
-            port.handle,
-            expected,
-            0,
-            wake_fd,
-            0,
-            0,
-        )
-
-    @property
-    def events(self) -> Event:
-        """Why the loop passes it over: GENERATION, FAULT, or nothing."""
-        return Event(self.structure.events)
-
-    @property
-    def parts(self) -> tuple[Handle, ...]:
-        """The kernel objects that must outlive it."""
-        return tuple(part for part in (self.tx, self.rx, self.port) if part is not None)
-
-    def expect(self, generation: int) -> None:
-        """Its queues are of this generation now. While no loop runs it."""
-        self.structure.expected = generation
-        self.structure.events = 0
-
-    def turn(self, burst: int) -> int:
-        """One turn outside any loop, for tests and stage benchmarks: the chains completed."""
-        return int(library().rk_work_turn(ctypes.byref(self.structure), burst))
-
-    def drain(self) -> int:
-        """Return to VM1 what the VF is done with, take nothing new; the chains still in flight.
-
-        Not while a loop runs it.
-        """
-        return int(library().rk_work_drain(ctypes.byref(self.structure)))
 
 
 class Poll(NamedTuple):

@@ -32,7 +32,7 @@ from pmd.xdp_abi import XdpConfigStructure, XdpQueueStructure, XdpRingStructure
 if TYPE_CHECKING:
     from driver.igbvf.queue import QueuePair
 
-ABI = 17  # RK_ABI
+ABI = 18  # RK_ABI
 BURST_MAX = 256  # RK_BURST_MAX
 FRAME_MAX = 65562  # RK_FRAME_MAX
 DROP_SLOTS = 16
@@ -67,6 +67,7 @@ class Event(enum.IntFlag):
     FAULT = 1 << 3
     UNSUITED = 1 << 4
     MISSING = 1 << 5
+    SUITED = 1 << 6
 
 
 class RegionStructure(Structure):
@@ -325,6 +326,7 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "rk_queue_fault": (c_uint32, [c_void_p]),
     "rk_queue_call": (None, [c_void_p]),
     "rk_queue_set_direct": (c_uint32, [c_void_p, c_void_p]),
+    "rk_queue_set_copied": (None, [c_void_p, c_uint32]),
     "rk_queue_misses": (c_uint32, [c_void_p, POINTER(MissStructure)]),
     "rk_queue_refuse": (c_int, [c_void_p, POINTER(MissStructure), c_uint32]),
     "rk_queue_remap": (c_int, [c_void_p, c_void_p]),
@@ -337,6 +339,7 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "rk_port_rx_direct": (c_uint64, [c_void_p]),
     "rk_port_set_copy_below": (None, [c_void_p, c_uint32]),
     "rk_port_set_direct": (None, [c_void_p, c_uint32]),
+    "rk_port_drop_rest": (None, [c_void_p]),
     "rk_port_tx": (c_uint32, [c_void_p, POINTER(Frame), c_uint32]),
     "rk_port_rx": (c_uint32, [c_void_p, POINTER(Frame), c_uint32]),
     "rk_port_rx_done": (None, [c_void_p, c_uint32]),
@@ -351,6 +354,7 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "rk_loop_stop": (None, [c_void_p]),
     "rk_work_turn": (c_uint32, [POINTER(WorkStructure), c_uint32]),
     "rk_work_drain": (c_uint32, [POINTER(WorkStructure)]),
+    "rk_work_take_rest": (None, [POINTER(WorkStructure)]),
     "rk_guard_install": (c_int, []),
     "rk_guard_add": (c_int, [c_void_p, c_uint64, POINTER(c_uint32)]),
     "rk_guard_remove": (None, [c_void_p]),

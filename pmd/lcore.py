@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from pmd.kernel import Poll, Work
 
 _BUDGET_NS = 100_000_000
-_TO_TELL = Event.GENERATION | Event.FAULT | Event.UNSUITED | Event.MISSING
+_TO_TELL = Event.GENERATION | Event.FAULT | Event.UNSUITED | Event.MISSING | Event.SUITED
 
 
 class Lcore:

@@ -21,11 +21,12 @@ from pmd.kernel_abi import RingFlags
 from pmd.steering import Steering, divide
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from driver.vhost_pci import VhostPci
     from pmd.kernel import Guard, Queue
     from pmd.ports import Ports
+    from pmd.receiving import Receiving
     from pmd.steering import Group, SteeredPort
 
 
@@ -54,10 +55,10 @@ class PairWorks:
         queues: By ring: 2n is VM1's receiveq n, 2n + 1 its transmitq n (docs/device.md 1).
         ports: Not empty; they stay the caller's, and open until close.
         watched: Of all works.
-        unsuited: Pairs whose buffers of VM1 do not suit the VF.
+        receiving: Decides how they receive.
 
     Raises:
-        VhostPciError: No memory; or as `Ports.receive`.
+        VhostPciError: No memory; or as `Receiving.begin`.
 
     Attributes:
         of_pairs: The work of each queue pair.
@@ -69,22 +70,22 @@ class PairWorks:
         queues: Mapping[int, Queue],
         ports: Ports,
         watched: Watched,
-        unsuited: Collection[int] = (),
+        receiving: Receiving,
     ) -> None:
         self.of_pairs: dict[int, Work] = {}
         self.groups: dict[int, tuple[Work, ...]] = {}
         self._queues = queues
         self._ports = ports
         self._watched = watched
-        self._unsuited = unsuited
+        self._receiving = receiving
         self._stack = contextlib.ExitStack()
         pairs = sorted({ring // 2 for ring in queues})
-        receiving = [pair for pair in pairs if _enabled(self._rx(pair))]
-        sending = [p for p in pairs if p not in receiving and _enabled(self._tx(p))]
+        receivers = [pair for pair in pairs if _enabled(self._rx(pair))]
+        sending = [p for p in pairs if p not in receivers and _enabled(self._tx(p))]
         try:
-            for group in divide(receiving, sending, len(ports)):
+            for group in divide(receivers, sending, len(ports)):
                 self.groups[group.pairs[0]] = tuple(self._works(group))
-            self._put_off([pair for pair in pairs if pair not in receiving + sending])
+            self._put_off([pair for pair in pairs if pair not in receivers + sending])
         except BaseException:
             self.close()
             raise
@@ -118,8 +119,7 @@ class PairWorks:
             works += self._at_port(group.pairs[index::several], port, home)
         if home is not None:
             shared = several > 1 or len(group.pairs) > 1
-            unsuited = group.pairs[0] in self._unsuited
-            self._ports.receive(group.ports[0], home, shared=shared, unsuited=unsuited)
+            self._receiving.begin(group.pairs[0], group.ports[0], home, shared=shared)
         return works
 
     def _at_port(self, pairs: Sequence[int], port: int, home: Queue | None) -> list[Work]:

@@ -140,6 +140,13 @@ class Port(Handle):
         """
         library().rk_port_set_direct(self.handle, direct)
 
+    def drop_rest(self) -> None:
+        """Count the frames that it has as missed; the VF's receive queue was stopped.
+
+        `set_direct` is due. No loop runs it.
+        """
+        library().rk_port_drop_rest(self.handle)
+
     @property
     def rx_direct(self) -> int:
         """Frames that the VF wrote to VM1's memory, not copied by us."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from driver.software_vf import Vf
     from guest.mapping import Mapping
-    from pmd.kernel import Queue
+    from pmd.kernel import Queue, Work
 
 _log = logging.getLogger("pmd")
 _RETRY_S = 2.0  # a PF that does not answer takes half of it
@@ -94,6 +94,15 @@ class Ports:
         before += AtVf(self._vf.missed(pair), 0, 0)
         return before + _counts(self._ports[pair]) if pair < len(self._ports) else before
 
+    @property
+    def mode(self) -> str:
+        """How the VF was opened, in words; or ""."""
+        return self._vf.mode
+
+    def counters(self) -> dict[str, int]:
+        """What device or kernel counted by themselves, by name."""
+        return self._vf.counters()
+
     def look(self) -> bool:
         """Whether the VF must be opened anew, as the next `ensure` does. Also while loops run."""
         if self._away and not self._spoilt:
@@ -137,11 +146,20 @@ class Ports:
         """Undo that; nothing is in flight any more."""
         self._vf.unshare()
 
-    def receive(self, pair: int, queue: Queue, *, shared: bool, unsuited: bool = False) -> None:
-        """Have the VF receive into VM1's buffers of this ring, if it can and they suit it.
+    def receive(
+        self, pair: int, queue: Queue, *, patience: int, shared: bool = False, suits: bool = True
+    ) -> bool:
+        """Whether the VF receives into VM1's buffers of this ring: if it can, and they suit it.
 
-        After `share`. Not where it shares a queue with other rings, or takes from several (shared),
-        nor where a buffer did not suit it before (unsuited).
+        After `share`, and before the ring runs. Where that is all that is in the way, its work ends
+        with `Event.SUITED` once buffers do suit: `receive_anew` is then due.
+
+        Args:
+            pair: The port's.
+            queue: VM1's ring.
+            patience: How many of its buffers in a row have to suit for that.
+            shared: The VF's queue is other rings' too, or there are several.
+            suits: Whether its buffers are looked at now.
 
         Raises:
             VhostPciError: The VF does not start again; or they do not suit, and nothing is to be
@@ -149,19 +167,62 @@ class Ports:
         """
         port = self._ports[pair]
         if self._copy is Copy.ALWAYS or self._away:
-            return
-        if self._vf.writes_vm1 and not (shared or unsuited) and queue.set_direct(port):
+            return False
+        may = self._vf.writes_vm1 and not shared
+        if may and suits and queue.set_direct(port):
             self._vf.stop_receiving(pair)
-            self._vf.start_receiving(pair)
-            port.set_direct(True)
-            self._direct.add(pair)
-        elif self._copy is Copy.NEVER:
+            port.drop_rest()  # of whoever was served before
+            self._start(pair, direct=True)
+            return True
+        if self._copy is Copy.NEVER:
             cause = f"VM1's buffers of {queue.name} do not suit VF {self.name}"
             if not self._vf.writes_vm1:
                 cause = f"VF {self.name} does not write to VM1's memory by itself"
             elif shared:
                 cause = f"VM1 does not use as many queue pairs as VF {self.name} has"
             raise VhostPciError("run without", "copying", cause, "use --copy auto")
+        if may:
+            queue.set_copied(patience)
+        return False
+
+    def receive_anew(self, pair: int, work: Work, queue: Queue, *, patience: int) -> bool:
+        """`receive` for a ring that asks to receive the other way; queue is the work's.
+
+        No other queue stops for it. What came before goes to VM1 as it was to, as far as VM1 has
+        buffers; the rest counts as missed. Only with `Copy.AUTO`.
+
+        Raises:
+            VhostPciError: The VF does not stop, or does not start again: it has to be opened anew.
+        """
+        port = self._ports[pair]
+        self._vf.stop_receiving(pair)
+        direct = False
+        if pair in self._direct:
+            work.drain()
+            queue.set_copied(patience)
+        else:
+            work.take_rest()
+            port.drop_rest()
+            direct = queue.set_direct(port)
+            if not direct:
+                queue.set_copied(patience)
+        self._start(pair, direct=direct)
+        work.resume()
+        return direct
+
+    def _start(self, pair: int, *, direct: bool) -> None:
+        self._vf.start_receiving(pair)
+        self._ports[pair].set_direct(direct)
+        (self._direct.add if direct else self._direct.discard)(pair)
+
+    @property
+    def redecides(self) -> bool:
+        """Whether `receive_anew` may be asked."""
+        return self._copy is Copy.AUTO and not self._spoilt and not self._away
+
+    def spoil(self) -> None:
+        """The VF does not do as it is told: the next `ensure` opens it anew."""
+        self._spoilt = True
 
     def let_go(self) -> None:
         """When it returns, no VF writes to VM1's memory any more; what it has written, ports see.
@@ -179,9 +240,7 @@ class Ports:
             VhostPciError: A VF does not start again.
         """
         for pair in tuple(self._direct):
-            self._vf.start_receiving(pair)
-            self._ports[pair].set_direct(False)
-            self._direct.discard(pair)
+            self._start(pair, direct=False)
 
     def prepare(self) -> None:
         """Open a VF that takes long for it, before anybody waits; VhostPciError if it cannot be."""

@@ -32,6 +32,8 @@ def _channel(channel: Channel, duration_s: float) -> dict[str, Any]:
     return {
         "device": channel.device,
         "vf": channel.vf,
+        "vf_mode": channel.vf_mode,
+        "vf_counters": dict(channel.vf_counters),
         "state": channel.state,
         **_pair(total, duration_s),
         "reconfigurations": channel.reconfigurations,
@@ -47,6 +49,8 @@ def _pair(pair: Pair, duration_s: float) -> dict[str, Any]:
         "rx_missed": pair.at_vf.rx_missed,
         "tx_zero_copy": pair.at_vf.tx_zero_copy,
         "rx_zero_copy": pair.at_vf.rx_zero_copy,
+        "rx_mode": pair.receives.mode,
+        "rx_redecided": pair.receives.redecided,
         "cycles_per_packet": round(pair.both.cycles_per_packet, 2),
     }
 
@@ -104,10 +108,22 @@ def summary(first: Snapshot, last: Snapshot) -> str:
             f"  missed before the VF {total.at_vf.rx_missed}, reconfigurations "
             f"{channel.reconfigurations}, rings quarantined {channel.quarantines}"
         )
+        lines += _summary_vf(channel)
     for lcore in last.lcores:
         slept = f", {lcore.slept_ratio:.1%} asleep" if lcore.sleeps else ""
         lines.append(f"lcore {lcore.cpu}: {lcore.busy_ratio:.1%} busy{slept}")
     return "\n".join(lines)
+
+
+def _summary_vf(channel: Channel) -> list[str]:
+    """How the VF was opened, how VM1 receives, and what was counted there; lines with a fact."""
+    total = channel.total
+    facts = [channel.vf_mode] if channel.vf_mode else []
+    if total.at_vf.rx_zero_copy or total.receives.redecided:
+        changed = f", changed {total.receives.redecided} times" if total.receives.redecided else ""
+        facts.append(f"VM1 receives: {total.receives.mode}{changed}")
+    facts += [f"{name} {count}" for name, count in channel.vf_counters.items() if count]
+    return [f"  VF: {', '.join(facts)}"] if facts else []
 
 
 def _summary_direction(name: str, direction: Direction, seconds: float) -> list[str]:

@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 from guest.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from pmd.kernel import DirectionStats
 
 
@@ -112,18 +114,44 @@ class AtVf(NamedTuple):
         )
 
 
+class Receives(NamedTuple):
+    """How VM1 receives.
+
+    Attributes:
+        mode: "zero-copy": the VF writes to VM1's buffers itself; "copy"; "mixed": of several pairs.
+        redecided: How often that changed, by what VM1 posted.
+    """
+
+    mode: str = "copy"
+    redecided: int = 0
+
+    @classmethod
+    def of(cls, direct: bool, redecided: int) -> Receives:
+        """By whether the VF writes to VM1's buffers."""
+        return cls("zero-copy" if direct else "copy", redecided)
+
+    def __add__(self, other: Receives) -> Receives:  # type: ignore[override] # tuples are joined
+        mode = self.mode if self.mode == other.mode else "mixed"
+        return Receives(mode, self.redecided + other.redecided)
+
+    def __sub__(self, other: Receives) -> Receives:
+        return Receives(self.mode, self.redecided - other.redecided)
+
+
 class Pair(NamedTuple):
-    """A queue pair: its directions, and what the VF's side of it counted."""
+    """A queue pair: its directions, what the VF's side of it counted, and how VM1 receives."""
 
     vm1_to_vf: Direction
     vf_to_vm1: Direction
     at_vf: AtVf
+    receives: Receives = Receives()
 
     def __add__(self, other: Pair) -> Pair:  # type: ignore[override] # tuples are joined
         return Pair(
             self.vm1_to_vf + other.vm1_to_vf,
             self.vf_to_vm1 + other.vf_to_vm1,
             self.at_vf + other.at_vf,
+            self.receives + other.receives,
         )
 
     def __sub__(self, other: Pair) -> Pair:
@@ -131,12 +159,18 @@ class Pair(NamedTuple):
             self.vm1_to_vf - other.vm1_to_vf,
             self.vf_to_vm1 - other.vf_to_vm1,
             self.at_vf - other.at_vf,
+            self.receives - other.receives,
         )
 
     @property
     def both(self) -> Direction:
         """The two directions summed."""
         return self.vm1_to_vf + self.vf_to_vm1
+
+
+def pair(tx: DirectionStats, rx: DirectionStats, at_vf: AtVf, receives: Receives) -> Pair:
+    """The kernel's counters of what VM1 sends and receives, now."""
+    return Pair(direction(tx), direction(rx), at_vf, receives)
 
 
 class Channel(NamedTuple):
@@ -146,6 +180,8 @@ class Channel(NamedTuple):
         state: "forwarding", "waiting" (for VM1), "replug" or "down" (no device).
         reconfigurations: Generations taken over after the first.
         quarantines: Rings taken out since start.
+        vf_mode: How the VF was opened, where there are several ways.
+        vf_counters: What its device or the kernel counted by itself.
     """
 
     device: str
@@ -154,6 +190,8 @@ class Channel(NamedTuple):
     pairs: tuple[Pair, ...]
     reconfigurations: int
     quarantines: int
+    vf_mode: str
+    vf_counters: Mapping[str, int]
 
     @property
     def total(self) -> Pair:

@@ -6,14 +6,15 @@ Source: Intel 82576EB datasheet, 4.5 (initialization) and 8.26.
 from __future__ import annotations
 
 import struct
+import threading
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from driver.igbvf import registers as reg
 from driver.igbvf.mailbox import ADD_VLAN, PROMISCUOUS_MULTICAST, Mailbox, Message, Verdict
 from driver.igbvf.queue import BUFFER_BYTES
 from guest.errors import DeviceGoneError, VhostPciError
+from guest.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -32,9 +33,8 @@ _PAUSE_S = 0.0005
 _NO_ADDRESS = bytes(6)
 
 
-@dataclass(frozen=True, slots=True)
-class Counters:
-    """What the VF counted since it was opened."""
+class Counters(NamedTuple):
+    """What the VF counted since it was opened: frames, and their bytes with FCS (8.26)."""
 
     packets_received: int = 0
     packets_sent: int = 0
@@ -59,6 +59,7 @@ class Device:
         self._mailbox = Mailbox(self._registers, self.name)
         self._last = (0,) * len(_COUNTERS)
         self._totals = (0,) * len(_COUNTERS)
+        self._counting = threading.Lock()
         self._troubled = False
 
     def reset(self) -> bytes:
@@ -237,16 +238,23 @@ class Device:
         return tuple(self._registers.read(counter) for counter in _COUNTERS)
 
     def counters(self) -> Counters:
-        """Counts since `reset`, if it is asked more often than they go round.
+        """Counts since `reset`, if it is asked more often than they go round. On any thread.
 
-        Those of before its trouble, if it has any: a PF's reset sets the registers to 0.
+        Those of before its trouble, if it has any: a PF's reset sets the registers to 0, and one
+        that left the bus reads as ones.
         """
-        if self._troubled:
+        with self._counting:
+            now = self._last if self._troubled else self._read_counters()
+            if set(now) == {reg.ALL_ONES}:
+                now = self._last
+            self._totals = tuple(
+                total + (new - last) % (1 << 32)
+                for total, new, last in zip(self._totals, now, self._last, strict=True)
+            )
+            self._last = now
             return Counters(*self._totals)
-        now = self._read_counters()
-        self._totals = tuple(
-            total + (new - last) % (1 << 32)
-            for total, new, last in zip(self._totals, now, self._last, strict=True)
-        )
-        self._last = now
+
+    @property
+    def counted(self) -> Counters:
+        """The last `counters`, of a VF that may have left the bus."""
         return Counters(*self._totals)

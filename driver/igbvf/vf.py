@@ -16,6 +16,7 @@ from driver.igbvf.device import (
     FRAME_BYTES_MAX,
     FRAME_OVERHEAD,
     RECEIVE_VECTOR,
+    Counters,
     Device,
 )
 from driver.igbvf.queue import BUFFER_BYTES, MEMORY_BYTES, QueuePair, lay_out
@@ -32,7 +33,6 @@ from guest.function import Area, Region
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from driver.igbvf.device import Counters
     from guest.function import Function
 
 _log = logging.getLogger("pmd")
@@ -79,6 +79,7 @@ class IgbVf(PassthroughVf):
         self._vlans = tuple(vlans)
         self._at_fault = False
         self._missed = 0
+        self._counted = Counters()  # by the devices of before
 
     def open(self, queue_pairs: int) -> list[PortSpec]:
         """See `Vf.open`; the VF is reset first, whatever state it was left in."""
@@ -185,13 +186,25 @@ class IgbVf(PassthroughVf):
         if self._device is not None:
             self._device.start_receive(pair)
 
-    def counters(self) -> Counters | None:
-        """What the VF itself counted since it was opened; None while it is not."""
-        return None if self._device is None else self._device.counters()
+    def counters(self) -> dict[str, int]:
+        """See `Vf.counters`: the VF's registers, frames in and out, bytes with FCS."""
+        device = self._device
+        if device is None:
+            return self._counted._asdict()
+        try:
+            now = device.counters()
+        except VhostPciError:
+            now = device.counted
+        return self._with_former(now)._asdict()
+
+    def _with_former(self, now: Counters) -> Counters:
+        return Counters(*(a + b for a, b in zip(self._counted, now, strict=True)))
 
     def _forget(self) -> None:
-        with contextlib.suppress(VhostPciError):
-            _log.info("VF %s: %s", self.spec, self.counters())
+        if self._device is not None:
+            with contextlib.suppress(VhostPciError):
+                self._device.counters()
+            self._counted = self._with_former(self._device.counted)
         self._device = None
         self._opened = None
 

@@ -59,6 +59,7 @@ class Vf(ABC):
         opens_slowly: Opening takes seconds; it is better done before VM1 waits for it.
         one_lcore: What the VFs have alike whose channels one lcore is to run; None: any may.
         reads_vm1, writes_vm1: It can send from VM1's memory, and receive into it, by its own DMA.
+        mode: How it was opened, in words, where there are several ways; else "".
     """
 
     kind: str
@@ -68,6 +69,7 @@ class Vf(ABC):
     one_lcore: str | None = None
     reads_vm1: bool = False
     writes_vm1: bool = False
+    mode: str = ""
 
     def __init__(self, spec: str) -> None:
         self.spec = spec
@@ -90,6 +92,13 @@ class Vf(ABC):
     def missed(self, pair: int) -> int:  # noqa: ARG002 - most VFs tell their ports
         """Frames that `look` found lost at a queue pair, and no port knows of. At any time."""
         return 0
+
+    def counters(self) -> dict[str, int]:
+        """What device or kernel counted by themselves since the first `open`, by name. At any time.
+
+        Empty where they do not.
+        """
+        return {}
 
     def share(self, mappings: Sequence[Mapping]) -> VhostPciError | None:  # noqa: ARG002 - most copy
         """VM1's memory is mapped: a VF that can, may reach it from now on.

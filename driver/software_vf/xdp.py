@@ -14,7 +14,7 @@ from driver.software_vf import abi
 from driver.software_vf.interface import read_interface
 from driver.software_vf.vf import PortSpec, Vf
 from driver.software_vf.xdp_program import XdpProgram
-from driver.software_vf.xdp_socket import CHUNK_BYTES, XdpQueue, XdpSocket
+from driver.software_vf.xdp_socket import CHUNK_BYTES, Statistics, XdpQueue, XdpSocket
 from driver.software_vf.xdp_state import SharedState
 
 if TYPE_CHECKING:
@@ -61,6 +61,8 @@ class XdpVf(Vf):
         self._name = name
         self._state = SharedState()
         self._opened: tuple[socket.socket, XdpProgram, int] | None = None
+        self._sockets: tuple[XdpSocket, ...] = ()
+        self._counted = Statistics()  # by the sockets of before
 
     @property
     def queue_pairs_max(self) -> int | None:  # type: ignore[override]
@@ -83,6 +85,7 @@ class XdpVf(Vf):
             for queue, each in enumerate(sockets):
                 program.set_socket(queue, each.fileno())
             self._opened = control, program, facts.index
+            self._sockets = tuple(sockets)
             undo.callback(self._forget)
             self._state.broken = 0
             self._state.frame_bytes_max = facts.frame_bytes_max if facts.link else 0
@@ -133,7 +136,8 @@ class XdpVf(Vf):
         mode = "driver" if program.driver_mode else "generic"
         count = f"{facts.rx_queues} queue{'s' if facts.rx_queues > 1 else ''}"
         woken = ", need_wakeup" if bound.need_wakeup else ""
-        _log.info("VF %s: %s, %s mode, %s%s", self.spec, copy, mode, count, woken)
+        self.mode = f"{copy}, {mode} mode, {count}{woken}"
+        _log.info("VF %s: %s", self.spec, self.mode)
         if facts.takes_tags:
             remedy = f"if its driver lets you: ethtool -K {self._name} rxvlan off"
             _log.warning("VF %s: received frames lose their VLAN tags; %s", self.spec, remedy)
@@ -156,7 +160,17 @@ class XdpVf(Vf):
         self._state.frame_bytes_max = facts.frame_bytes_max if facts and here and facts.link else 0
         return "its interface came back" if facts and facts.up and not here else ""
 
+    def counters(self) -> dict[str, int]:
+        """See `Vf.counters`: what the kernel counted of its sockets (linux/if_xdp.h)."""
+        total = self._counted
+        with contextlib.suppress(OSError):  # closed on another thread
+            for each in self._sockets:
+                total += each.statistics()
+        return total._asdict()
+
     def _forget(self) -> None:
+        self._counted = Statistics(**self.counters())
+        self._sockets = ()
         self._opened = None
         self._state.frame_bytes_max = 0
 

@@ -19,6 +19,7 @@ from driver.software_vf.packet import enlarge
 from guest.closing import Closing
 from guest.dma import shared_memory
 from guest.mapping import Mapping
+from guest.named_tuple import NamedTuple
 
 if TYPE_CHECKING:
     import mmap
@@ -69,6 +70,23 @@ class _Wanted:
     page: int
     count: int
     entry_bytes: int
+
+
+class Statistics(NamedTuple):
+    """struct xdp_statistics (linux/if_xdp.h): frames and descriptors that the kernel did not take.
+
+    rx_dropped: For lack of memory, or too long. rx_ring_full: We were too slow.
+    """
+
+    rx_dropped: int = 0
+    rx_invalid_descriptors: int = 0
+    tx_invalid_descriptors: int = 0
+    rx_ring_full: int = 0
+    fill_ring_empty: int = 0
+    tx_ring_empty: int = 0
+
+    def __add__(self, other: Statistics) -> Statistics:  # type: ignore[override] # tuples are joined
+        return Statistics(*(a + b for a, b in zip(self, other, strict=True)))
 
 
 class XdpSocket(Closing):
@@ -142,6 +160,12 @@ class XdpSocket(Closing):
             if error != errno.EBUSY or time.monotonic() > deadline:
                 raise OSError(error, os.strerror(error))
             time.sleep(_BUSY_LOOK_S)
+
+    def statistics(self) -> Statistics:
+        """What the kernel counted since it was made. At any time until it is closed."""
+        size = abi.XDP_STATISTICS_WORDS.size
+        answer = self._socket.getsockopt(abi.SOL_XDP, abi.XDP_STATISTICS, size)
+        return Statistics(*abi.XDP_STATISTICS_WORDS.unpack(answer))
 
     @property
     def zero_copy(self) -> bool:

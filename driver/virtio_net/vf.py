@@ -77,8 +77,9 @@ class VirtioNetVf(PassthroughVf):
                 for queue in layout.all
             }
             device.start()
-            rings = "packed" if Feature.RING_PACKED in device.features else "split"
-            _log.info("VF %s: %s rings", self.spec, rings)
+            packed = Feature.RING_PACKED in device.features
+            self.mode = "packed rings" if packed else "split rings"
+            _log.info("VF %s: %s", self.spec, self.mode)
             self._command(function, device, layout, notify)
             self._device, self._interrupts = device, interrupts
             self._receivers = layout.queues[::2]

@@ -6,52 +6,9 @@
  * several of them has no header in the further ones (5.1.6.4): what belongs there the port has to tell.
  */
 #include "dirty.h"
-#include "lines.h"
 #include "mtu.h"
 #include "plain.h"
-
-/* Whether a chain is one run for the frame, behind or after the whole header; then where they are. */
-static inline bool find_room(const struct rk_queue *queue, const struct chain *chain,
-			     struct posted *posted, struct iovec *memory)
-{
-	const uint32_t header = queue->header_bytes;
-	const struct iovec *first = chain->segments;
-
-	posted->header_at = first[0].iov_base;
-	if (chain->count == 1 && first[0].iov_len > header)
-		*memory = (struct iovec){shm_at(first[0].iov_base, header),
-					 first[0].iov_len - header};
-	else if (chain->count == 2 && first[0].iov_len == header)
-		*memory = first[1];
-	else
-		return false;
-	posted->frame_at = memory->iov_base;
-	posted->room = (uint32_t)memory->iov_len;
-	return true;
-}
-
-/* The chain at a place. LOOK_FAULT: of the ring, or (then unsuited) it is not for the VF. */
-static enum look look_suited(struct rk_queue *queue, const struct rk_port *port,
-			     const struct place *place, struct posted *posted,
-			     struct rk_posting *posting)
-{
-	struct iovec memory;
-	struct chain chain = {.segments = queue->segments};
-	const enum look look = ring_look(queue, place, RK_WRITE, &chain, &posted->head);
-
-	if (look == LOOK_FAULT)
-		queue->fault = RING_FAULT;
-	if (look != LOOK_CHAIN)
-		return look;
-	if (chain.verdict == RK_SENT && find_room(queue, &chain, posted, &memory)) {
-		posting->iova = port->ops->direct->suits(port, &memory);
-		posting->bytes = posted->room;
-		if (posting->iova)
-			return LOOK_CHAIN;
-	}
-	queue->unsuited = true;
-	return LOOK_FAULT;
-}
+#include "suited.h"
 
 /* The oldest chain that the VF has not, as it will have it. */
 static inline struct posted *next_posted(const struct rk_queue *queue, uint32_t n)
@@ -123,8 +80,13 @@ static uint32_t post(struct rk_queue *queue, struct rk_port *port, uint32_t burs
 	place = ring_after(queue, place, n);
 	while (n < burst && place.left && queue->walked < TURN_WALK_MAX) {
 		struct posted *posted = next_posted(queue, 0);
+		const enum suit suit = look_suited(queue, port, &place, posted, &postings[n]);
 
-		if (look_suited(queue, port, &place, posted, &postings[n]) != LOOK_CHAIN)
+		if (suit == SUIT_FAULT)
+			queue->fault = RING_FAULT;
+		else if (suit == SUIT_NO)
+			queue->asks = RK_EVENT_UNSUITED;
+		if (suit != SUIT_YES)
 			break;
 		queue->flying++;
 		place = ring_after(queue, place, posted->head.span);
@@ -189,7 +151,7 @@ static struct found find_frame(struct rk_queue *queue, const struct rk_filled *f
 
 		more = part->more && found.span < n;
 		if (part->bytes > room)
-			queue->unsuited = true;
+			queue->asks = RK_EVENT_UNSUITED;
 		if (part->bytes > room || part->bytes == 0 || (more && part->bytes < room))
 			found.verdict = RK_DROP_VF_ERROR;
 		found.bytes += part->bytes;
@@ -278,7 +240,7 @@ static uint32_t take_filled(struct rk_queue *queue, struct rk_port *port, uint32
 		burst = RK_SEGMENTS_MAX; /* room for any frame */
 	n = port->ops->direct->filled(port, filled, burst < queue->flying ? burst : queue->flying);
 	if (n == RK_UNSUITED) {
-		queue->unsuited = true;
+		queue->asks = RK_EVENT_UNSUITED;
 		return 0;
 	}
 	for (uint32_t i = 0; i < n; i += found.span) {
@@ -319,46 +281,10 @@ uint32_t LAYOUT(direct_turn)(struct rk_queue *queue, struct rk_port *port, uint3
 	done = take_filled(queue, port, burst);
 	if (done)
 		queue_publish(queue);
-	posted = queue->unsuited ? 0 : post(queue, port, burst);
+	posted = queue->asks ? 0 : post(queue, port, burst);
 	if (done) {
 		queue->stats->bursts++;
 		queue->stats->cycles += clock_lap(clock);
 	}
 	return done > posted ? done : posted;
 }
-
-#define LOOKED_AT 64u
-
-bool LAYOUT(direct_suits)(struct rk_queue *queue, const struct rk_port *port)
-{
-	struct place place = ring_place(queue);
-	enum look look = LOOK_CHAIN;
-
-	queue->walked = 0;
-	for (uint32_t i = 0; i < LOOKED_AT && place.left && look == LOOK_CHAIN; i++) {
-		struct posted posted;
-		struct rk_posting posting;
-
-		look = look_suited(queue, port, &place, &posted, &posting);
-		if (look == LOOK_CHAIN)
-			place = ring_after(queue, place, posted.head.span);
-	}
-	queue->fault = RK_FAULT_NONE; /* the first turn will see it again */
-	queue->unsuited = false;
-	return look != LOOK_FAULT;
-}
-
-#if !LAYOUT_PACKED
-uint32_t rk_queue_set_direct(struct rk_queue *queue, const struct rk_port *port)
-{
-	/* What the VF has of VM1's could not be taken back from it as translations go. */
-	if (!port->ops->direct || !(queue->flags & RK_RING_ENABLED) ||
-	    queue->flags & RK_RING_TRANSLATED)
-		return 0;
-	if (!(queue_packed(queue) ? packed_direct_suits(queue, port)
-				  : split_direct_suits(queue, port)))
-		return 0;
-	queue->posted = lines_zeroed(queue->flight_mask + 1, sizeof(*queue->posted));
-	return queue->posted != NULL;
-}
-#endif

@@ -78,6 +78,8 @@ struct igbvf_port {
 	struct iovec *shown; /* segments of the frames shown */
 	uint32_t shown_span[RK_BURST_MAX]; /* descriptors of each */
 	uint8_t tags[RK_BURST_MAX][IGBVF_TAG_BYTES];
+	uint64_t rx_tail; /* the register's address, which rx.tail is not while the queue is stopped */
+	uint32_t nowhere; /* what it is then */
 	bool in_long; /* direct: the rest of a frame longer than a buffer comes */
 };
 

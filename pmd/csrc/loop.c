@@ -131,8 +131,8 @@ static inline uint32_t work_turn(struct rk_work *work, uint32_t burst, uint64_t 
 		done += enqueue_turn(work->rx, work->port, burst, clock);
 		if (work->rx->fault != RK_FAULT_NONE)
 			work->events |= missing_or_fault(work->rx);
-		if (work->rx->unsuited)
-			work->events |= RK_EVENT_UNSUITED;
+		if (work->rx->asks)
+			work->events |= work->rx->asks;
 	}
 	return done;
 }
@@ -173,11 +173,26 @@ uint32_t rk_work_turn(struct rk_work *work, uint32_t burst)
 
 uint32_t rk_work_drain(struct rk_work *work)
 {
-	if (work->rx && work->rx->posted && work->rx->fault == RK_FAULT_NONE)
+	if (work->rx && work->rx->receives == RECEIVES_DIRECT && work->rx->fault == RK_FAULT_NONE)
 		direct_drain(work->rx, work->port);
 	if (!work->tx || !work->port->ops->reclaim)
 		return 0;
 	return dequeue_drain(work->tx, work->port);
+}
+
+/* Frames that a port can have, by as many as it shows at once, at the worst. */
+#define REST_TURNS 512u
+
+void rk_work_take_rest(struct rk_work *work)
+{
+	uint64_t clock = cycles_now();
+
+	if (!work->rx || !work->port->ops->direct)
+		return;
+	work->port->ops->direct->halt(work->port);
+	for (uint32_t i = 0; i < REST_TURNS && work->rx->fault == RK_FAULT_NONE; i++)
+		if (enqueue_turn(work->rx, work->port, RK_BURST_MAX, &clock) == 0)
+			break;
 }
 
 static void beat(struct rk_loop *loop)

@@ -61,6 +61,26 @@ void rk_port_set_direct(struct rk_port *port, uint32_t direct)
 		port->ops->direct->mode(port, direct);
 }
 
+/* Times to look: it has no more frames than descriptors, whatever its VF still writes. */
+#define REST_LOOKS 512u
+
+void rk_port_drop_rest(struct rk_port *port)
+{
+	struct rk_frame frames[RK_BURST_MAX];
+
+	if (!port->ops->direct)
+		return;
+	port->ops->direct->halt(port);
+	for (uint32_t i = 0; i < REST_LOOKS; i++) {
+		const uint32_t n = port->ops->rx(port, frames, RK_BURST_MAX);
+
+		if (n == 0)
+			return;
+		port->rx_missed += n;
+		port->ops->rx_done(port, n);
+	}
+}
+
 uint32_t rk_port_tx(struct rk_port *port, struct rk_frame *frames, uint32_t n)
 {
 	return port->ops->tx(port, frames, n);

@@ -223,6 +223,7 @@ struct rk_port *port_igbvf_open(const struct rk_port_config *config, char *error
 	ring_init(&vf->tx, pair->tx_ring, pair->tx_buffers, pair->tx_buffers_iova, pair->tx_tail,
 		  pair->tx_count);
 	vf->port.offloads = igbvf_offloads(vf);
+	vf->rx_tail = pair->rx_tail;
 	vf->tx_span = lines_zeroed(pair->tx_count, sizeof(*vf->tx_span));
 	vf->shown = lines_zeroed(pair->rx_count + 2 * RK_BURST_MAX, sizeof(*vf->shown));
 	if (!vf->tx_span || !vf->shown) {

@@ -9,10 +9,18 @@
 #include "igbvf.h"
 #include "windows.h"
 
+static void direct_halt(struct rk_port *port)
+{
+	struct igbvf_port *vf = (struct igbvf_port *)port;
+
+	vf->rx.tail = (uint64_t)(uintptr_t)&vf->nowhere;
+}
+
 static void direct_mode(struct rk_port *port, bool direct)
 {
 	struct igbvf_port *vf = (struct igbvf_port *)port;
 
+	vf->rx.tail = vf->rx_tail;
 	vf->in_long = false;
 	vf->rx.first = 0;
 	vf->rx.next = 0;
@@ -97,6 +105,7 @@ static uint32_t direct_filled(struct rk_port *port, struct rk_filled *filled, ui
 }
 
 const struct rk_direct_ops igbvf_direct_ops = {
+	.halt = direct_halt,
 	.mode = direct_mode,
 	.suits = direct_suits,
 	.room = direct_room,

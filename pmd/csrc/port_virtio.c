@@ -230,6 +230,7 @@ struct rk_port *port_virtio_open(const struct rk_port_config *config, char *erro
 		virtio_close(&vf->port);
 		return port_refuse(error, error_bytes, "out of memory");
 	}
+	vf->rx_notify = vf->rx.notify;
 	virtio_give_all(vf);
 	return &vf->port;
 }

@@ -15,6 +15,13 @@
 #define FRAME_BYTES_ORDINARY 1514u /* with a header what 5.1.6.3.1 wants of a buffer */
 #define CHAIN 2u                   /* descriptors of a buffer */
 
+static void direct_halt(struct rk_port *port)
+{
+	struct virtio_port *vf = (struct virtio_port *)port;
+
+	vf->rx.notify = (uint64_t)(uintptr_t)&vf->nowhere;
+}
+
 static void direct_mode(struct rk_port *port, bool direct)
 {
 	struct virtio_port *vf = (struct virtio_port *)port;
@@ -22,7 +29,7 @@ static void direct_mode(struct rk_port *port, bool direct)
 	vf->received_first = 0;
 	vf->received_count = 0;
 	vf->direct_due = 0;
-	vf->disordered = false;
+	vf->rx.notify = vf->rx_notify;
 	virtqueue_restart(&vf->rx);
 	if (!direct)
 		virtio_give_all(vf);
@@ -38,7 +45,7 @@ static uint64_t direct_suits(const struct rk_port *port, const struct iovec *mem
 		least = vf->frame_bytes_max;
 	if (vf->mergeable || least < FRAME_BYTES_ORDINARY)
 		least = FRAME_BYTES_ORDINARY;
-	return memory->iov_len >= least ? window_iova(vf->windows, memory) : 0;
+	return memory->iov_len >= least && !vf->disordered ? window_iova(vf->windows, memory) : 0;
 }
 
 static uint32_t direct_room(const struct rk_port *port)
@@ -140,6 +147,7 @@ static uint32_t direct_filled(struct rk_port *port, struct rk_filled *filled, ui
 }
 
 const struct rk_direct_ops virtio_direct_ops = {
+	.halt = direct_halt,
 	.mode = direct_mode,
 	.suits = direct_suits,
 	.room = direct_room,

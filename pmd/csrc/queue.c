@@ -237,7 +237,7 @@ uint32_t rk_queue_in_flight(const struct rk_queue *queue)
 
 void rk_queue_abandon(struct rk_queue *queue)
 {
-	if (queue->posted)
+	if (queue->receives == RECEIVES_DIRECT)
 		return; /* VM1 waits for a frame in each: the next queue begins with them */
 	if (queue_packed(queue))
 		packed_dequeue_abandon(queue);

@@ -102,10 +102,26 @@ struct posted {
 	struct shm *header_at, *frame_at;
 };
 
+/* How VM1 receives. */
+enum receives {
+	RECEIVES_COPIES,
+	RECEIVES_WATCHED, /* the same, and what VM1 posts is looked at: it may suit the VF some day */
+	RECEIVES_DIRECT,  /* the VF's DMA writes to its buffers */
+};
+
+/* What was seen of the chains of a ring that is watched: each is looked at once, before it is taken. */
+struct watch {
+	uint16_t from;  /* the place where the ring stood then */
+	bool stopped;   /* at a chain that does not suit: no other is looked at before the ring goes on */
+	uint32_t ahead; /* slots from there on that were looked at */
+	uint32_t run;   /* chains that suited, one after the other */
+	uint32_t goal;  /* of run */
+};
+
 /* The first line of it is all that a turn needs that finds nothing: idle rings are many. */
 struct rk_queue {
 	struct shm *desc, *avail;
-	struct posted *posted; /* of a receive ring that is direct: as in_flight; else NULL */
+	struct posted *posted; /* of a receive ring that is or was direct: as in_flight; else NULL */
 	uint32_t size, flags;
 	uint32_t fault;
 	uint16_t next;       /* the place of the first chain not yet taken */
@@ -115,7 +131,8 @@ struct rk_queue {
 	uint16_t flight;     /* the oldest of them, free-running */
 	bool empty;          /* nothing was available when last looked */
 	bool waiting;        /* frames of the port wait for buffers, or the port for its other side */
-	bool unsuited;       /* a chain of it does not suit the port's VF */
+	uint8_t receives;    /* enum receives */
+	uint8_t asks;        /* to receive the other way: RK_EVENT_SUITED or RK_EVENT_UNSUITED; 0: it does not */
 	bool plain;          /* plain chains go by the short way, in a burst */
 	uint8_t scattered;   /* so many more bursts are taken to lie in several regions */
 	struct shm *used;
@@ -151,6 +168,7 @@ struct rk_queue {
 	uint32_t segments_max;
 	uint64_t parts[3];         /* bus addresses of desc, avail, used */
 	struct missing *missing;   /* of a ring whose addresses are translated; else NULL */
+	struct watch watch;
 };
 
 static inline bool queue_packed(const struct rk_queue *queue)

@@ -17,7 +17,7 @@
 #define RK_API __attribute__((visibility("default")))
 
 /* Changes with any structure or signature here; pmd/kernel.py refuses another. */
-#define RK_ABI 17u
+#define RK_ABI 18u
 
 #define RK_BURST_MAX 256u
 #define RK_WORKS_MAX 65535u
@@ -152,11 +152,17 @@ RK_API uint32_t rk_queue_fault(const struct rk_queue *queue);
 RK_API void rk_queue_call(struct rk_queue *queue);
 /*
  * Whether VM1's buffers, as far as it has posted any, suit the port's VF; then what it receives goes there by
- * the VF's DMA. To be asked once, before the ring runs; the port is then to be set likewise. A buffer that later
- * does not suit ends the ring's work with RK_EVENT_UNSUITED. Chains given to the VF are taken, but not returned:
- * once the VF has let go of them, a new queue begins with them.
+ * the VF's DMA. To be asked while no loop runs the ring, which receives by copies; the port is then to be set
+ * likewise. A buffer that later does not suit ends the ring's work with RK_EVENT_UNSUITED. Chains given to the VF
+ * are taken, but not returned: once the VF has let go of them, a new queue begins with them.
  */
 RK_API uint32_t rk_queue_set_direct(struct rk_queue *queue, const struct rk_port *port);
+/*
+ * It receives by copies from now on; the VF has let go of what it had of the ring's, and that is available as
+ * before. What VM1 posts is looked at: once patience chains in a row suit the port's VF, the ring's work ends
+ * with RK_EVENT_SUITED. 0: nothing is looked at.
+ */
+RK_API void rk_queue_set_copied(struct rk_queue *queue, uint32_t patience);
 /* Chains taken from the ring and not returned: a port still reads their memory, or an older one's. */
 RK_API uint32_t rk_queue_in_flight(const struct rk_queue *queue);
 /* Returns those, counted as RK_DROP_VF_ERROR, unless it is for receiving. Only after the VF can no longer reach them. */
@@ -185,6 +191,7 @@ RK_API int rk_queue_remap(struct rk_queue *queue, const struct rk_map *map);
 #define RK_EVENT_FAULT (1u << 3)      /* a ring was quarantined, or a window's memory went away */
 #define RK_EVENT_UNSUITED (1u << 4)   /* VM1's receive buffers do not suit the VF any more */
 #define RK_EVENT_MISSING (1u << 5)    /* a ring waits for translations: rk_queue_misses() */
+#define RK_EVENT_SUITED (1u << 6)     /* VM1's receive buffers suit the VF now: rk_queue_set_copied() */
 
 /* One queue pair of one channel. Owned by Python, which changes it only while the loop does not run. */
 struct rk_work {
@@ -234,6 +241,9 @@ RK_API uint32_t rk_work_turn(struct rk_work *work, uint32_t burst);
 /* Returns to VM1 what the VF is done with, takes nothing new; the chains for transmit still in flight. Not
  * while a loop runs it. */
 RK_API uint32_t rk_work_drain(struct rk_work *work);
+/* The VF's receive queue was stopped: what it has received goes to VM1, as far as that has buffers, of a work that
+ * receives by copies. Then rk_port_set_direct() is due. */
+RK_API void rk_work_take_rest(struct rk_work *work);
 
 /* ---- guard: a window whose memory shrinks must not kill the process --------------------------------- */
 

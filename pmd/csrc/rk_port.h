@@ -89,6 +89,8 @@ struct rk_filled {
 
 /* Memory is VM1's, by its address in this process. */
 struct rk_direct_ops {
+	/* The VF's receive queue was stopped: what rx_done() gives back goes nowhere until mode(). */
+	void (*halt)(struct rk_port *port);
 	/* Begins or ends the mode. The VF's receive queue is enabled, empty, and knows nothing of before. */
 	void (*mode)(struct rk_port *port, bool direct);
 	/* The VF's address of memory where any frame that it receives may go; 0 of other memory. */
@@ -262,6 +264,8 @@ RK_API uint64_t rk_port_rx_direct(const struct rk_port *port);
 RK_API void rk_port_set_copy_below(struct rk_port *port, uint32_t bytes);
 /* Begins or ends receiving into VM1's memory: rk_direct_ops.mode(); nothing if it has no such mode. */
 RK_API void rk_port_set_direct(struct rk_port *port, uint32_t direct);
+/* The VF's receive queue was stopped, and is to forget what it received: frames that rx() has count as missed. */
+RK_API void rk_port_drop_rest(struct rk_port *port);
 /*
  * A port that count queue pairs (1 to 128) share, run by one loop. What one of them sends teaches it the flow; what
  * the port receives goes to the pair that its flow was last sent from, else to one by a hash of the flow

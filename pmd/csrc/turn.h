@@ -29,7 +29,9 @@ static inline uint64_t clock_lap(uint64_t *clock)
 	uint32_t layout##_direct_turn(struct rk_queue *queue, struct rk_port *port,               \
 				      uint32_t burst, uint64_t *clock);                           \
 	void layout##_direct_drain(struct rk_queue *queue, struct rk_port *port);                 \
-	bool layout##_direct_suits(struct rk_queue *queue, const struct rk_port *port);
+	bool layout##_direct_suits(struct rk_queue *queue, const struct rk_port *port);          \
+	uint32_t layout##_watched_turn(struct rk_queue *queue, struct rk_port *port,             \
+				       uint32_t burst, uint64_t *clock);
 
 TURNS_OF(split)
 TURNS_OF(packed)
@@ -67,9 +69,13 @@ static inline uint32_t enqueue_turn(struct rk_queue *queue, struct rk_port *port
 	const bool packed = queue_packed(queue);
 	struct place place;
 
-	if (queue->posted)
+	if (queue->receives) {
+		if (queue->receives == RECEIVES_WATCHED)
+			return packed ? packed_watched_turn(queue, port, burst, clock)
+				      : split_watched_turn(queue, port, burst, clock);
 		return packed ? packed_direct_turn(queue, port, burst, clock)
 			      : split_direct_turn(queue, port, burst, clock);
+	}
 	if (!(queue->flags & RK_RING_ENABLED))
 		return 0;
 	place = queue_place(queue, packed);

@@ -32,9 +32,11 @@ struct virtio_port {
 	struct iovec *shown; /* segments of the frames shown */
 	uint32_t shown_span[RK_BURST_MAX]; /* buffers of each */
 	/* Receive into VM1's memory. */
+	uint64_t rx_notify;     /* the register's address, which rx.notify is not while the queue is stopped */
+	uint16_t nowhere;       /* what it is then */
 	uint32_t direct_due;    /* the chain whose turn it is to be used. Runs on; masked it is a slot */
 	uint32_t *direct_bytes; /* by the first slot of a chain: how many it has */
-	bool disordered;        /* the device used another */
+	bool disordered;        /* the device used another: no buffer of VM1's suits it any more */
 };
 
 /* The device does what no device may: from now on the port stays away from it. */

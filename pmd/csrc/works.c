@@ -44,7 +44,7 @@ static bool takes(const struct rk_work *work)
 {
 	const struct rk_queue *rx = awaited(work);
 
-	return rx && (rx->posted || !rx->empty);
+	return rx && (rx->receives == RECEIVES_DIRECT || !rx->empty);
 }
 
 uint32_t works_arm(struct rk_work *works, uint32_t count)

@@ -318,14 +318,23 @@ def test_a_vf_that_is_slow(model: IgbModel) -> None:
 def test_counters_go_round(model: IgbModel) -> None:
     model.put(COUNTERS["rx"], 0xFFFFFFF0)
     vf, _ = opened(model)
-    assert vf.counters() == Counters()
+    assert vf.counters() == Counters()._asdict()
     model.put(COUNTERS["rx"], 0x10)
     model.put(COUNTERS["tx_bytes"], 100)
-    assert vf.counters() == Counters(packets_received=0x20, bytes_sent=100)
+    assert vf.counters() == Counters(packets_received=0x20, bytes_sent=100)._asdict()
     model.put(COUNTERS["rx"], 0x0F)
-    assert vf.counters() == Counters(packets_received=0x1_0000_001F, bytes_sent=100)
+    told = Counters(packets_received=0x1_0000_001F, bytes_sent=100)
+    assert vf.counters() == told._asdict()
     vf.close()
-    assert vf.counters() is None
+    assert vf.counters() == told._asdict()
+    vf.open(1)
+    model.put(COUNTERS["rx"], 0x11)
+    assert vf.counters() == told._replace(packets_received=0x1_0000_0021)._asdict()
+    model.gone = True
+    assert vf.counters() == told._replace(packets_received=0x1_0000_0021)._asdict()
+    model.gone = False
+    vf.close()
+    assert vf.counters() == told._replace(packets_received=0x1_0000_0021)._asdict()
 
 
 def test_counters_of_before_a_reset_stay(model: IgbModel) -> None:
@@ -335,5 +344,5 @@ def test_counters_of_before_a_reset_stay(model: IgbModel) -> None:
     model.reset_vf()
     model.put(COUNTERS["rx"], 0)
     assert vf.look() == "it was reset"
-    assert vf.counters() == Counters(packets_received=10)
+    assert vf.counters() == Counters(packets_received=10)._asdict()
     vf.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import resource
@@ -19,6 +20,7 @@ from guest import bpf
 from guest.errors import VhostPciError
 from tests.driver.opening import few_descriptors, opened, without_capabilities
 from tests.kernel.namespace import ip, namespace
+from tests.pmd.wait import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -130,6 +132,28 @@ def test_a_port_has_every_so_manyth_queue(queue_pairs: int) -> None:
         )
         assert all(spec == PortSpec("xdp", xdp=spec.xdp) for spec in specs)
         assert not any(os.get_inheritable(queue.fd) for each in queues for queue in each)
+
+
+def test_how_it_was_opened_and_what_the_kernel_counted() -> None:
+    """Nobody takes frames off its sockets, nor gave them buffers: they are lost, and told."""
+    vf = parse_vf("xdp:v0")
+    assert (vf.mode, set(vf.counters().values())) == ("", {0})
+    lost = 0
+
+    def more_than(count: int) -> bool:
+        return vf.counters()["rx_dropped"] > count
+
+    for _ in range(2):
+        with opened(vf, 2), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+            assert vf.mode == "copy, driver mode, 2 queues, need_wakeup"
+            wire.bind(("v1", 0))
+            wire.send(bytes(60))
+            wait_for(functools.partial(more_than, lost), "the count")
+            lost = vf.counters()["rx_dropped"]
+        assert vf.counters()["rx_dropped"] >= lost  # of both openings
+        lost = vf.counters()["rx_dropped"]
+    assert vf.counters()["fill_ring_empty"] == lost
+    assert vf.counters()["tx_ring_empty"] == 0
 
 
 def test_nothing_stays() -> None:

@@ -110,7 +110,8 @@ class VfRig:
             Window(each.ctypes.data, len(each), number == WRITABLE)
             for number, each in rig.windows.items()
         ]
-        assert vf.share(cast("list[Mapping]", windows)) is None
+        self.windows = cast("list[Mapping]", windows)
+        assert vf.share(self.windows) is None
         self.stats = DirectionStats()
 
     def begin(self) -> bool:

@@ -13,6 +13,7 @@ import pytest
 
 from driver.igbvf.device import FRAME_BYTES_MAX
 from driver.memory_map import TranslationError
+from driver.virtio_net.features import Feature
 from driver.virtio_net.queue import FRAME_OVERHEAD, MTU_UNTOLD
 from pmd.kernel import DirectionStats, Event, Queue, Work, drop_names
 from tests.driver.igb_model import IgbModel
@@ -85,7 +86,8 @@ class Scene:
         if kind == "igbvf":
             self.vf_rig, self.least = IgbRig(self.rig, IgbModel()), IGBVF_LEAST
         else:
-            self.vf_rig, self.least = DirectRig(self.rig, OFFER), LEAST
+            more = Feature.RING_PACKED if "packed" in kind else 0
+            self.vf_rig, self.least = DirectRig(self.rig, OFFER | more), LEAST
         self.kind, self.shares = kind, shares
         if not shares:
             self.vf_rig.vf.unshare()

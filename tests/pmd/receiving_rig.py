@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from driver.software_vf import Vf
     from pmd.kernel import Event
     from pmd.ports import Copy
+    from pmd.stats import Receives
     from tests.driver.igb_model import IgbModel
     from tests.driver.virtio_net_model import VirtioNetModel
 
@@ -31,6 +32,11 @@ class ReceivingRig:
     def turn(self) -> Event:
         self.channel.works[0].turn(32)
         return self.channel.works[0].events
+
+    @property
+    def ways(self) -> Receives:
+        """How VM1's only pair receives."""
+        return self.channel.snapshot().pairs[0].receives
 
     @property
     def zero_copy(self) -> int:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from pmd import kernel, live_table, report
-from pmd.stats import AtVf, Channel, Direction, Lcore, Pair, Snapshot
+from pmd.stats import AtVf, Channel, Direction, Lcore, Pair, Receives, Snapshot
 
 if TYPE_CHECKING:
     import pytest
@@ -28,10 +28,17 @@ def direction(packets: int, dropped: int = 0) -> Direction:
 
 def snapshot(time_s: float, scale: int) -> Snapshot:
     pairs = (
-        Pair(direction(1_000_000 * scale, 3 * scale), direction(500_000 * scale), AtVf(scale)),
-        Pair(direction(0), direction(1_000_000 * scale), AtVf()),
+        Pair(
+            direction(1_000_000 * scale, 3 * scale),
+            direction(500_000 * scale),
+            AtVf(scale),
+            Receives("zero-copy", 5),
+        ),
+        Pair(direction(0), direction(1_000_000 * scale), AtVf(), Receives("copy", 2)),
     )
-    channel = Channel("vfio-user:[a]", "loop", "forwarding", pairs, 4, 1)
+    counters = {"received": 5 * scale, "sent": 0}
+    more = (4, 1, "packed rings", counters)
+    channel = Channel("vfio-user:[a]", "loop", "forwarding", pairs, *more)
     return Snapshot(time_s, (channel,), (Lcore(1, 100 * scale, 50, 1000 * scale, 250 * scale),))
 
 
@@ -55,6 +62,13 @@ def test_json_object_counts_everything_since_start() -> None:
     assert channel["vf_to_vm1"]["packets"] == 6_000_000
     assert channel["vf_to_vm1"]["drops"] == {}
     assert (channel["rx_missed"], channel["tx_zero_copy"], channel["rx_zero_copy"]) == (4, 0, 0)
+    assert (channel["vf_mode"], channel["vf_counters"]) == (
+        "packed rings",
+        {"received": 20, "sent": 0},
+    )
+    assert (channel["rx_mode"], channel["rx_redecided"]) == ("mixed", 7)
+    ways = [(pair["rx_mode"], pair["rx_redecided"]) for pair in channel["queue_pairs"]]
+    assert ways == [("zero-copy", 5), ("copy", 2)]
     assert channel["cycles_per_packet"] == 200.0
     assert [pair["vm1_to_vf"]["packets"] for pair in channel["queue_pairs"]] == [4_000_000, 0]
     assert found["lcores"] == [
@@ -122,6 +136,7 @@ def test_summary_names_each_reason_for_a_drop() -> None:
         "200 cycles/packet, 12 dropped"
     )
     assert lines[3] == "    dropped bad_next: 12"
+    assert lines[-2] == ("  VF: packed rings, VM1 receives: mixed, changed 7 times, received 20")
     assert lines[-1] == "lcore 1: 25.0% busy"
 
 
