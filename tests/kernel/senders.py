@@ -1,4 +1,4 @@
-"""VM1's transmitq by the rules of 2.7 and 2.8: it kicks only when asked to, and awaits calls."""
+"""VM1's driver by the rules of 2.7 and 2.8: it kicks only when asked to, and awaits calls."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def _fence() -> None:
 
 
 class Sender(abc.ABC):
-    """Sends chains of one buffer.
+    """Sends chains of one buffer; or has them filled, on a ring that it receives on.
 
     Attributes:
         kicks: How many of them were wanted.
@@ -85,11 +85,11 @@ class Sender(abc.ABC):
 class SplitSender(Sender):
     """On a split ring of SIZE."""
 
-    def __init__(self, rig: Rig, kick_fd: int) -> None:
+    def __init__(self, rig: Rig, kick_fd: int, direction: int = 0) -> None:
         super().__init__(rig, kick_fd)
         self._rig = rig
         for head in range(SIZE):
-            rig.desc(head, BIG + 0x1000 * head, _BUFFER)
+            rig.desc(head, BIG + 0x1000 * head, _BUFFER, direction)
 
     def _post(self, count: int) -> None:
         before = self._rig.index % 65536
@@ -112,9 +112,9 @@ class SplitSender(Sender):
 class PackedSender(Sender):
     """On a packed ring of SIZE. With EVENT_IDX it is called for the last chain alone."""
 
-    def __init__(self, rig: PackedRig, kick_fd: int) -> None:
+    def __init__(self, rig: PackedRig, kick_fd: int, direction: int = 0) -> None:
         super().__init__(rig, kick_fd)
-        self._rig = rig
+        self._rig, self._direction = rig, direction
         self._last = 0
         rig.set_event(AT if self._event_idx else ENABLE)
 
@@ -122,7 +122,7 @@ class PackedSender(Sender):
         for _ in range(count):
             self._last = self._rig.driver.position
             at = self._last & ~WRAP
-            self._rig.driver.post(at, [(BIG + 0x1000 * at, _BUFFER)])
+            self._rig.driver.post(at, [(BIG + 0x1000 * at, _BUFFER)], self._direction)
         self._rig.driver.show()
 
     def _wanted(self, count: int) -> bool:

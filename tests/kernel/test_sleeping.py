@@ -10,6 +10,7 @@ import contextlib
 import dataclasses
 import os
 import random
+import select
 import socket
 import struct
 import threading
@@ -22,14 +23,14 @@ from driver.software_vf import PortSpec
 from pmd.kernel import DirectionStats, Event, Loop, Poll, Port, Queue, Work
 from tests.kernel.holding_port import HoldingPort
 from tests.kernel.packed_rig import PackedRig
-from tests.kernel.rig import BIG, USED, Rig
+from tests.kernel.rig import BIG, USED, WRITE, Rig
 from tests.kernel.senders import DEADLINE_S, SIZE, PackedSender, Sender, SplitSender
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 RUN_NS = 100_000_000
-SECONDS = 1.5
+SECONDS = 0.6
 
 
 @contextlib.contextmanager
@@ -59,6 +60,7 @@ class Bench:
     rig: Rig
     loop: Loop
     queue: Queue
+    transmits: bool
 
     @classmethod
     @contextlib.contextmanager
@@ -82,46 +84,70 @@ class Bench:
             loop = stack.enter_context(Loop(burst, poll))
             loop.set([Work(tx, rx, stack.enter_context(Port(port)))])
             stack.callback(loop.set, [])
-            yield cls(rig, loop, queue)
+            yield cls(rig, loop, queue, transmits)
 
     def sender(self, kick_fd: int) -> Sender:
         """VM1 on its ring."""
+        direction = 0 if self.transmits else WRITE
         if isinstance(self.rig, PackedRig):
-            return PackedSender(self.rig, kick_fd)
-        return SplitSender(self.rig, kick_fd)
+            return PackedSender(self.rig, kick_fd, direction)
+        return SplitSender(self.rig, kick_fd, direction)
 
 
 NULL = PortSpec("null")
 
 
+def offer(sender: Sender, outside: socket.socket | None, chance: random.Random) -> None:
+    """A chain or two for the loop; to receive in them, as many frames come before or after."""
+    count, frames_first = chance.randrange(1, 3), chance.random() < 0.5
+    for frames in (frames_first, not frames_first):
+        if not frames:
+            sender.send(count)
+        elif outside is not None:
+            for _ in range(count):
+                outside.send(bytes(60))
+
+
+def take(outside: socket.socket) -> None:
+    """Whatever came out."""
+    while select.select([outside], [], [], 0)[0]:
+        outside.recv(100)
+
+
 @pytest.mark.parametrize("packed", [False, True])
 @pytest.mark.parametrize("event_idx", [False, True])
-@pytest.mark.parametrize("poll", [Poll(0), Poll(0, 20_000), Poll(30_000)], ids=str)
+@pytest.mark.parametrize("poll", [None, Poll(0), Poll(0, 20_000), Poll(30_000)], ids=str)
+@pytest.mark.parametrize("transmits", [True, False])
 def test_no_wake_up_is_lost(
     *,
+    transmits: bool,
     event_idx: bool,
     packed: bool,
-    poll: Poll,
+    poll: Poll | None,
     kick_fd: int,
     seed: int,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    """VM1 sleeps until it is called, on either ring; poll: None is a loop that never sleeps."""
     monkeypatch.setenv("PMD_KERNEL_TRUST_WAKES", "1")  # no sleep ends by time
     chance = random.Random(seed)
     features = {"packed": packed, "event_idx": event_idx}
-    with Bench.made(poll, kick_fd, NULL, transmits=True, **features) as bench:
+    outside, inside = socket.socketpair(socket.AF_UNIX, socket.SOCK_DGRAM)
+    port = PortSpec("dgram", inside.detach())
+    with outside, Bench.made(poll, kick_fd, port, transmits=transmits, **features) as bench:
         sender = bench.sender(kick_fd)
         with running(bench.loop):
             deadline = time.monotonic() + SECONDS
             while time.monotonic() < deadline:
                 for _ in range(chance.randrange(1, 4)):
-                    sender.send(chance.randrange(1, 3))
+                    offer(sender, outside if not transmits else None, chance)
                 sender.wait_used()
+                take(outside)
                 if chance.random() < 0.3:
                     time.sleep(chance.random() / 2000)
-        assert sender.kicks > 0
-        assert bench.loop.stats.sleeps > 0
+        assert (sender.kicks > 0) == (bench.loop.stats.sleeps > 0) == (poll is not None)
         assert bench.queue.stats.packets == sender.sent
+        assert bench.queue.stats.calls > 0
 
 
 @pytest.mark.parametrize("event_idx", [False, True])
