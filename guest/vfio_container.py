@@ -26,6 +26,30 @@ CONTAINER_PATH = "/dev/vfio/vfio"
 GROUP_PATH = "/dev/vfio/{}"
 _INFO_MAX = 1 << 20
 _PERMISSION = "run as root, or as a user who may open it"
+# Of VFIO_IOMMU_MAP_DMA (linux/vfio.h; drivers/vfio/vfio_iommu_type1.c).
+_MAP_REFUSALS = {
+    errno.ENOMEM: (
+        "the process may not lock that much memory",
+        "raise the limit: ulimit -l unlimited, or LimitMEMLOCK=infinity in a unit",
+    ),
+    errno.EEXIST: ("the address overlaps an earlier mapping", ""),
+    errno.ENOSPC: (
+        "the container is full of mappings",
+        "raise /sys/module/vfio_iommu_type1/parameters/dma_entry_limit",
+    ),
+    errno.EINVAL: (
+        "the IOMMU does not translate such addresses or pages",
+        "see its address bits (in a VM: intel-iommu,aw-bits=48), and its group's reserved_regions",
+    ),
+    errno.EPERM: (
+        "the kernel lets this process map nothing for DMA",
+        "run as root, or with CAP_SYS_RAWIO where VFIO has no IOMMU",
+    ),
+    errno.EFAULT: (
+        "the kernel does not map such memory for DMA, as a device's",
+        "use VFIO's own container (CONFIG_VFIO_CONTAINER), not iommufd's",
+    ),
+}
 
 
 def failure(
@@ -202,26 +226,19 @@ class Container(Closing):
         return IommuInfo(sizes, ranges, left)
 
     def dma_map(self, address: int, size: int, iova: int, *, writable: bool) -> None:
-        """Let every function of the container reach this process's memory; page aligned."""
+        """Let every function of the container reach this process's memory; page aligned.
+
+        Raises:
+            VhostPciError: The kernel refuses it; the cause says why, the remedy what to do.
+        """
         flags = abi.VFIO_DMA_MAP_FLAG_READ | (abi.VFIO_DMA_MAP_FLAG_WRITE if writable else 0)
         argsz = ctypes.sizeof(abi.VfioIommuType1DmaMap)
         argument = bytearray(abi.VfioIommuType1DmaMap(argsz, flags, address, iova, size))
         try:
             self.syscalls.ioctl(self._fd, abi.VFIO_IOMMU_MAP_DMA, argument)
         except OSError as error:
-            remedies = {
-                errno.ENOMEM: (
-                    "the process may not lock that much memory",
-                    "raise the limit: ulimit -l unlimited, or LimitMEMLOCK=infinity in a unit",
-                ),
-                errno.EEXIST: ("the address overlaps an earlier mapping", ""),
-                errno.ENOSPC: (
-                    "the container is full of mappings",
-                    "raise /sys/module/vfio_iommu_type1/parameters/dma_entry_limit",
-                ),
-            }
             subject = f"{size} bytes at {iova:#x}"
-            raise failure("map for DMA", subject, error, remedies) from error
+            raise failure("map for DMA", subject, error, _MAP_REFUSALS) from error
 
     def dma_unmap(self, iova: int, size: int) -> None:
         """Take back exactly one earlier dma_map."""

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("pmd")
 _RETRY_S = 2.0  # a PF that does not answer takes half of it
+_PREPARED_MAX = 8  # each has memory of its own
 _EVERY_FRAME = (1 << 32) - 1
 
 
@@ -245,7 +246,10 @@ class Ports:
     def prepare(self) -> None:
         """Open a VF that takes long for it, before anybody waits; VhostPciError if it cannot be."""
         if self._vf.opens_slowly:
-            self.ensure(1)
+            # How many pairs VM1 has is not known yet. One that only copies may have ports to spare;
+            # to open it again would take its link down.
+            spare = 1 if self._vf.reads_vm1 else self._vf.queue_pairs_max or 1
+            self.ensure(min(spare, _PREPARED_MAX))
 
     @property
     def spoilt(self) -> bool:

@@ -18,6 +18,7 @@ from driver.software_vf import PortSpec, abi, parse_vf
 from driver.software_vf.xdp_socket import XdpSocket
 from guest import bpf
 from guest.errors import VhostPciError
+from pmd.ports import Ports
 from tests.driver.opening import few_descriptors, opened, without_capabilities
 from tests.kernel.namespace import ip, namespace
 from tests.pmd.wait import wait_for
@@ -154,6 +155,18 @@ def test_how_it_was_opened_and_what_the_kernel_counted() -> None:
         lost = vf.counters()["rx_dropped"]
     assert vf.counters()["fill_ring_empty"] == lost
     assert vf.counters()["tx_ring_empty"] == 0
+
+
+def test_one_that_is_prepared_is_opened_once(caplog: pytest.LogCaptureFixture) -> None:
+    """Whether VM1 then has one queue pair or two: for a card's driver each is a reset."""
+    caplog.set_level(logging.INFO)
+    ports = Ports(parse_vf("xdp:v0"))
+    ports.prepare()
+    for pairs in (1, 2, 1):
+        ports.ensure(pairs)
+        assert len(ports) == 2
+    ports.close()
+    assert caplog.text.count("driver mode, 2 queues") == 1
 
 
 def test_nothing_stays() -> None:

@@ -19,6 +19,7 @@ from guest.function import Irq, Region
 from guest.syscalls import Syscalls
 
 PAGE = 4096
+IOVA_RANGES = ((0, 0xFEDFFFFF), (0xFEF00000, (1 << 48) - 1))
 CONFIG = struct.pack("<HHHHI32xHH", 0x1AF4, 0x10F0, 0, 0, 0x02000001, 0x1AF4, 0x10F1)
 
 
@@ -63,6 +64,8 @@ class FakeVfio(Syscalls):
         self.type1_loaded = True
         self.remaps_interrupts = True
         self.lockable = 1 << 20
+        self.entries = 65535  # dma_entry_limit
+        self.refuses_dma = 0  # the error of a kernel that maps nothing of this process's
         self.open_errors: dict[str, int] = {}
         self.log: list[str] = []
         self._containers: dict[int, FakeContainer] = {}
@@ -156,8 +159,9 @@ class FakeVfio(Syscalls):
         self._model(fd)
         room = _argsz(argument, 16)
         chain = bytes(abi.VfioIommuType1InfoCapIovaRange((1, 1, 24 + 48), 2))
-        chain += struct.pack("<4Q", 0, 0xFEDFFFFF, 0xFEF00000, (1 << 48) - 1)
-        chain += bytes(abi.VfioIommuType1InfoDmaAvail((3, 1, 0), 65535))
+        chain += b"".join(struct.pack("<2Q", *each) for each in IOVA_RANGES)
+        left = self.entries - len(self._model(fd).mappings)
+        chain += bytes(abi.VfioIommuType1InfoDmaAvail((3, 1, 0), left))
         flags = abi.VFIO_IOMMU_INFO_PGSIZES | abi.VFIO_IOMMU_INFO_CAPS
         fits = room >= 24 + len(chain)
         info = abi.VfioIommuType1Info(24 + len(chain), flags, 0x40201000, 24 if fits else 0)
@@ -178,6 +182,13 @@ class FakeVfio(Syscalls):
                 raise _error(errno.EEXIST)
         if sum(size for size, _, _ in container.mappings.values()) + raw.size > self.lockable:
             raise _error(errno.ENOMEM)
+        last = raw.iova + raw.size - 1
+        if not any(begin <= raw.iova and last <= end for begin, end in IOVA_RANGES):
+            raise _error(errno.EINVAL)
+        if len(container.mappings) == self.entries:
+            raise _error(errno.ENOSPC)
+        if self.refuses_dma:
+            raise _error(self.refuses_dma)
         container.mappings[raw.iova] = (raw.size, raw.vaddr, raw.flags)
 
     def _iommu_unmap_dma(self, fd: int, argument: bytearray) -> None:

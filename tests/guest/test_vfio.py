@@ -275,7 +275,7 @@ def test_dma(function: VfioFunction, kernel: FakeVfio) -> None:
     function.dma_map(0x7F0000000000, PAGE, 0x200000, writable=False)
     with pytest.raises(VhostPciError, match="overlaps an earlier mapping"):
         function.dma_map(0x7F0000000000, PAGE, 0x101000, writable=True)
-    with pytest.raises(VhostPciError, match="cannot map for DMA 100 bytes at 0x300000: invalid"):
+    with pytest.raises(VhostPciError, match="100 bytes at 0x300000: the IOMMU does not tr"):
         function.dma_map(0x7F0000000000, 100, 0x300000, writable=True)
     with pytest.raises(VhostPciError, match="may not lock that much memory; raise the limit: ulim"):
         function.dma_map(0x7F0000000000, kernel.lockable, 0x400000, writable=True)
@@ -285,6 +285,31 @@ def test_dma(function: VfioFunction, kernel: FakeVfio) -> None:
     with pytest.raises(VhostPciError, match="0 bytes were mapped there"):
         function.dma_unmap(0x100000, 2 * PAGE)
     function.dma_unmap(0x200000, PAGE)
+
+
+def test_dma_that_the_kernel_refuses(function: VfioFunction, kernel: FakeVfio) -> None:
+    """Beside a limit of locked memory: each with what it is, and what to do."""
+    room = "the IOMMU does not translate such addresses or pages; see its address bits"
+    for hole in (0xFEE00000, 1 << 48):
+        with pytest.raises(VhostPciError, match=rf"at {hole:#x}: {room}"):
+            function.dma_map(0x7F0000000000, PAGE, hole, writable=True)
+    kernel.entries = 0
+    with pytest.raises(VhostPciError, match=r"full of mappings; raise /sys/.*/dma_entry_limit"):
+        function.dma_map(0x7F0000000000, PAGE, 0, writable=True)
+    kernel.entries = 1
+    for number, line in (
+        (errno.EPERM, "the kernel lets this process map nothing for DMA; run as root, or with"),
+        (
+            errno.EFAULT,
+            "the kernel does not map such memory for DMA, as a device's; use VFIO's own",
+        ),
+    ):
+        kernel.refuses_dma = number
+        with pytest.raises(VhostPciError, match=line):
+            function.dma_map(0x7F0000000000, PAGE, 0, writable=True)
+    kernel.refuses_dma = 0
+    function.dma_map(0x7F0000000000, PAGE, 0, writable=True)
+    function.dma_unmap(0, PAGE)
 
 
 def test_iommu_info(kernel: FakeVfio) -> None:
