@@ -302,6 +302,13 @@ class Links:
     """
 
     def __init__(self, ingredients: Ingredients, stage: Stage) -> None:
+        self._ingredients, self._stage = ingredients, stage
+        self.begin()
+
+    def begin(self) -> None:
+        """The machines anew, without a link; nothing is counted yet."""
+        ingredients, stage = self._ingredients, self._stage
+        stage.clear()
         directory = stage.another().directory
         vm1, vm2 = (
             stage.enter(ingredients.templates.restore(name, memory_mib, directory))
