@@ -18,8 +18,10 @@ import pytest
 from tests.conftest import no_leaks
 from tools.lab import own
 from tools.lab.cache import Cache, cache_directory
+from tools.lab.check import NEXT_MEMORY_MIB
 from tools.lab.image import make_image
 from tools.lab.picture import Picture
+from tools.lab.prepare import KINDS
 from tools.lab.qemu import find_qemu
 from tools.lab.template import Templates
 
@@ -55,6 +57,7 @@ def ingredients() -> Ingredients:
     cache = Cache(cache_directory())
     image = make_image(cache)
     templates = Templates(cache, find_qemu(cache, None), image, _tell)
+    templates.make(*KINDS, (NEXT_MEMORY_MIB, False))
     return Ingredients(templates, own.package(cache, image.python))
 
 

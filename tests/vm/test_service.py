@@ -13,11 +13,16 @@ from tests.pmd.processes import cpu_seconds
 from tests.vm.conftest import serve
 from tests.vm.killed import outlives_its_device
 from tools.lab import own
+from tools.lab.check import NEXT_MEMORY_MIB
 from tools.lab.picture import OUTSIDE_ADDRESS, STEP_TIMEOUT_S, VM1_MEMORY_MIB
+from tools.lab.prepare import KINDS
 
 if TYPE_CHECKING:
-    from tests.vm.conftest import Stage
+    from pathlib import Path
+
+    from tests.vm.conftest import Ingredients, Stage
     from tools.lab.picture import Picture
+    from tools.lab.template import Templates
     from tools.lab.vm import Vm
 
 pytestmark = [pytest.mark.vm, pytest.mark.timeout(1800)]
@@ -28,11 +33,29 @@ IP_AND_ICMP_BYTES = 28
 ORDINARY_MTU = 1500
 # The least that IPv4 hosts take, IPv6's, Ethernet's, and jumbo frames.
 MTUS = (576, 1280, ORDINARY_MTU, 9000)
-OTHER_MEMORY_MIB = VM1_MEMORY_MIB + 128
 REPLACEMENTS = 10
 SUCCEEDED_WITHIN_S = 2.0
-SUCCESSIONS = 20
+RESTORED_WITHIN_S = 1.0
+TRIES = 5
 MORE_ANSWERS = 10
+
+
+def restoring(templates: Templates, kind: tuple[int, bool], directory: Path) -> float:
+    """What a machine's restoring computes until its agent answers, ours and QEMU's, in s."""
+    memory_mib, iommu = kind
+    used_s = time.process_time()
+    with templates.restore("restored", memory_mib, directory, iommu=iommu) as vm:
+        print(f"{memory_mib} MiB, IOMMU {iommu}: restored in {vm.restored_in_s:.2f} s")
+        return time.process_time() - used_s + cpu_seconds(vm.process.pid)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_restored_in_a_second(
+    ingredients: Ingredients, kind: tuple[int, bool], tmp_path: Path
+) -> None:
+    """Not counting when others had the processors, and that they share its caches now and then."""
+    tries = (restoring(ingredients.templates, kind, tmp_path) for _ in range(TRIES))
+    assert any(used_s <= RESTORED_WITHIN_S for used_s in tries)
 
 
 def both_ways(picture: Picture, size_bytes: int) -> None:
@@ -72,14 +95,16 @@ def succeed(picture: Picture) -> float:
     words = ("run", "--bar", "2", "--vf", "packet:eth0", "--poll", "adaptive")
     picture.pmd = picture.vm2.agent.start(own.COMMAND, *words)  # from nothing: not a fork
     picture.wait_until_served()
-    print(f"from its start until it served: {time.monotonic() - began:.2f} s")
-    return cpu_seconds(machine) - used_s
+    used_s = cpu_seconds(machine) - used_s
+    wall_s = time.monotonic() - began
+    print(f"from its start until it served: {wall_s:.2f} s, {used_s:.2f} s of them VM2 computed")
+    return used_s
 
 
 def test_a_killed_pmd_is_succeeded(served: Picture) -> None:
-    """Within two seconds, emulated; not counting those in which others had the processors."""
+    """Within two seconds, emulated; not counting when others had the processors, as above."""
     served.ping(2)
-    assert any(succeed(served) <= SUCCEEDED_WITHIN_S for _ in range(SUCCESSIONS))
+    assert any(succeed(served) <= SUCCEEDED_WITHIN_S for _ in range(TRIES))
     served.ping(2)
     both_ways(served, MIB)
 
@@ -111,7 +136,7 @@ def test_ten_vm1s_one_pmd(served: Picture) -> None:
         ends = [served.unplug, served.stop_vm1]
         for end in ends if number % 2 else reversed(ends):  # each other one dies while it is served
             end()
-        served.start_vm1(VM1_MEMORY_MIB if number % 2 else OTHER_MEMORY_MIB)
+        served.start_vm1(VM1_MEMORY_MIB if number % 2 else NEXT_MEMORY_MIB)
         served.plug()
         served.wait_until_served()
         served.ping(2)
@@ -149,7 +174,7 @@ def test_a_neighbour_comes_and_goes(served: Picture, stage: Stage) -> None:
     served.stop_pmd()
     second = stage.another(number=1)
     second.start_device()
-    second.start_vm1(OTHER_MEMORY_MIB)
+    second.start_vm1(NEXT_MEMORY_MIB)
     second.join(served.vm2)
     second.plug()
     second.pmd = served.run_pmd("--vf", "packet:eth{n}", "--poll", "adaptive")

@@ -35,10 +35,12 @@ def check(picture: Picture, steps: Steps, kind: str, size_mib: int) -> None:
     """
     with steps.step("device server"):
         picture.start_device()
-    with steps.step("VM1 with the stock virtio-net driver"):
+    with steps.step("VM1 with the stock virtio-net driver") as facts:
         picture.start_vm1()
-    with steps.step("VM2, and a machine outside"):
+        facts.append(f"restored in {picture.vm1.restored_in_s:.1f} s")
+    with steps.step("VM2, and a machine outside") as facts:
         picture.start_vm2(kind=kind)
+        facts.append(f"restored in {picture.vm2.restored_in_s:.1f} s")
     with steps.step("plug the function into VM2") as facts:
         address = picture.plug()
         facts.append(address)

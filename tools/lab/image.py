@@ -64,9 +64,6 @@ _SKIPPED = frozenset(
         *(f"{_DIST_PACKAGES}/numpy/{name}/tests" for name in ("lib", "ma", "random", "linalg")),
     }
 )
-# On a busy host an emulated timer misses the ticks that Linux counts when it tries it, and 7.3 was
-# seen to panic then; 6.12 never was.
-_EMULATED_WORDS = {debian.BACKPORTS: ("no_timer_check",)}
 _MERGED = ("bin", "lib", "lib64", "sbin")  # Debian's merged /usr: links, that base-files makes
 _RECIPE = "1"  # raise it when this file makes something else of the same words
 
@@ -75,13 +72,12 @@ _RECIPE = "1"  # raise it when this file makes something else of the same words
 class Image:
     """Files to boot from, the kernel's release, and the Python that runs in there.
 
-    emulated_words: Of the kernel's command line, where it is emulated. key stands for the content.
+    key stands for the content.
     """
 
     kernel: Path
     initramfs: Path
     release: str
-    emulated_words: tuple[str, ...]
     python: Python
     key: str
 
@@ -115,8 +111,7 @@ def make_image(cache: Cache, kernel_suite: str = debian.SUITE) -> Image:
         "initramfs", key, lambda path: _assemble(path / "initramfs", root, layers, inside)
     )
     vmlinuz, release = bootable(kernel)
-    words = _EMULATED_WORDS.get(kernel_suite, ())
-    return Image(vmlinuz, image / "initramfs", release, words, Python(root, python), key)
+    return Image(vmlinuz, image / "initramfs", release, Python(root, python), key)
 
 
 def _inside(name: str) -> bytes:

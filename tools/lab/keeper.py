@@ -268,6 +268,8 @@ def main() -> None:
             _log.info("the device server runs; starting the machines")
             picture.start_vm1()
             picture.start_vm2()
+            times_s = (picture.vm1.restored_in_s, picture.vm2.restored_in_s)
+            _log.info("VM1 was restored in %.1f s, VM2 in %.1f s", *times_s)
             keeper = Keeper(picture, listener)
             _log.info(READY)
             keeper.serve()

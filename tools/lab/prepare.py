@@ -9,12 +9,16 @@ from typing import TYPE_CHECKING
 from tools.lab import debian, own
 from tools.lab.cache import Cache, cache_directory
 from tools.lab.image import make_image
+from tools.lab.picture import VM1_MEMORY_MIB, VM2_MEMORY_MIB
 from tools.lab.qemu import find_qemu
 from tools.lab.template import Templates
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
+
+# What a picture's machines are restored from, as of `Templates.make`.
+KINDS = ((VM2_MEMORY_MIB, True), (VM1_MEMORY_MIB, False))
 
 
 class Steps:
@@ -75,4 +79,6 @@ def prepare(
         facts.append(templates.accelerator)
         if templates.kvm_refusal:
             facts.append(f"though there is a KVM: {templates.kvm_refusal}")
+    with steps.step("machines, booted once"):
+        templates.make(*KINDS)
     return templates, package

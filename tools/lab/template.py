@@ -67,15 +67,33 @@ class Templates:
         """
         hardware = Hardware(self._qemu, self._image, self.accelerator, memory_mib, iommu)
         saved = self._saved(hardware)
+        began = time.monotonic()
         vm = Vm(name, hardware, directory, saved / _MEMORY)
         try:
             _ignore_memory(vm)
             vm.qmp.execute("migrate-incoming", uri=f"file:{saved / _STATE}")
             vm.wait_until_up(_RESTORE_TIMEOUT_S)
+            vm.restored_in_s = time.monotonic() - began
         except BaseException:
             vm.close()
             raise
         return vm
+
+    def make(self, *kinds: tuple[int, bool]) -> None:
+        """Make the templates that are not there yet; they boot at the same time.
+
+        Args:
+            kinds: Memory size in MiB, and whether there is an IOMMU, as of `restore`. Whoever makes
+                the same ones at once is to name them in the same order.
+
+        Raises:
+            VhostPciError: One cannot be booted or saved.
+        """
+        if kinds:
+            (memory_mib, iommu), *rest = kinds
+            hardware = Hardware(self._qemu, self._image, self.accelerator, memory_mib, iommu)
+            self._saved(hardware, lambda: self.make(*rest))
+            self.make(*rest)
 
     @property
     def accelerator(self) -> str:
@@ -111,17 +129,18 @@ class Templates:
         self.kvm_refusal = refused.read_text().strip() if refused.exists() else ""
         return not self.kvm_refusal
 
-    def _saved(self, hardware: Hardware) -> Path:
-        """The directory of a template."""
+    def _saved(self, hardware: Hardware, meanwhile: Callable[[], None] = lambda: None) -> Path:
+        """The directory of a template; what is to be done meanwhile is done if it has to boot."""
         facts = (hardware.qemu.version, hardware.image.key, *hardware.options())
         name = f"{'template' if hardware.iommu else 'bare'}{hardware.memory_mib}"
         return self._cache.layer(
-            name, recipe_key(_RECIPE, *facts), lambda path: self._make(hardware, path)
+            name, recipe_key(_RECIPE, *facts), lambda path: self._make(hardware, path, meanwhile)
         )
 
-    def _make(self, hardware: Hardware, path: Path) -> None:
+    def _make(self, hardware: Hardware, path: Path, meanwhile: Callable[[], None]) -> None:
         self._tell(f"booting the template of {hardware.memory_mib} MiB, with {self.accelerator}")
         with Vm("template", hardware, path) as vm:
+            meanwhile()
             vm.wait_until_up(_BOOT_TIMEOUT_S)
             vm.agent.run("modprobe", "virtio_net", timeout_s=_BOOT_TIMEOUT_S)
             vm.agent.run("python3", "-c", _ZERO, timeout_s=_BOOT_TIMEOUT_S)
