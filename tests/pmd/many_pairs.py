@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import os
 import socket
 import struct
 from typing import TYPE_CHECKING
@@ -14,11 +16,13 @@ from tools.vm1.options import MemoryOptions, Mode, Options, RingOptions, Socket,
 from tools.vm1.rings import Rings
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     from tools.vm1.rings import Ring
 
 HEADER = bytes(12)
+_PAGE = 4096
 _INDEX, _ENTRIES = 2, 4  # in avail and used areas (virtio 1.3, 2.7.6, 2.7.8)
 
 
@@ -117,6 +121,58 @@ class Vm1(Closing):
 
     def enable_ring(self, index: int, value: int) -> None:
         self._front_end._set_state(Request.SET_VRING_ENABLE, index, value)
+
+    def stop(self, pair: int) -> None:
+        """Both rings of it, by GET_VRING_BASE; answered."""
+        for index in (2 * pair, 2 * pair + 1):
+            payload = struct.pack("<II", index, 0)
+            self._front_end._ask(Request.GET_VRING_BASE, payload, len(payload))
+
+    def kick(self, pair: int) -> None:
+        """Both rings, whatever is in them."""
+        for ring in self._of(pair):
+            os.eventfd_write(ring.kick_fd, 1)
+
+    def take_calls(self, pair: int) -> int:
+        """How often it was called since the last time."""
+        count = 0
+        for ring in self._of(pair):
+            with contextlib.suppress(BlockingIOError):
+                count += os.eventfd_read(ring.call_fd)
+        return count
+
+    def _of(self, pair: int) -> Sequence[Ring]:
+        return self._rings.rings[2 * pair : 2 * pair + 2]
+
+    @property
+    def memory_fd(self) -> int:
+        return self._rings.memory.fd
+
+    def pages_of(self, pair: int) -> list[int]:
+        """Numbers of the memory's pages that only this pair has parts or buffers in."""
+        mine: set[int] = set()
+        others: set[int] = set()
+        for index, ring in enumerate(self._rings.rings):
+            fixed = len(ring.shape.pieces) - len(ring.slots)
+            hosts = [ring.desc.host, ring.avail.host, ring.used.host, ring.indirect.host]
+            hosts[fixed:] = [slot.host for slot in ring.slots]
+            pages = mine if index // 2 == pair else others
+            for host, size_bytes in zip(hosts, ring.shape.pieces, strict=True):
+                first, last = self._offset(host), self._offset(host + size_bytes - 1)
+                pages.update(range(first // _PAGE, last // _PAGE + 1))
+        return sorted(mine - others)
+
+    def address_of(self, page: int) -> int:
+        """Where a page of the memory is in this process."""
+        regions = self._rings.memory.regions
+        region = next(r for r in reversed(regions) if r.offset <= page * _PAGE)
+        return region.user + page * _PAGE - region.offset
+
+    def _offset(self, host: int) -> int:
+        for region in self._rings.memory.regions:
+            if region.user <= host < region.user + region.size_bytes:
+                return host - region.user + region.offset
+        raise AssertionError(hex(host))
 
     def close(self) -> None:
         self._front_end.close()
