@@ -2,6 +2,8 @@
 
 Sides take turns by whole rounds: each is a VM1 that offers every rate once. A side whose round it
 is not is stopped. Figures are those of rounds; no ratio is told, because a latency has no slices.
+Left out is, on either side alike, what came while a thread that matters had to make way for
+another: the scheduler's doing (tools/vm1/latency.py).
 """
 
 from __future__ import annotations
@@ -43,12 +45,19 @@ class Figure:
 
 @dataclass(frozen=True, slots=True)
 class LatencyRow:
-    """One rate on one side. sent: which part of the frames offered could be sent, in the median."""
+    """One rate on one side.
+
+    Attributes:
+        sent: Which part of the frames offered could be sent, in the median round.
+        kept: Which part of the time is in the figures, in all rounds.
+        figures: By name, of the rounds of which something is.
+    """
 
     case: Case
     rate_pps: int
     side: str
     sent: float
+    kept: float
     figures: dict[str, Figure]
 
     def json_object(self) -> dict[str, Any]:
@@ -62,6 +71,7 @@ class LatencyRow:
             "rate_pps": self.rate_pps,
             "side": self.side,
             "sent": round(self.sent, 4),
+            "kept": round(self.kept, 4),
         }
         for name, figure in self.figures.items():
             found[f"{name}_ns"] = round(figure.middle)
@@ -114,6 +124,7 @@ def _command(
         *(sys.executable, "-m", "tools.vm1.cli", "latency", "--json"),
         *("--vhost-user", str(side.socket(0)), "--cpu", str(places.vm1_cpus[0])),
         *("--size", str(case.frame_bytes), "--queue-size", str(case.queue_size)),
+        *("--peer-pid", str(side.forwarding_pid)),
         *("--rates", ",".join(map(str, options.rates_pps)), "--seconds", str(step_s)),
     ]
     command += ["--huge-pages"] if places.huge_pages else []
@@ -141,5 +152,8 @@ def _row(case: Case, rate_pps: int, side: str, rounds: Sequence[dict[str, Any]])
         values = [found[f"{name}_ns"] for found in rounds if found[f"{name}_ns"] is not None]
         if values:
             figures[name] = Figure(statistics.median(values), min(values), max(values))
-    sent = statistics.median(min(1.0, found["sent_pps"] / rate_pps) for found in rounds)
-    return LatencyRow(case, rate_pps, side, sent, figures)
+    shares = [min(1.0, found["sent_pps"] / rate_pps) for found in rounds if found["sent"]]
+    sent = statistics.median(shares) if shares else 0.0
+    pieces = sum(found["pieces"] for found in rounds)
+    kept = 1 - sum(found["pieces_dropped"] for found in rounds) / pieces
+    return LatencyRow(case, rate_pps, side, sent, kept, figures)

@@ -133,6 +133,11 @@ class Side(abc.ABC):
         for child in self._children:
             child.check()
 
+    @property
+    def forwarding_pid(self) -> int:
+        """Of the process that forwards; there is one once the back-end is up."""
+        return self._forwarding[0].pid
+
     def results(self) -> list[dict[str, Any]]:
         """End it: what each VM1 that was not idle found.
 

@@ -79,6 +79,11 @@ class Child:
             raise
 
     @property
+    def pid(self) -> int:
+        """Its process's."""
+        return self._process.pid
+
+    @property
     def output(self) -> str:
         """What it wrote to stdout so far."""
         return _text(self._output.fileno())

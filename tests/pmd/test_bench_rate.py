@@ -202,11 +202,11 @@ def test_tables_of_cases() -> None:
 
 def test_the_latency_table() -> None:
     figures = {"p50": Figure(1500.0, 1000.0, 2000.0), "p99": Figure(9e3, 8e3, 1e4)}
-    row = LatencyRow(CASE, 1_000_000, "testpmd 22.11", 0.75, figures)
+    row = LatencyRow(CASE, 1_000_000, "testpmd 22.11", 0.75, 0.5, figures)
     console = Console(file=io.StringIO(), width=400)
     console.print(latency_table([row]))
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
-    for cell in ("1,000,000", "testpmd 22.11", "75.0%", "1.5 (1.0..2.0)", "9.0 (8.0..10.0)"):
+    for cell in ("1,000,000", "testpmd 22.11", "75.0%", "50%", "1.5 (1.0..2.0)", "9.0 (8.0..10.0)"):
         assert cell in shown
     assert row.json_object()["p99_ns_spread"] == [8000, 10000]

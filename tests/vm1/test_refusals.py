@@ -85,9 +85,11 @@ def test_usage(tmp_path: Path, arguments: list[str], words: str) -> None:
         ("replay", ["--peer-cpu", "1"], "--peer-cpu 1: it needs --cpu"),
         ("replay", ["--cpu", "0", "--peer-cpu", "0"], "--peer-cpu 0: that is --cpu too"),
         ("replay", ["--cpu", "0", "--peer-cpu", "4095"], "this process may not run there"),
+        ("replay", ["--peer-pid", "1"], "--peer-pid 1: it is for latency only"),
+        ("latency", ["--peer-pid", str(1 << 30)], "there is no such process"),
     ],
 )
-def test_peer_cpu(tmp_path: Path, mode: str, arguments: list[str], words: str) -> None:
+def test_peer(tmp_path: Path, mode: str, arguments: list[str], words: str) -> None:
     status, line = refused(mode, "--vhost-user", str(tmp_path / "socket"), *arguments)
     assert (status, words in line) == (2, True), line
 

@@ -60,6 +60,7 @@ def drive(
         traffic=traffic.options(),
         cpu=run.cpu,
         peer_cpu=run.peer_cpu,
+        peer_pid=run.peer_pid,
         second=Socket.parse(second, "--second") if second else None,
         seconds=run.seconds,
         reconnect=run.reconnect,

@@ -203,6 +203,7 @@ class RunFlags:
         seconds: How long to run; 0: no limit.
         cpu: The CPU to run on.
         peer_cpu: replay: the back-end's CPU; each slice is then tagged with the state of both.
+        peer_pid: latency: the back-end's process; what came while one was preempted is left out.
         reconnect: When the back-end goes, wait for the next.
         connect_timeout: Seconds to wait for a back-end to listen.
         control: A socket that answers with the counters as JSON.
@@ -212,6 +213,7 @@ class RunFlags:
     seconds: float = 0.0
     cpu: int | None = None
     peer_cpu: int | None = None
+    peer_pid: int | None = None
     reconnect: Annotated[bool, _FLAG] = False
     connect_timeout: float = 5.0
     control: Path | None = None

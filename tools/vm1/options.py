@@ -178,6 +178,7 @@ class Options:
     traffic: TrafficOptions
     cpu: int | None = None
     peer_cpu: int | None = None
+    peer_pid: int | None = None
     second: Socket | None = None
     seconds: float = 0.0
     reconnect: bool = False
@@ -235,6 +236,8 @@ def _check_memory(memory: MemoryOptions) -> None:
 
 
 def _check_cpus(options: Options) -> None:
+    latency = options.peer_pid is None or options.mode == Mode.LATENCY
+    _require("--peer-pid", options.peer_pid, latency, "it is for latency only")
     peer = options.peer_cpu
     if peer is None:
         return

@@ -19,6 +19,7 @@ from tools.vm1.engine import tsc_hz
 from tools.vm1.engine_abi import Outcome
 from tools.vm1.latency import LatencyRun
 from tools.vm1.options import Mode, Options
+from tools.vm1.preemptions import Preemptions
 from tools.vm1.probe import Probe
 from tools.vm1.recorder import Recorder
 from tools.vm1.report import Counters, Ended, Noticed, Result
@@ -100,7 +101,10 @@ class Session:
     def _open_measure(self, stack: contextlib.ExitStack) -> Recorder | LatencyRun | None:
         options = self._options
         if options.mode == Mode.LATENCY:
-            return LatencyRun(options.traffic.rates_pps, options.seconds or 1.0, tsc_hz())
+            peer = options.peer_pid
+            preemptions = None if peer is None else Preemptions(peer)
+            rates_pps = options.traffic.rates_pps
+            return LatencyRun(rates_pps, options.seconds or 1.0, tsc_hz(), preemptions)
         if options.mode != Mode.REPLAY:
             return None
         cpu = options.peer_cpu
