@@ -32,7 +32,7 @@ from pmd.xdp_abi import XdpConfigStructure, XdpQueueStructure, XdpRingStructure
 if TYPE_CHECKING:
     from driver.igbvf.queue import QueuePair
 
-ABI = 18  # RK_ABI
+ABI = 19  # RK_ABI
 BURST_MAX = 256  # RK_BURST_MAX
 FRAME_MAX = 65562  # RK_FRAME_MAX
 DROP_SLOTS = 16
@@ -364,6 +364,7 @@ SIGNATURES: dict[str, tuple[Any, list[Any]]] = {
     "rk_drop_name": (c_char_p, [c_uint32]),
     "rk_fault_name": (c_char_p, [c_uint32]),
     "rk_isa": (c_char_p, []),
+    "rk_isa_name": (c_char_p, [c_uint32]),
     "rk_tsc_hz": (c_uint64, []),
     "rk_sizeof": (c_uint64, [c_char_p]),
 }

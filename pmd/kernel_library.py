@@ -12,7 +12,6 @@ from guest.errors import UsageError, VhostPciError
 from pmd.kernel_abi import ABI, SIGNATURES, SIZES
 
 _FILE = "_ringk.so"
-_ISAS = ("", "avx2", "scalar")  # csrc/isa.c; "": the best that the processor has
 
 
 def load(path: str) -> ctypes.CDLL:
@@ -47,24 +46,27 @@ def library() -> ctypes.CDLL:
     """The kernel: PMD_KERNEL_LIBRARY if set, else `_ringk.so` beside this file; loaded once.
 
     Raises:
-        UsageError: PMD_KERNEL_ISA has no meaning.
+        UsageError: PMD_KERNEL_ISA has no meaning here.
         VhostPciError: It cannot be loaded, or is of another build.
     """
+    found = load(os.environ.get("PMD_KERNEL_LIBRARY") or _installed())
     said = os.environ.get("PMD_KERNEL_ISA", "")
-    if said not in _ISAS:
-        remedy = "give avx2 or scalar, or leave it out: then it is the best that there is"
-        raise UsageError("use", f"PMD_KERNEL_ISA={said}", "no such code is in the kernel", remedy)
-    override = os.environ.get("PMD_KERNEL_LIBRARY")
-    if override:
-        return load(override)
+    known = _names(found.rk_isa_name)
+    if said not in ("", *known):
+        cause = "neither this kernel nor this processor has such instructions for it"
+        remedy = f"give one of {', '.join(known)}, or leave it out: then it is the last of them"
+        raise UsageError("use", f"PMD_KERNEL_ISA={said}", cause, remedy)
+    return found
+
+
+def _installed() -> str:
     beside = Path(__file__).with_name(_FILE)
     if beside.exists():
-        return load(str(beside))
+        return str(beside)
     # An editable installation keeps what it built away from the sources.
     import importlib.resources  # noqa: PLC0415 - slow, and elsewhere not needed
 
-    with importlib.resources.as_file(importlib.resources.files("pmd") / _FILE) as path:
-        return load(str(path))
+    return str(importlib.resources.files("pmd") / _FILE)
 
 
 def _names(name_of: Any) -> tuple[str, ...]:  # noqa: ANN401 - a ctypes function has no better type
@@ -87,11 +89,17 @@ def fault_names() -> tuple[str, ...]:
 
 
 def isa_name() -> str:
-    """`scalar` or `avx2`: what loops use beyond any processor's instructions. PMD_KERNEL_ISA says.
+    """Of `isa_names`: what loops use beyond any processor's instructions. PMD_KERNEL_ISA says.
 
     It is chosen anew for all of them whenever a queue is made.
     """
     return str(library().rk_isa().decode())
+
+
+@functools.cache
+def isa_names() -> tuple[str, ...]:
+    """What PMD_KERNEL_ISA may say on this processor: `scalar`, and then `avx2` and `avx512`."""
+    return _names(library().rk_isa_name)
 
 
 @functools.cache

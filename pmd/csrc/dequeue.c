@@ -226,16 +226,18 @@ static uint32_t take(struct rk_queue *queue, const struct burst *burst, uint32_t
 	return i;
 }
 
-/* Returns chains in order, up to the first that is held beyond the next `done` held ones. */
-static uint32_t release(struct rk_queue *queue, uint32_t done)
+/* Of release(): so many at most that a packed ring's go back together. */
+static uint32_t release_some(struct rk_queue *queue, uint32_t *done)
 {
+	const bool writes = queue->fault == RK_FAULT_NONE; /* a quarantined ring is not written */
 	struct rk_direction_stats *stats = queue->stats;
-	uint32_t released = 0;
+	struct head heads[LAYOUT_PACKED ? RK_BURST_MAX : 1];
+	uint32_t n;
 
-	while (queue->flying) {
+	for (n = 0; queue->flying && n < RK_BURST_MAX; n++) {
 		const struct in_flight *chain = &queue->in_flight[queue->flight & queue->flight_mask];
 
-		if (chain->held && done-- == 0)
+		if (chain->held && (*done)-- == 0)
 			break;
 		if (chain->verdict == RK_SENT) {
 			stats->packets++;
@@ -243,12 +245,27 @@ static uint32_t release(struct rk_queue *queue, uint32_t done)
 		} else {
 			stats->drops[chain->verdict]++;
 		}
-		if (queue->fault == RK_FAULT_NONE) /* a quarantined ring is not written */
+		if (LAYOUT_PACKED)
+			heads[n] = chain->head;
+		else if (writes)
 			ring_return_read(queue, &chain->head);
 		queue->flight++;
 		queue->flying--;
-		released++;
 	}
+	if (LAYOUT_PACKED && writes)
+		ring_return_read_run(queue, heads, n);
+	return n;
+}
+
+/* Returns chains in order, up to the first that is held beyond the next `done` held ones. */
+static uint32_t release(struct rk_queue *queue, uint32_t done)
+{
+	uint32_t released = 0, n;
+
+	do {
+		n = release_some(queue, &done);
+		released += n;
+	} while (n == RK_BURST_MAX);
 	return released;
 }
 

@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* A packed ring: where it begins, and how used descriptors are written so that no death of ours breaks it. */
-#include "packed.h"
+#include "packed_avx512.h"
 
 #include <errno.h>
 
@@ -81,9 +81,14 @@ static inline void return_run(struct rk_queue *queue, const struct head *heads,
 	struct pending *pending = &queue->pending[queue->pending_count];
 	/* All in registers: the stores below could be to *queue, for all the compiler knows. */
 	const struct rk_queue ring = {.size = queue->size};
-	uint32_t place = queue->used_next;
+	uint32_t place = queue->used_next, i = 0;
 
-	for (uint32_t i = 0; i < count; i++) {
+#if defined(__x86_64__)
+	if (isa() == ISA_AVX512)
+		i = return_fours(queue, heads, lengths, count, pending);
+	place = packed_after(&ring, place, i);
+#endif
+	for (; i < count; i++) {
 		const struct head head = heads[i];
 		const uint32_t length = lengths ? lengths[i] : 0;
 

@@ -1,7 +1,7 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /* Walking a chain of a packed ring: each descriptor is read once, then judged. */
 #include "chain.h"
-#include "packed.h"
+#include "packed_avx512.h"
 
 /*
  * 2.8.7: of a table's entries, WRITE is the one flag that counts. DPDK's driver has it in the tables that it
@@ -35,14 +35,13 @@ static inline enum rk_drop judge(struct rk_queue *queue, uint64_t address, uint6
 	return chain_take(queue, address, rest_length(rest), flags & DESC_WRITE, permission, chain);
 }
 
-/* The same up to the ring's end. */
-static inline uint32_t plain_run(const struct rk_queue *queue, uint32_t place, uint32_t flags,
-				 uint32_t count, struct packed_desc *descs, struct head *heads)
+/* The same up to the ring's end; flags: all of them. */
+static inline uint32_t plain_ones(const struct rk_queue *queue, uint32_t place, uint32_t flags,
+				  uint32_t count, struct packed_desc *descs, struct head *heads)
 {
 	struct shm *const first = packed_desc(queue, place);
 	uint32_t n;
 
-	flags |= packed_available(queue, place);
 	for (n = 0; n < count; n++) {
 		const uint64_t rest = shm_load64_acquire(
 			shm_at(first, sizeof(*descs) * n + PACKED_REST), false);
@@ -56,6 +55,22 @@ static inline uint32_t plain_run(const struct rk_queue *queue, uint32_t place, u
 	for (uint32_t i = 0; i < n; i++)
 		descs[i].address = shm_load64(shm_at(first, sizeof(*descs) * i));
 	return n;
+}
+
+/* The same by the instructions chosen. */
+static inline uint32_t plain_run(const struct rk_queue *queue, uint32_t place, uint32_t flags,
+				 uint32_t count, struct packed_desc *descs, struct head *heads)
+{
+	uint32_t n = 0;
+
+	flags |= packed_available(queue, place);
+#if defined(__x86_64__)
+	if (isa() == ISA_AVX512 && !(queue->flags & RK_RING_COMBINING))
+		n = plain_fours(queue, place, flags, count, descs, heads);
+	if (n == count)
+		return n;
+#endif
+	return n + plain_ones(queue, place + n, flags, count - n, descs + n, heads + n);
 }
 
 uint32_t packed_plain(const struct rk_queue *queue, const struct place *place, uint32_t flags,

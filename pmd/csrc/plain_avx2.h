@@ -1,18 +1,17 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * near_frames() of a packed ring by four chains at a time. Four of which one is not plain, or not surely in the
- * region, are left to it: what it decides nothing here decides otherwise. Of split rings, and of AVX-512, there
- * is none, because it gained nothing (docs/performance.md).
+ * region, are left to it: what it decides nothing here decides otherwise. Of split rings there is none, because it
+ * gained nothing (docs/performance.md).
  */
 #ifndef PLAIN_AVX2_H
 #define PLAIN_AVX2_H
 
+#include "isa.h"
 #include "plain_frame.h"
 
 #if defined(__x86_64__) && LAYOUT_PACKED
 #include <immintrin.h>
-
-#define AVX2 __attribute__((target("avx2")))
 
 /* Of four descriptors: the addresses, and what follows them. */
 struct four {

@@ -5,6 +5,7 @@
 
 #include "isa.h"
 #include "plain_avx2.h"
+#include "plain_avx512.h"
 #include "plain_frame.h"
 
 /* Where the plain chains end, and the bus address that was looked at last. */
@@ -69,7 +70,9 @@ static inline uint32_t near_frames_by_isa(struct rk_queue *queue, const struct h
 	struct made made;
 
 #if defined(__x86_64__) && LAYOUT_PACKED
-	if (isa() == ISA_AVX2)
+	if (isa() == ISA_AVX512)
+		n = near_frames_avx512(queue, descs, count, frames, segments);
+	else if (isa() == ISA_AVX2)
 		n = near_frames_avx2(queue, descs, count, frames, segments);
 	if (n == count)
 		return n;

@@ -17,7 +17,7 @@
 #define RK_API __attribute__((visibility("default")))
 
 /* Changes with any structure or signature here; pmd/kernel.py refuses another. */
-#define RK_ABI 18u
+#define RK_ABI 19u
 
 #define RK_BURST_MAX 256u
 #define RK_WORKS_MAX 65535u
@@ -265,8 +265,9 @@ RK_API uint64_t rk_probe_line_ps(void *base, uint64_t bytes, uint64_t budget_ns)
 RK_API uint32_t rk_abi(void);
 RK_API const char *rk_drop_name(uint32_t drop);   /* NULL past the end */
 RK_API const char *rk_fault_name(uint32_t fault); /* NULL past the end */
-/* "scalar" or "avx2": what loops use beyond every processor's instructions, since the last queue was made. */
+/* "scalar", "avx2" or "avx512": what loops use beyond every processor's instructions, since the last queue was made. */
 RK_API const char *rk_isa(void);
+RK_API const char *rk_isa_name(uint32_t isa);     /* NULL past what this processor has */
 RK_API uint64_t rk_tsc_hz(void);                  /* measured once, about 20 ms */
 /* sizeof of the structure of that name ("rk_region", ...), for the binding's handshake; 0 if unknown. */
 RK_API uint64_t rk_sizeof(const char *structure);

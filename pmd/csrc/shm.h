@@ -139,6 +139,27 @@ static inline void shm_stream_line(void *to, const struct shm *from)
 	shm_copy_in(to, from, 64);
 }
 
+#if defined(__x86_64__)
+/*
+ * Four pairs of words at once, as packed rings have descriptors. No manual promises that a vector's aligned words
+ * are each read in one piece, but so does every processor that has these, and drivers count on it.
+ */
+typedef long long shm_pairs __attribute__((vector_size(64)));
+
+/* The second words, and after them the first: as shm_load64_acquire() of those and then shm_load64(). Not combining. */
+static inline __attribute__((target("avx512f"))) shm_pairs shm_load_pairs(struct shm *p)
+{
+	shm_pairs pairs;
+
+	__asm__ volatile("vmovdqu64 (%1), %0" : "=v"(pairs) : "r"(p) : "memory");
+	__asm__ volatile("vmovdqu64 (%1), %0%{%2%}"
+			 : "+v"(pairs)
+			 : "r"(p), "Yk"((uint8_t)0x55)
+			 : "memory");
+	return pairs;
+}
+#endif
+
 /*
  * Frames are short: up to SHM_SHORT bytes no call is made. No byte past either end is touched, so the
  * last ones may be copied twice. From VM1 to VM1 what is read and what is written may overlap: then the

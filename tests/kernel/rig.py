@@ -73,7 +73,7 @@ WRITABLE = 2  # the window that VM1 lets us write
 PAGE_SHIFT = 12
 MARKS = (BIG + BIG_SIZE) >> PAGE_SHIFT  # the last page there is has none: it is past the map's end
 
-ISA = os.environ.get("PMD_KERNEL_ISA", "avx2")  # tools/check runs all tests with either
+ISA = os.environ.get("PMD_KERNEL_ISA", "")  # tools/check runs all tests with "" and "scalar"
 SMALL = 512  # the largest ring whose parts have the usual places
 DESC, AVAIL, USED = RINGS, RINGS + 0x2000, RINGS + 0x4000
 
@@ -134,7 +134,7 @@ class Rig(Closing):
         self.marks: npt.NDArray[np.uint8] | None = None  # of each page, where it is to be marked
         self.plain = True  # whether plain chains go the short way; verdicts are to be the same
         self.takes = ALL_OFFLOADS  # of its ports; the rest is done in software
-        self.isa = ISA  # avx2 or scalar; verdicts are to be the same again
+        self.isa = ISA  # of isa_names(), or ""; verdicts are to be the same again
         self._stack = ExitStack()
         self.call_fd = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._stack.callback(os.close, self.call_fd)

@@ -19,6 +19,7 @@ from scapy.packet import Raw
 from driver.offload import ECN, PLAIN, Gso, OffloadFlag, judge
 from driver.offloads import Offloads
 from driver.software_vf import parse_vf
+from pmd.kernel_library import isa_names
 from tests.kernel.namespace import answerer, ip, namespace
 from tests.kernel.offload_frames import asking, check, packet
 from tests.kernel.port_user import VfUser
@@ -64,7 +65,7 @@ def together(found: list[Told]) -> Ether:
     return check(bytes(start / whole))
 
 
-@pytest.mark.parametrize("isa", ["scalar", "avx2"])
+@pytest.mark.parametrize("isa", isa_names())
 @pytest.mark.parametrize(("ipv6", "tags", "options"), SHAPES)
 def test_scapy_puts_them_together(ipv6: bool, tags: int, options: int, isa: str) -> None:
     front = 14 + 4 * tags + (48 + 8 * (options > 0) * 2 if ipv6 else 20)

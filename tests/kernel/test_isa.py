@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 from pathlib import Path
+from typing import TYPE_CHECKING
 from unittest.mock import patch
 
 import pytest
@@ -14,20 +15,35 @@ from hypothesis import strategies as st
 from driver.offloads import Offloads
 from guest.errors import UsageError
 from pmd.kernel import FRAME_MAX, DirectionStats
-from pmd.kernel_library import isa_name, library
+from pmd.kernel_library import isa_name, isa_names, library
 from tests.kernel.offload_frames import asking, packet
+from tests.kernel.packed_driver import WRAP
 from tests.kernel.packed_rig import PackedRig
-from tests.kernel.rig import BIG, DATA, DATA_SEAM, READ_ONLY, TOP, WRITE, Rig, transmit
+from tests.kernel.rig import (
+    BIG,
+    DATA,
+    DATA_SEAM,
+    READ_ONLY,
+    TOP,
+    WRITE,
+    Outcome,
+    Rig,
+    receive,
+    transmit,
+)
 from tests.kernel.test_offload import ALL, done, send
 
-ISAS = ("scalar", "avx2")
-HAS_AVX2 = "avx2" in Path("/proc/cpuinfo").read_text().split()
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+ISAS = isa_names()
 CHAINS = 40
 _SETTINGS = settings(
     max_examples=200,
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large],
 )
+_PATHS = settings(_SETTINGS, max_examples=60)  # each runs once a path
 
 # Where a buffer may begin, how long it may be: borders of regions, of frames, and of numbers.
 _ADDRESSES = st.one_of(
@@ -44,6 +60,8 @@ _LENGTHS = st.one_of(
 )
 _BURSTS = st.sampled_from([4, 7, 8, 13, 32])
 _BASES = st.sampled_from([DATA, BIG])
+_STARTS = st.sampled_from([WRAP, WRAP + 61, 3, 62])  # in either lap, within lines and on them
+_FRAMES = st.lists(st.sampled_from([60, 60, 60, 128, 129, 400]), min_size=20, max_size=45)
 _FLAGS = st.sampled_from([0, 0, WRITE, 1 << 3, 1 << 14])
 _ODD = st.dictionaries(
     st.integers(0, CHAINS - 1), st.tuples(_ADDRESSES, _LENGTHS, _FLAGS), max_size=3
@@ -51,17 +69,18 @@ _ODD = st.dictionaries(
 
 
 def test_it_is_chosen_as_told() -> None:
-    best = "avx2" if HAS_AVX2 else "scalar"
     with Rig(8) as rig:
-        for said, found in (("scalar", "scalar"), ("avx2", best), ("scalar", "scalar")):
+        for said, found in (*zip(ISAS, ISAS, strict=True), ("scalar", "scalar"), ("", ISAS[-1])):
             rig.isa = said
             rig.queue(DirectionStats())
             assert isa_name() == found
-        with patch.dict(os.environ):
-            os.environ.pop("PMD_KERNEL_ISA", None)
-            rig.isa = ""
-            rig.queue(DirectionStats())
-            assert isa_name() == best
+
+
+def test_it_knows_the_processor() -> None:
+    """As Linux tells it (it is at least as careful): with what each is made of."""
+    flags = Path("/proc/cpuinfo").read_text().split()
+    needs = {"scalar": [], "avx2": ["avx2"], "avx512": ["avx512f", "avx512bw", "avx512vl"]}
+    assert [isa for isa, parts in needs.items() if set(parts) <= set(flags)] == list(ISAS)
 
 
 @_SETTINGS
@@ -90,23 +109,51 @@ def test_split(
         assert outcome.packets == CHAINS
 
 
-@_SETTINGS
-@given(
-    isa=st.sampled_from(ISAS),
-    odd=_ODD,
-    burst=_BURSTS,
-    base=_BASES,
-)
-def test_packed(isa: str, odd: dict[int, tuple[int, int, int]], burst: int, base: int) -> None:
-    with PackedRig(64) as rig:
-        rig.isa = isa
+def _alike(run: Callable[[PackedRig], Outcome], start: int, **features: bool) -> Outcome:
+    """What it comes to on a ring of 64: the same by the single path and by each batch path."""
+    outcomes = []
+    for plain, isa in ((False, "scalar"), *((True, isa) for isa in ISAS)):
+        with PackedRig(64, start, far=True, **features) as rig:
+            rig.plain, rig.isa = plain, isa
+            outcomes.append(run(rig))
+    assert outcomes == outcomes[:1] * len(outcomes)
+    return outcomes[0]
+
+
+@_PATHS
+@given(odd=_ODD, burst=_BURSTS, base=_BASES, start=_STARTS, in_order=st.booleans())
+def test_packed(
+    odd: dict[int, tuple[int, int, int]], burst: int, base: int, start: int, in_order: bool
+) -> None:
+    def run(rig: PackedRig) -> Outcome:
         for number in range(CHAINS):
             address, length, flags = odd.get(number, (base + 150 * number, 100 + number, 0))
             rig.driver.post(number, [(address, length)], flags)
         rig.driver.show()
-        outcome = transmit(rig, burst)
+        return transmit(rig, burst)
+
+    outcome = _alike(run, start, in_order=in_order)
     if not odd:
         assert outcome.packets == CHAINS
+
+
+@_PATHS
+@given(odd=_ODD, burst=_BURSTS, base=_BASES, start=_STARTS, frames=_FRAMES)
+def test_packed_receive(
+    odd: dict[int, tuple[int, int, int]], burst: int, base: int, start: int, frames: list[int]
+) -> None:
+    """Of an odd buffer, the flag of one for writing is turned round as others are."""
+
+    def run(rig: PackedRig) -> Outcome:
+        for number in range(CHAINS):
+            address, length, flags = odd.get(number, (base + 150 * number, 140, 0))
+            rig.driver.post(number, [(address, length)], flags ^ WRITE)
+        rig.driver.show()
+        return receive(rig, [bytes([n]) * length for n, length in enumerate(frames)], burst)
+
+    outcome = _alike(run, start, mergeable=burst % 2 == 0)
+    if not odd and max(frames) <= 128:
+        assert outcome.packets == min(len(frames), CHAINS)
 
 
 @pytest.mark.parametrize("isa", ISAS)
@@ -142,8 +189,8 @@ def test_what_it_cannot_be_is_refused() -> None:
     library.cache_clear()  # it is asked when it is loaded
     try:
         with (
-            patch.dict(os.environ, PMD_KERNEL_ISA="avx512"),
-            pytest.raises(UsageError, match=r"use PMD_KERNEL_ISA=avx512: .*; give avx2 or scalar"),
+            patch.dict(os.environ, PMD_KERNEL_ISA="avx1024"),
+            pytest.raises(UsageError, match=r"use PMD_KERNEL_ISA=avx1024: .*; give one of scalar"),
         ):
             library()
     finally:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pmd.kernel_library import isa_names
 from tests.kernel.hostile import BURSTS, FRAMES
 from tests.kernel.hostile_packed import PackedProgram, packed_rings
 from tests.kernel.rig import receive, transmit
@@ -14,6 +15,8 @@ from tests.kernel.rig import receive, transmit
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# The single path and the batch path, that by each kind of instructions there is.
+PATHS = st.sampled_from([(False, "scalar"), *((True, isa) for isa in isa_names())])
 _SETTINGS = settings(
     max_examples=200,
     deadline=None,
@@ -25,7 +28,7 @@ _SETTINGS = settings(
 @given(
     program=packed_rings(write=False),
     burst=BURSTS,
-    path=st.sampled_from([(False, "scalar"), (True, "scalar"), (True, "avx2")]),
+    path=PATHS,
     far=st.booleans(),
 )
 def test_transmit(program: PackedProgram, burst: int, path: tuple[bool, str], far: bool) -> None:
@@ -39,14 +42,18 @@ def test_transmit(program: PackedProgram, burst: int, path: tuple[bool, str], fa
     program=packed_rings(write=True),
     frames=FRAMES,
     burst=BURSTS,
-    plain=st.booleans(),
+    path=PATHS,
     far=st.booleans(),
 )
 def test_receive(
-    program: PackedProgram, frames: Sequence[bytes], burst: int, plain: bool, far: bool
+    program: PackedProgram,
+    frames: Sequence[bytes],
+    burst: int,
+    path: tuple[bool, str],
+    far: bool,
 ) -> None:
     with program.rig(far=far) as rig:
-        rig.plain = plain
+        rig.plain, rig.isa = path
         receive(rig, frames, burst)
 
 
