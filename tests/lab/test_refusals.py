@@ -130,7 +130,7 @@ def test_a_machine_without_debians_tools(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setenv("PATH", str(tmp_path))
     expected = "no apt-get, dpkg-deb; install apt dpkg "
     with pytest.raises(VhostPciError, match=expected):
-        debian.unpack(["nothing"], tmp_path)
+        debian.Packages().unpack(["nothing"], tmp_path)
 
 
 def test_a_command_that_fails_is_told_by_its_own_words(tmp_path: Path) -> None:

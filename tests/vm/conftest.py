@@ -19,6 +19,7 @@ from tests.conftest import no_leaks
 from tools.lab import own
 from tools.lab.cache import Cache, cache_directory
 from tools.lab.check import NEXT_MEMORY_MIB
+from tools.lab.debian import Packages
 from tools.lab.image import make_image
 from tools.lab.picture import Picture
 from tools.lab.prepare import KINDS
@@ -55,8 +56,10 @@ class Ingredients:
 @pytest.fixture(scope="session")
 def ingredients() -> Ingredients:
     cache = Cache(cache_directory())
-    image = make_image(cache)
-    templates = Templates(cache, find_qemu(cache, None), image, _tell)
+    with Packages() as packages:
+        image = make_image(cache, packages)
+        qemu = find_qemu(cache, packages, None)
+    templates = Templates(cache, qemu, image, _tell)
     templates.make(*KINDS, (NEXT_MEMORY_MIB, False))
     return Ingredients(templates, own.package(cache, image.python))
 

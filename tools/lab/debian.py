@@ -5,12 +5,14 @@ apt resolves and verifies, dpkg-deb unpacks; no maintainer script runs.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from guest.closing import Closing
 from guest.errors import VhostPciError
 from tools.lab.commands import require, run
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
 SUITE = "trixie"
 BACKPORTS = "trixie-backports"
 
+_ARCHIVES, _CONFIGURED = "archives", "apt.conf"
 _KEYRING = Path("/usr/share/keyrings/debian-archive-keyring.gpg")
 _DEFAULT_MIRROR = "http://deb.debian.org/debian"
 _MIRROR = re.compile(r"(?:https?|file|copy)://[^\s\]]*/debian/?(?=\s|$)")
@@ -57,41 +60,65 @@ def mirror(etc: Path = Path("/etc/apt")) -> str:
     return _DEFAULT_MIRROR
 
 
-def unpack(packages: Sequence[str], root: Path, suite: str = SUITE, only: str = "") -> list[str]:
-    """Download packages with all they depend on, and unpack them into root.
+class Packages(Closing):
+    """Debian's packages, by lists that are fetched once, when the first package is.
 
-    Args:
-        packages: Names. They and what they depend on may come from backports if suite says so.
-        root: An existing directory.
-        suite: SUITE or BACKPORTS.
-        only: Unpack just the packages whose name begins so.
-
-    Returns:
-        The file names of what was unpacked, NAME_VERSION_ARCHITECTURE.deb, sorted.
-
-    Raises:
-        VhostPciError: apt or dpkg-deb is missing or fails, or there is no keyring.
+    A context manager that removes them. Thread rule: one thread.
     """
-    require("apt-get", "dpkg-deb")
-    if not _KEYRING.exists():
-        remedy = "install debian-archive-keyring"
-        raise VhostPciError("fetch", "Debian packages", f"there is no {_KEYRING}", remedy)
-    with tempfile.TemporaryDirectory(prefix="vhost-pci-lab-apt-") as name:
-        here = Path(name)
-        archives = here / "archives"
-        environment = {**_environment(), "APT_CONFIG": str(_write_state(here, archives))}
-        what = ", ".join(packages)
-        run("fetch", "Debian's package lists", ["apt-get", "-q", "update"], environment)
+
+    def __init__(self) -> None:
+        self._stack = contextlib.ExitStack()
+        self._here: Path | None = None
+
+    def unpack(
+        self, packages: Sequence[str], root: Path, suite: str = SUITE, only: str = ""
+    ) -> None:
+        """Download packages with all they depend on, and unpack them into root.
+
+        Args:
+            packages: Names. They and what they depend on may come from backports if suite says so.
+            root: An existing directory.
+            suite: SUITE or BACKPORTS.
+            only: Unpack just the packages whose name begins so.
+
+        Raises:
+            VhostPciError: apt or dpkg-deb is missing or fails, or there is no keyring.
+        """
+        here = self._fetched()
+        environment = _environment(here)
         install = ["apt-get", "-q", "-y", "--download-only", "-t", suite, "install", *packages]
-        run("fetch", what, install, environment)
+        run("fetch", ", ".join(packages), install, environment)
+        archives = here / _ARCHIVES
         files = sorted(file for file in archives.glob("*.deb") if file.name.startswith(only))
         for file in files:
             run("unpack", file.name, ["dpkg-deb", "-x", str(file), str(root)], environment)
-        return [file.name for file in files]
+        for file in archives.glob("*.deb"):
+            file.unlink()
+
+    def _fetched(self) -> Path:
+        """Where the lists are."""
+        if self._here is None:
+            require("apt-get", "dpkg-deb")
+            if not _KEYRING.exists():
+                remedy = "install debian-archive-keyring"
+                cause = f"there is no {_KEYRING}"
+                raise VhostPciError("fetch", "Debian packages", cause, remedy)
+            temporary = tempfile.TemporaryDirectory(prefix="vhost-pci-lab-apt-")
+            here = Path(self._stack.enter_context(temporary))
+            _write_state(here)
+            run("fetch", "Debian's package lists", ["apt-get", "-q", "update"], _environment(here))
+            self._here = here
+        return self._here
+
+    def close(self) -> None:
+        """Twice is fine."""
+        self._here = None
+        self._stack.close()
 
 
-def _write_state(here: Path, archives: Path) -> Path:
+def _write_state(here: Path) -> None:
     """An empty system below here; the configuration file that makes apt look there."""
+    archives = here / _ARCHIVES
     for directory in (
         here / "state" / "lists" / "partial",
         here / "etc" / "apt.conf.d",
@@ -110,10 +137,9 @@ def _write_state(here: Path, archives: Path) -> Path:
             f"deb [signed-by={_KEYRING}] {source} {suite} main\n" for suite in (SUITE, BACKPORTS)
         )
     )
-    configuration = here / "apt.conf"
-    configuration.write_text(_CONFIGURATION.format(here=here, archives=archives))
-    return configuration
+    (here / _CONFIGURED).write_text(_CONFIGURATION.format(here=here, archives=archives))
 
 
-def _environment() -> dict[str, str]:
-    return {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive"}
+def _environment(here: Path) -> dict[str, str]:
+    configuration = {"APT_CONFIG": str(here / _CONFIGURED)}
+    return {**os.environ, "LC_ALL": "C", "DEBIAN_FRONTEND": "noninteractive", **configuration}

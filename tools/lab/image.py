@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from tools.lab.cache import Cache
+    from tools.lab.debian import Packages
 
 KERNEL_PACKAGE = "linux-image-amd64"
 PACKAGES = (
@@ -82,21 +83,27 @@ class Image:
     key: str
 
 
-def make_image(cache: Cache, kernel_suite: str = debian.SUITE) -> Image:
+def make_image(cache: Cache, packages: Packages, kernel_suite: str = debian.SUITE) -> Image:
     """The image, from the cache or made now: up to a minute, 180 MB to fetch the first time.
 
     Args:
         cache: Where its layers are kept.
+        packages: Where they come from.
         kernel_suite: Of Debian, whose kernel it is: `debian.SUITE` or `debian.BACKPORTS`.
 
     Raises:
         VhostPciError: It cannot be fetched or made; nothing half-made stays in the cache.
     """
     kernel_key = recipe_key(_RECIPE, kernel_suite, KERNEL_PACKAGE)
-    kernel = cache.layer("kernel", kernel_key, lambda path: _fetch_kernel(path, kernel_suite))
+    # What it depends on beside an initramfs's tools: newer ones are several packages.
+    kernel = cache.layer(
+        "kernel",
+        kernel_key,
+        lambda path: packages.unpack([KERNEL_PACKAGE], path, kernel_suite, only="linux-"),
+    )
     requirements = _requirements()
     root_key = recipe_key(_RECIPE, debian.SUITE, *PACKAGES)
-    root = cache.layer("guest", root_key, _fetch_root)
+    root = cache.layer("guest", root_key, lambda path: packages.unpack(PACKAGES, path))
     python_key = recipe_key(_RECIPE, _PYTHON_VERSION, _PLATFORM, *requirements)
     python = cache.layer("python", python_key, lambda path: _install(path, requirements))
     bytecode_key = recipe_key(_RECIPE, root_key, python_key, *COMPILED)
@@ -128,20 +135,11 @@ def _requirements() -> list[str]:
     return sorted(each for each in required if "extra ==" not in each)
 
 
-def _fetch_kernel(path: Path, suite: str) -> None:
-    # What it depends on beside an initramfs's tools: newer ones are several packages.
-    debian.unpack([KERNEL_PACKAGE], path, suite, only="linux-")
-
-
 def bootable(kernel: Path) -> tuple[Path, str]:
     """The file, and the release, of an unpacked kernel: newer ones are beside their modules."""
     (modules,) = (kernel / "usr/lib/modules").iterdir()
     (vmlinuz,) = *kernel.glob("boot/vmlinuz-*"), *modules.glob("vmlinuz")
     return vmlinuz, modules.name
-
-
-def _fetch_root(path: Path) -> None:
-    debian.unpack(PACKAGES, path)
 
 
 def _install(path: Path, requirements: list[str]) -> None:

@@ -66,12 +66,13 @@ def prepare(
         VhostPciError: Something cannot be fetched or made.
     """
     cache = Cache(cache_directory())
-    with steps.step("hypervisor") as facts:
-        hypervisor = find_qemu(cache, qemu)
-        facts.append(f"QEMU {hypervisor.version}")
-    with steps.step("kernel and initramfs") as facts:
-        image = make_image(cache, kernel_suite)
-        facts.append(f"Linux {image.release}")
+    with debian.Packages() as packages:
+        with steps.step("hypervisor") as facts:
+            hypervisor = find_qemu(cache, packages, qemu)
+            facts.append(f"QEMU {hypervisor.version}")
+        with steps.step("kernel and initramfs") as facts:
+            image = make_image(cache, packages, kernel_suite)
+            facts.append(f"Linux {image.release}")
     with steps.step("our package"):
         package = own.package(cache, image.python)
     templates = Templates(cache, hypervisor, image, lambda line: steps.begin(f"   {line} ..."))

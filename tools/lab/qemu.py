@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tools.lab.cache import Cache
+    from tools.lab.debian import Packages
 
 _PROGRAM = "qemu-system-x86_64"
 _PACKAGES = ("qemu-system-x86",)
@@ -35,7 +36,7 @@ class Qemu:
     environment: dict[str, str] = field(default_factory=dict)
 
 
-def find_qemu(cache: Cache, path: Path | None) -> Qemu:
+def find_qemu(cache: Cache, packages: Packages, path: Path | None) -> Qemu:
     """The user's QEMU at path, or Debian's from the cache: fetched now if need be, 40 MB.
 
     Raises:
@@ -45,7 +46,7 @@ def find_qemu(cache: Cache, path: Path | None) -> Qemu:
     if path is not None:
         return _own(path)
     key = recipe_key(_RECIPE, debian.BACKPORTS, *_PACKAGES)
-    root = cache.layer("qemu", key, _fetch)
+    root = cache.layer("qemu", key, lambda path: _fetch(packages, path))
     share = root / "usr/share"
     firmware = ["-L", str(share / "qemu"), "-L", str(share / "seabios")]
     command = (*foreign(root, f"usr/bin/{_PROGRAM}"), *firmware)
@@ -54,8 +55,8 @@ def find_qemu(cache: Cache, path: Path | None) -> Qemu:
     return Qemu(command, _checked(_PROGRAM, said), environment)
 
 
-def _fetch(root: Path) -> None:
-    debian.unpack(_PACKAGES, root, debian.BACKPORTS)
+def _fetch(packages: Packages, root: Path) -> None:
+    packages.unpack(_PACKAGES, root, debian.BACKPORTS)
     for surplus in ("usr/share/doc", "usr/share/man", "usr/share/locale"):
         shutil.rmtree(root / surplus, ignore_errors=True)
 
