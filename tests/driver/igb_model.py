@@ -80,6 +80,7 @@ class IgbModel(DmaModel):
         self.interrupts = 0
         self.masks_itself = True
         self._causes = self._enabled = 0  # EICR and EIMS
+        self._tails: dict[int, int] = {}  # of queues when they were stopped
         self.wire: list[bytes] = []
         self.gone = False
         self.closed = False
@@ -129,6 +130,7 @@ class IgbModel(DmaModel):
         for register in (EIMS, EIMC, EIAC, EIAM, IVAR):
             self.put(register, 0)
         self._causes = self._enabled = 0
+        self._tails.clear()
         self._clear_to_send = False
         self.transmit = IgbTransmit(self.memory, self.faults)
 
@@ -169,6 +171,10 @@ class IgbModel(DmaModel):
             if not self.get(MAILBOX) & VFU:
                 self.faults.append("the mailbox is written without being owned")
             self.put(offset, value)
+        elif offset == RX + TAIL and not self.get(RX + CONTROL) & ENABLE:
+            if self.get(offset) != self._tails.pop(RX, self.get(offset)):
+                self.faults.append("a stopped queue is given descriptors")
+            self.put(offset, value)
         elif offset in (RX + CONTROL, TX + CONTROL):
             self._write_control(offset - CONTROL, value)
         elif offset == STATUS or offset in COUNTERS.values():
@@ -186,6 +192,7 @@ class IgbModel(DmaModel):
                 self.faults.append("a ring is enabled before the PF serves the VF")
         if value & ENABLE or self.stops:
             self.put(ring + CONTROL, value)
+            self._tails[ring] = self.get(ring + TAIL)
 
     # ---- the PF
 

@@ -216,8 +216,12 @@ class VirtioFunctionModel(DmaModel):
         if self.stops:
             del self.rings[number]
             self._stopped.add(number)
+            struct.pack_into("<H", self._notify, MULTIPLIER * number, UNWRITTEN)
 
     def _enable(self, number: int) -> None:
+        (notified,) = struct.unpack_from("<H", self._notify, MULTIPLIER * number)
+        if number in self._stopped and notified != UNWRITTEN:
+            self.faults.append(f"queue {number} is notified while it is stopped")
         due = FEATURES_OK | DRIVER_OK if number in self._stopped else FEATURES_OK
         if self.status & (FEATURES_OK | DRIVER_OK) != due or number in self.rings:
             self.faults.append(f"queue {number} is enabled with status {self.status:#x}")
