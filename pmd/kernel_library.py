@@ -54,7 +54,7 @@ def library() -> ctypes.CDLL:
     known = _names(found.rk_isa_name)
     if said not in ("", *known):
         cause = "neither this kernel nor this processor has such instructions for it"
-        remedy = f"give one of {', '.join(known)}, or leave it out: then it is the last of them"
+        remedy = f"give one of {', '.join(known)}, or leave it out: then it is what pays"
         raise UsageError("use", f"PMD_KERNEL_ISA={said}", cause, remedy)
     return found
 

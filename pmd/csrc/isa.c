@@ -31,7 +31,7 @@ void isa_choose(void)
 {
 	const char *said = getenv("PMD_KERNEL_ISA");
 	const uint32_t has = most();
-	uint32_t chosen = has;
+	uint32_t chosen = ISA_PAYS;
 
 	for (uint32_t i = 0; said && i < ISA_COUNT; i++)
 		if (strcmp(said, names[i]) == 0)

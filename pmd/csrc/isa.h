@@ -16,6 +16,9 @@ enum isa {
 	ISA_COUNT
 };
 
+/* Unless told otherwise: AVX-512 takes fewer cycles, but the processor's clock goes down (docs/performance.md). */
+#define ISA_PAYS ISA_AVX2
+
 #define AVX2 __attribute__((target("avx2")))
 #define AVX512 __attribute__((target("avx512f,avx512bw,avx512vl")))
 
@@ -27,7 +30,7 @@ static inline uint32_t isa(void)
 	return __atomic_load_n(&isa_chosen, __ATOMIC_RELAXED);
 }
 
-/* What PMD_KERNEL_ISA names, as far as the processor has it; without, the most it has. Whenever a queue is made. */
+/* What PMD_KERNEL_ISA names, as far as the processor has it; without, what pays. Whenever a queue is made. */
 void isa_choose(void);
 
 #endif

@@ -70,7 +70,8 @@ _ODD = st.dictionaries(
 
 def test_it_is_chosen_as_told() -> None:
     with Rig(8) as rig:
-        for said, found in (*zip(ISAS, ISAS, strict=True), ("scalar", "scalar"), ("", ISAS[-1])):
+        default = ISAS[:2][-1]
+        for said, found in (*zip(ISAS, ISAS, strict=True), ("scalar", "scalar"), ("", default)):
             rig.isa = said
             rig.queue(DirectionStats())
             assert isa_name() == found
