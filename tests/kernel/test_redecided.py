@@ -144,7 +144,7 @@ def test_small_large_small_large(scene: Redecided) -> None:
 @pytest.mark.parametrize("kind", ["igbvf"], indirect=True)
 def test_a_vm1_that_alternates_ends_up_with_copies(scene: Redecided) -> None:
     """Each change takes it twice the buffers of the one before."""
-    for _ in range(4):
+    for _ in range(RING + 1):
         scene.round(LARGE, SMALL)
     assert (scene.wishes, scene.ways) == (0, ("copy", 0))
     posted = 0
