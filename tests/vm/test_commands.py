@@ -251,8 +251,8 @@ def test_a_window_larger_than_the_iommu_translates(plugged: Picture, vf: str) ->
     spec = f"igbvf:{vf},{VM1_MAC}"
     with far_vm1.far_vm1(plugged, VM1_MAC, FAR_ADDRESS) as address:
         # To map so much write-combining, sysfs would make more page tables than VM2 has memory.
-        options = ("pmd", "run", "--device", address, "--vf", spec, "--json")
-        options += ("--window-map", "vfio")
+        by_pages = ("--window-map", "vfio")
+        options = ("pmd", "run", "--device", address, "--vf", spec, "--json", *by_pages)
         never = plugged.vm2.agent.start(*options, "--copy", "never", "--duration", "0.1")
         (channel,) = json.loads(said(never))["channels"]
         assert channel["state"] == "waiting"
