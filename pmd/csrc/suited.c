@@ -40,7 +40,7 @@ static void look_on(struct rk_queue *queue, const struct rk_port *port, struct p
 		if (watch->stopped)
 			watch->run = 0;
 		if (suit != SUIT_YES)
-			return;
+			break;
 		watch->run++;
 		watch->ahead += posted.head.span;
 		place = ring_after(queue, place, posted.head.span);

@@ -142,6 +142,19 @@ def test_small_large_small_large(scene: Redecided) -> None:
 
 
 @pytest.mark.parametrize("kind", ["igbvf"], indirect=True)
+def test_a_ring_that_is_never_full_changes_too(scene: Redecided) -> None:
+    scene.round(SMALL)
+    posted = 0
+    while scene.ways == ("copy", 0):
+        assert posted < RING
+        for slot in (posted, posted + 1):
+            scene.post(laid_out(LARGE, 1, slot))
+        posted += 2
+        assert scene.receive(frame(1, 60), frame(2, 1514)) == {}
+    assert scene.ways == ("zero-copy", 1)
+
+
+@pytest.mark.parametrize("kind", ["igbvf"], indirect=True)
 def test_a_vm1_that_alternates_ends_up_with_copies(scene: Redecided) -> None:
     """Each change takes it twice the buffers of the one before."""
     for _ in range(RING + 1):
