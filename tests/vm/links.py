@@ -68,6 +68,11 @@ change() {{
     until read now < rx_bytes; [ $((now - received)) -gt {1} ]; do sleep 0.2; done
 }}
 """
+_FLOWS = """\
+for port in $(seq 6001 $((6000 + {1}))); do
+    nc {0} $port < /dev/null || :
+done
+"""
 _COUNTERS = """\
 cd /sys/class/net/{}/statistics; cat tx_packets tx_bytes rx_packets rx_bytes
 """
@@ -239,6 +244,10 @@ class Link:
             self._server.wait_for("listening", STEP_TIMEOUT_S)
         words = ("iperf3", "-c", self.outside_address, "-p", port)
         return self.vm1.agent.start(*words, *options)
+
+    def start_flows(self, count: int) -> Job:
+        """So many flows of a frame each way: connections from VM1 that are refused."""
+        return self.vm1.agent.start("sh", "-c", _FLOWS.format(self.outside_address, count))
 
     def counters(self) -> Counters:
         """Of VM1's interface; what it sent is counted once its driver has the buffers back."""
