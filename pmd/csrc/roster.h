@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
  * Which works a round asks. A ring that has nothing costs some cache lines each time, so the works that moved
- * nothing for IDLE_ROUNDS doze: while others are awake they are asked in turn, one a round, and what they cost
- * those does not grow with their number. Where all doze, all are asked.
+ * nothing for IDLE_ROUNDS doze: while others are awake they are asked in turn, one in ASKED_EVERY rounds, and what
+ * they cost those does not grow with their number. Where all doze, all are asked.
  */
 #ifndef ROSTER_H
 #define ROSTER_H
@@ -12,6 +12,7 @@
 
 #define IDLE_ROUNDS 64u
 #define NOBODY UINT16_MAX
+#define ASKED_EVERY 4u
 
 /* Two lists of all works, by their index, linked by work->next. */
 struct roster {
@@ -19,11 +20,12 @@ struct roster {
 	uint16_t awake;              /* the first of those asked in each round */
 	uint16_t dozing, dozing_last; /* of those asked in turn: the next, and the one asked last */
 	uint16_t dozing_count;
+	uint32_t rounds;
 };
 
 static inline void roster_open(struct roster *roster, struct rk_work *works, uint32_t count)
 {
-	*roster = (struct roster){works, count ? 0 : NOBODY, NOBODY, NOBODY, 0};
+	*roster = (struct roster){works, count ? 0 : NOBODY, NOBODY, NOBODY, 0, 0};
 	for (uint32_t i = 0; i < count; i++) {
 		works[i].idle = 0;
 		works[i].next = i + 1 < count ? (uint16_t)(i + 1) : NOBODY;
@@ -31,9 +33,9 @@ static inline void roster_open(struct roster *roster, struct rk_work *works, uin
 }
 
 /* How many of those that doze are to be asked in a round. */
-static inline uint32_t roster_turns(const struct roster *roster)
+static inline uint32_t roster_turns(struct roster *roster)
 {
-	const uint32_t one = roster->dozing_count != 0;
+	const uint32_t one = roster->dozing_count && roster->rounds++ % ASKED_EVERY == 0;
 
 	return roster->awake == NOBODY ? roster->dozing_count : one;
 }

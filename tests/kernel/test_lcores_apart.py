@@ -85,7 +85,7 @@ def test_idle_works_are_asked_in_turn() -> None:
         for number, rig in enumerate(rigs):
             rig.chain(0, [(DATA, 100)])
             turns = loop.stats.turns
-            while loop.stats.turns < turns + 2 * len(rigs):
+            while loop.stats.turns < turns + 5 * len(rigs):
                 loop.run(1_000_000)
             assert [each.used_index() for each in rigs] == [1] * (number + 1) + [0] * (4 - number)
         assert loop.stats.busy_turns == loop.stats.turns
