@@ -101,8 +101,10 @@ def rows_of(process: Process) -> list[dict[str, Any]]:
     return found
 
 
-def test_without_a_peer() -> None:
-    with pmd("bench", "--mode", "loop", "--seconds", "0.5", "--json") as process:
+def test_without_a_peer(tmp_path: Path) -> None:
+    picture = tmp_path / "rates.svg"
+    options = ("--mode", "loop", "--seconds", "0.5", "--plot", picture)
+    with pmd("bench", *options, "--json") as process:
         (row,) = rows_of(process)
     assert row["case"] == "loop-both-64B-split-q256-b32-c1-t1"
     assert row["placement"] in CONDITIONS
@@ -114,10 +116,12 @@ def test_without_a_peer() -> None:
     low, high = row["spread"]["ours"]
     assert low <= row["ours_mpps"] <= high
     assert [row[key] for key in ("peer", "peer_mpps", "ratio", "refusal")] == [None] * 4
+    text = picture.read_text()
+    assert text.startswith("<?xml")
+    assert "<svg" in text
 
 
-def test_channels_and_a_picture(tmp_path: Path) -> None:
-    picture = tmp_path / "rates.svg"
+def test_channels_beside_a_peer() -> None:
     case = (
         "--mode",
         "null",
@@ -131,15 +135,12 @@ def test_channels_and_a_picture(tmp_path: Path) -> None:
         "0.5",
     )
     kernel = kernel_path()  # beside itself
-    with pmd("bench", *case, "--plot", picture, "--peer", kernel) as process:
+    with pmd("bench", *case, "--peer", kernel) as process:
         assert process.wait() == 0
         table = process.stdout()
         assert process.left_behind == []
     assert table.count("VM1 -> VF, 2 channels, 1 idle") >= 1
-    assert kernel.stem in table
-    text = picture.read_text()
-    assert text.startswith("<?xml")
-    assert "<svg" in text
+    assert kernel.stem in table  # a ratio or a refusal: that is the machine's affair
 
 
 def vm1_of(process: Process) -> int:
