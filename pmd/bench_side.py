@@ -6,6 +6,7 @@ A side whose turn it is not is stopped (SIGSTOP), so sides share CPUs and never 
 from __future__ import annotations
 
 import abc
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from pmd.child import Child
 
 _END_TIMEOUT_S = 20.0
+_SETTLE_S = 0.002  # what a ring of long frames takes; one who is stopped in a turn counts all of it
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,10 +116,15 @@ class Side(abc.ABC):
             self._wait(vm1.ready, "frames")
 
     def pause(self) -> None:
-        """Stop it where it is, the drivers first. VhostPciError if a part of it has ended."""
+        """Stop the drivers, then what forwards, once that has done what was in their rings.
+
+        Raises:
+            VhostPciError: A part of it has ended.
+        """
         self.check()
         for vm1 in self._vm1s:
             vm1.child.pause()
+        time.sleep(_SETTLE_S)
         for child in self._forwarding:
             child.pause()
 
