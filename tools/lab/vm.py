@@ -31,8 +31,10 @@ PORTS = 6  # root ports
 PROCESSORS = 2
 _RESERVED_GIB = 16  # of each root port, for windows: stock QEMU reserves next to nothing
 # VM2's addresses for devices, up to 2^40: with a place for a window of 512 GiB, which its IOMMU
-# does not translate as a whole (tests/vm).
+# does not translate as a whole (tests/vm). A processor of the host's may have more bits, and
+# firmware puts windows at the top: there the IOMMU has to translate what they reach.
 _HOLE_GIB = 1020
+_IOMMU_BITS = {"kvm": 48, "tcg": 39}
 # QEMU reads VM1's memory, which is another's BAR, by way of bounce buffers, of which a card has
 # 4 KiB by default: one that has too few of them stops, or sends nothing of the frame.
 BOUNCE_BYTES = 4 << 20
@@ -88,7 +90,8 @@ class Hardware:
         options += ["-cpu", _PROCESSOR[self.accelerator], "-smp", str(PROCESSORS)]
         options += ["-m", f"{self.memory_mib}M"]
         if self.iommu:
-            options += ["-device", "intel-iommu,intremap=on,caching-mode=on,aw-bits=39"]
+            bits = _IOMMU_BITS[self.accelerator]
+            options += ["-device", f"intel-iommu,intremap=on,caching-mode=on,aw-bits={bits}"]
         if self.iommu and self.accelerator == "tcg":
             options += ["-global", f"q35-pcihost.pci-hole64-size={_HOLE_GIB}G"]
         for port in range(1, PORTS + 1):
