@@ -59,7 +59,7 @@ class Work:
 
     @property
     def events(self) -> Event:
-        """Why the loop passes it over: GENERATION, FAULT, or nothing."""
+        """Why the loop passes it over, and what it asks for; nothing while it runs."""
         return Event(self.structure.events)
 
     @property
