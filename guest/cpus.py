@@ -1,7 +1,8 @@
-"""CPUs: the lists people type, and pinning a thread to one."""
+"""CPUs: the lists people type, pinning a thread to one, and keeping others off it."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from typing import TYPE_CHECKING
@@ -10,6 +11,7 @@ from guest.discovery import SYSFS
 from guest.errors import UsageError, VhostPciError, errno_text
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
 _ITEM = re.compile(r"(\d{1,6})(?:-(\d{1,6}))?", re.ASCII)
@@ -89,6 +91,26 @@ def pin_current_thread(cpu: int) -> None:
     except (OSError, ValueError, OverflowError) as error:
         cause = errno_text(error) if isinstance(error, OSError) else str(error)
         raise VhostPciError("pin a thread to", f"CPU {cpu}", cause) from error
+
+
+@contextlib.contextmanager
+def kept_off(cpus: Sequence[int]) -> Iterator[None]:
+    """Meanwhile the calling thread, and what it starts, is not run on these CPUs.
+
+    Where they are all that it may run on, it is as before. Thread rule: leave it on the same one.
+    """
+    before = os.sched_getaffinity(0)
+    _run_on(before - set(cpus))
+    try:
+        yield
+    finally:
+        _run_on(before)
+
+
+def _run_on(cpus: set[int]) -> None:
+    """Wish for it: there may be none, and those that there were may have gone offline."""
+    with contextlib.suppress(OSError):
+        os.sched_setaffinity(0, cpus)
 
 
 def parse_cpu_list(text: str) -> set[int]:

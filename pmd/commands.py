@@ -3,36 +3,25 @@
 from __future__ import annotations
 
 import json as json_format
-import sys
 from pathlib import Path  # noqa: TC003 - cyclopts reads annotations at run time
 from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, Parameter
 
-from guest.errors import UsageError, VhostPciError
+from guest.errors import VhostPciError
+from pmd import command_line
 from pmd.bench_options import BenchFlags
 from pmd.run_command import CONFIG, run_command
 
-_DISTRIBUTION = "vhost-pci-toolkit"
 _FLAG = Parameter(negative=())
 _BENCH = BenchFlags()
-
-
-def _version() -> str:
-    import importlib.metadata  # noqa: PLC0415 - as slow as numpy, and asked for here alone
-
-    try:
-        return f"pmd {importlib.metadata.version(_DISTRIBUTION)}"
-    except importlib.metadata.PackageNotFoundError:
-        return "pmd, not installed"
 
 
 app = App(
     name="pmd",
     help="Serve another VM's virtio-net rings from user space through a vhost-pci PCI function.",
-    version=_version,
+    version=lambda: command_line.version("pmd"),
     suppress_keyboard_interrupt=False,
-    result_action="return_value",
 )
 
 
@@ -103,17 +92,9 @@ def list_functions(*, json: Annotated[bool, _FLAG] = False) -> None:
     Args:
         json: Print a JSON array instead of a table.
     """
-    from pmd.listing import found, table  # noqa: PLC0415 - what only this command needs
+    from pmd.listing import show  # noqa: PLC0415 - only this command needs it
 
-    functions = found()
-    if json:
-        print(json_format.dumps(functions), flush=True)
-    elif functions:
-        from rich.console import Console  # noqa: PLC0415 - what `run` does without
-
-        Console().print(table(functions))
-    else:
-        print("no vhost-pci function on this machine", flush=True)
+    show(json=json)
 
 
 @app.command
@@ -206,21 +187,10 @@ def unbind(
         print(line, flush=True)
 
 
-def _usage_line(error: CycloptsError) -> str:
-    """A cyclopts error as one line."""
-    text = " ".join(str(error).split()).rstrip(".")
-    return text[:1].lower() + text[1:]
-
-
 def perform(arguments: list[str]) -> int:
     """Run the command that these words are; its exit status.
 
     Raises:
         VhostPciError: As the command says.
     """
-    try:
-        status = app(arguments, exit_on_error=False, print_error=False)
-    except CycloptsError as error:
-        print(f"pmd: {_usage_line(error)}; see pmd --help", file=sys.stderr)
-        return UsageError.exit_status
-    return status if isinstance(status, int) else 0
+    return command_line.perform(app, arguments)

@@ -22,6 +22,7 @@ POLLS = ("busy", "adaptive", "interrupt")  # pmd/run.py
 COALESCE_MAX_US = 1000
 COPIES = ("auto", "always", "never")  # pmd/ports.py Copy
 _SECONDS_MAX = 1e9
+_FILE_MAX_BYTES = 1 << 20
 
 
 class Options(NamedTuple):
@@ -140,7 +141,12 @@ def read_file(path: Path) -> dict[str, Any]:
     import tomllib  # noqa: PLC0415 - where there is a file to read
 
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            text = file.read(_FILE_MAX_BYTES + 1)
+        if len(text) > _FILE_MAX_BYTES:
+            cause = f"it has more than {_FILE_MAX_BYTES} bytes"
+            raise UsageError("read", f"configuration {path}", cause, "name a TOML file")
+        return tomllib.loads(text.decode())
     except OSError as error:
         raise UsageError("read", f"configuration {path}", errno_text(error)) from error
     except UnicodeDecodeError as error:

@@ -12,6 +12,7 @@ import itertools
 import logging
 import os
 import selectors
+import sys
 import time
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ from pmd import stats
 from pmd.kernel import Poll
 from pmd.lcore import Lcore
 from pmd.opening import Opening
+from pmd.report import takes
 from pmd.slots import Slots
 
 if TYPE_CHECKING:
@@ -97,6 +99,8 @@ class Daemon(Closing):
     ) -> tuple[stats.Snapshot, stats.Snapshot]:
         """Forward until a signal or the duration's end; the first and the last snapshot.
 
+        Whenever it is asked (SIGUSR1), the view tells what was counted so far.
+
         Raises:
             VhostPciError: A VF cannot be opened, before anything ran; or nobody can tell what
                 functions come and go.
@@ -118,6 +122,8 @@ class Daemon(Closing):
                     before = after
                     show_at = max(show_at + period_s, now)
                 self._wait(min(end, show_at))
+                if self._signals.asked() and takes(sys.stdout):
+                    view.tell(first, self.snapshot())
         finally:
             view.close()
             for lcore in self._lcores:
@@ -156,6 +162,7 @@ class Daemon(Closing):
         slots.watch()
         self._selector.register(slots, selectors.EVENT_READ, slots)
         self._lose_all(slots.changes(), "unplugged")
+        self._follow(slots)  # of what came meanwhile no descriptor tells
 
     def snapshot(self) -> stats.Snapshot:
         """All counters, now."""

@@ -52,7 +52,7 @@ def examine(devices: Sequence[str], lcores: str) -> list[Finding]:
         if device == "auto":
             functions += pci_functions(VENDOR_ID, DEVICE_ID)
             continue
-        for source in sources((device,), cpus, WindowMap.VFIO):
+        for source in sources((device,), WindowMap.VFIO):
             if isinstance(source, PciSource):
                 functions.append(pci_function(source.name))
             else:

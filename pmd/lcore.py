@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 
     from pmd.kernel import Poll, Work
 
-_BUDGET_NS = 100_000_000
+# 36 years: only what is to be told, or pause(), ends a run. To come back here and go in again takes
+# tens of microseconds, and the interpreter's lock, which the main thread may hold for longer.
+_BUDGET_NS = 1 << 60
 _TO_TELL = Event.GENERATION | Event.FAULT | Event.UNSUITED | Event.MISSING | Event.SUITED
 
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.table import Table
-
 from driver.state_area import DEVICE_ID, VENDOR_ID
 from guest.binding import is_vfio, obstructing
 from guest.discovery import SYSFS, group_members, pci_functions
@@ -56,17 +54,36 @@ def _obstacle(function: PciFunction, members: list[PciFunction], root: Path) -> 
     return ""
 
 
-def table(functions: Sequence[dict[str, Any]]) -> Table:
-    """The functions as a table."""
-    shown = Table("address", "driver", "IOMMU group", "in the group", "usable")
-    for function in functions:
-        group = function["iommu_group"]
-        others = [m for m in function["members"] if m["address"] != function["address"]]
-        shown.add_row(
-            function["address"],
-            function["driver"] or "-",
-            "-" if group is None else str(group),
-            "\n".join(f"{m['address']} {m['driver'] or '-'}" for m in others) or "alone",
-            function["obstacle"] or "yes",
-        )
-    return shown
+def table(functions: Sequence[dict[str, Any]]) -> str:
+    """The functions as a table, without a trailing newline."""
+    rows: list[tuple[str, ...]] = [("ADDRESS", "DRIVER", "NUMA", "GROUP", "IN THE GROUP", "USABLE")]
+    rows += [_row(function) for function in functions]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = (map(str.ljust, row, widths) for row in rows)
+    return "\n".join("  ".join(words).rstrip() for words in lines)
+
+
+def _row(function: dict[str, Any]) -> tuple[str, ...]:
+    group = function["iommu_group"]
+    node = function["numa_node"]
+    others = [m for m in function["members"] if m["address"] != function["address"]]
+    return (
+        function["address"],
+        function["driver"] or "-",
+        "-" if node is None else str(node),
+        "-" if group is None else str(group),
+        ", ".join(f"{m['address']} ({m['driver'] or '-'})" for m in others) or "alone",
+        function["obstacle"] or "yes",
+    )
+
+
+def show(*, json: bool) -> None:
+    """Print them, as a JSON array or a table."""
+    functions = found()
+    if json:
+        import json as json_format  # noqa: PLC0415 - a library that only this line needs
+
+        print(json_format.dumps(functions), flush=True)
+    else:
+        none = "no vhost-pci function on this machine"
+        print(table(functions) if functions else none, flush=True)

@@ -10,7 +10,7 @@ from rich.live import Live
 from rich.markup import escape
 from rich.table import Table
 
-from pmd.report import both, gbps, mpps, takes
+from pmd.report import both, gbps, mpps, summary, takes
 
 if TYPE_CHECKING:
     from pmd.stats import Snapshot
@@ -29,6 +29,10 @@ class LiveTable:
             return
         self._live.start()
         self._live.update(table(before, now), refresh=True)
+
+    def tell(self, first: Snapshot, now: Snapshot) -> None:
+        """The summary, above the table while there is one."""
+        self._live.console.print(summary(first, now), markup=False, highlight=False, soft_wrap=True)
 
     def close(self) -> None:
         """Give the cursor back."""

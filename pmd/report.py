@@ -64,6 +64,7 @@ def _direction(direction: Direction, duration_s: float) -> dict[str, Any]:
         "gbps": round(gbps(direction, duration_s), 6),
         "bursts": direction.bursts,
         "calls": direction.calls,
+        "cycles": direction.cycles,
         "cycles_per_packet": round(direction.cycles_per_packet, 2),
     }
 
@@ -146,16 +147,30 @@ class View(Protocol):
         """
         ...
 
+    def tell(self, first: Snapshot, now: Snapshot) -> None:
+        """Print the statistics from first to now, in full.
+
+        Raises:
+            BrokenPipeError: As show.
+        """
+        ...
+
     def close(self) -> None:
         """Leave the terminal as it should be. Twice is fine."""
         ...
 
 
 class Silent:
-    """`--json`: nothing until the end."""
+    """`--json`: nothing until asked, or the end."""
 
     def show(self, before: Snapshot, now: Snapshot) -> None:
         """Show nothing."""
+
+    def tell(self, first: Snapshot, now: Snapshot) -> None:
+        """The JSON object, in a line."""
+        import json  # noqa: PLC0415 - a library that only this line needs
+
+        print(json.dumps(json_object(first, now)), flush=True)
 
     def close(self) -> None:
         """Nothing to do."""
@@ -180,6 +195,10 @@ class Lines:
             parts.append(f"{moved.both.cycles_per_packet:.0f} cycles/packet")
             if takes(sys.stdout):
                 print(f"{new.device}: {', '.join(parts)}, {new.state}", flush=True)
+
+    def tell(self, first: Snapshot, now: Snapshot) -> None:
+        """The summary."""
+        print(summary(first, now), flush=True)
 
     def close(self) -> None:
         """Nothing to do."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 from typing import TYPE_CHECKING
 
 from driver.software_vf import KINDS, parse_vf
 from driver.software_vf.patch import PREFIX
 from driver.state_area import DEVICE_ID, VENDOR_ID
-from guest.cpus import default_lcores, parse_lcores
+from guest.cpus import default_lcores, kept_off, parse_lcores
 from guest.errors import DeviceGoneError, UsageError, VhostPciError
 from guest.hotplug import Hotplug
 from pmd.channel import Channel
@@ -47,9 +48,10 @@ def run(options: Options, view: View) -> tuple[stats.Snapshot, stats.Snapshot]:
     """
     with contextlib.ExitStack() as stack:
         stack.callback(view.close)
-        signals = stack.enter_context(Signals())
+        signals = stack.enter_context(Signals(asks=True))
         cpus = parse_lcores(options.lcores) if options.lcores else default_lcores(1)
-        found = sources(options.devices, cpus, WindowMap(options.window_map))
+        stack.enter_context(kept_off(cpus))  # only lcores run there
+        found = sources(options.devices, WindowMap(options.window_map))
         specs = _resolve(_specs(options.vfs, found))
         idle_ns = _IDLE_NS[options.poll]
         serving = Serving(options.bar, idle_ns is not None, Copy(options.copy))
@@ -71,7 +73,8 @@ def run(options: Options, view: View) -> tuple[stats.Snapshot, stats.Snapshot]:
         daemon = stack.enter_context(
             Daemon(channels, cpus, options.burst, signals, slots=slots, poll=poll)
         )
-        return daemon.run(view, options.stats_period_s, options.duration_s)
+        period_s = math.inf if options.json else options.stats_period_s  # nothing to be shown
+        return daemon.run(view, period_s, options.duration_s)
 
 
 def attach(slots: Slots, channels: list[Channel]) -> None:

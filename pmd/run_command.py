@@ -91,10 +91,6 @@ def run_command(flags: Mapping[str, Any]) -> None:
         from pmd.run import run  # noqa: PLC0415
     finally:
         gc.enable()
-    first, last = run(wanted, report.view(json=wanted.json))
-    if wanted.json:
-        import json  # noqa: PLC0415 - a library that only this line needs
-
-        print(json.dumps(report.json_object(first, last)), flush=True)
-    else:
-        print(report.summary(first, last), flush=True)
+    view = report.view(json=wanted.json)
+    first, last = run(wanted, view)
+    view.tell(first, last)

@@ -6,19 +6,14 @@ which goes as soon as VM1 is connected.
 
 from __future__ import annotations
 
-import os
 import sys
 import tempfile
 import time
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from guest.errors import UsageError, VhostPciError, errno_text
 from pmd.child import Child
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
 
 _START_TIMEOUT_S = 20.0
 _LOOK_S = 0.02
@@ -71,13 +66,10 @@ class Simulation:
 
     Args:
         wanted: What VM1 is like.
-        cpus: Where it is not to run, if there is anywhere else.
     """
 
-    def __init__(self, wanted: Parameters, cpus: Sequence[int]) -> None:
+    def __init__(self, wanted: Parameters) -> None:
         self._wanted = wanted
-        allowed = os.sched_getaffinity(0)
-        self._cpus = allowed - set(cpus) or allowed
         self._directory: tempfile.TemporaryDirectory[str] | None = None
         self._children: list[Child] = []
 
@@ -123,7 +115,7 @@ class Simulation:
 
     def _run(self, name: str, *arguments: str) -> None:
         command = (sys.executable, "-m", *arguments)
-        self._children.append(Child(f"the simulated {name}", command, cpus=self._cpus))
+        self._children.append(Child(f"the simulated {name}", command))
 
     def _wait_for(self, socket: Path) -> None:
         deadline = time.monotonic() + _START_TIMEOUT_S

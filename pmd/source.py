@@ -115,11 +115,11 @@ class SimSource:
 
     comes_back = False
 
-    def __init__(self, name: str, cpus: Sequence[int]) -> None:
+    def __init__(self, name: str) -> None:
         self.name = name
         from pmd.sim import Simulation, parameters  # noqa: PLC0415 - child processes: only here
 
-        self._simulation = Simulation(parameters(name), cpus)
+        self._simulation = Simulation(parameters(name))
 
     def open(self) -> Function:
         """Start the children and connect."""
@@ -135,18 +135,17 @@ class SimSource:
         self._simulation.close()
 
 
-def sources(devices: Sequence[str], cpus: Sequence[int], window_map: WindowMap) -> list[Source]:
+def sources(devices: Sequence[str], window_map: WindowMap) -> list[Source]:
     """One source for each device named, `auto` where none is.
 
     Args:
         devices: As on the command line.
-        cpus: The lcores', which a simulated VM1 keeps away from.
         window_map: How windows are to be mapped.
 
     Raises:
         UsageError: A name is none, or comes twice, or its windows cannot be mapped so.
     """
-    found = [_source(device, cpus, window_map) for device in devices or (AUTO,)]
+    found = [_source(device, window_map) for device in devices or (AUTO,)]
     names = [source.name for source in found if not isinstance(source, SimSource)]
     for name in names:
         if names.count(name) > 1:
@@ -179,7 +178,7 @@ def _connected(path: str) -> Function:
     return VfioUserFunction(path, _TIMEOUT_S)
 
 
-def _source(device: str, cpus: Sequence[int], window_map: WindowMap) -> Source:
+def _source(device: str, window_map: WindowMap) -> Source:
     kind, _, rest = device.partition(":")
     if device == AUTO:
         return PciSource(None, window_map)
@@ -190,7 +189,7 @@ def _source(device: str, cpus: Sequence[int], window_map: WindowMap) -> Source:
     if kind == "vfio-user":
         return SocketSource(rest)
     if kind == "sim":
-        return SimSource(device, cpus)
+        return SimSource(device)
     for address in (device.lower(), f"0000:{device.lower()}"):
         if is_pci_address(address):
             return PciSource(address, window_map)

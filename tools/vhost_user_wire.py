@@ -1,4 +1,4 @@
-"""Messages with file descriptors on a vhost-user socket, blocking and under asyncio.
+"""Messages with file descriptors on a vhost-user socket, and the blocking way to move them.
 
 Reads a message with exact bounds: the header, then as many bytes as it announces and never more, so
 that no descriptor of the next message is received. A peer can make `receive` fail or wait until a
@@ -10,7 +10,6 @@ Reference: QEMU's docs/interop/vhost-user.rst, "Message Specification".
 from __future__ import annotations
 
 import array
-import asyncio
 import os
 import select
 import socket
@@ -199,54 +198,7 @@ def send(connection: socket.socket, message: Message) -> None:
     """
     data = memoryview(message.pack())
     while data:
-        data = data[_send_some(connection, message, data) :]
-
-
-async def receive_async(
-    connection: socket.socket, timeout_s: float, payload_limit: int = abi.PAYLOAD_MAX
-) -> Message | None:
-    """`receive` on a non-blocking socket under asyncio: waits for ever for a message to begin.
-
-    Gives way to the event loop at least once, so that no peer can keep it by sending.
-
-    Raises:
-        WireError: The message is malformed, or not complete timeout_s after its first byte.
-        OSError: The socket's.
-    """
-    assembler = Assembler(payload_limit)
-    try:
-        await asyncio.sleep(0)
-        message = await _read_some(connection, assembler)
-        try:
-            async with asyncio.timeout(timeout_s):
-                while message is None:
-                    message = await _read_some(connection, assembler)
-        except TimeoutError:
-            raise WireError(f"did not finish a message within {timeout_s:g} s") from None
-    except EOFError:
-        return None
-    finally:
-        assembler.close()
-    return message
-
-
-async def send_async(connection: socket.socket, message: Message, timeout_s: float) -> None:
-    """`send` on a non-blocking socket under asyncio.
-
-    Raises:
-        WireError: The peer did not take it within timeout_s.
-        OSError: The socket's.
-    """
-    data = memoryview(message.pack())
-    try:
-        async with asyncio.timeout(timeout_s):
-            while data:
-                try:
-                    data = data[_send_some(connection, message, data) :]
-                except BlockingIOError:
-                    await ready(connection, writing=True)
-    except TimeoutError:
-        raise WireError(f"did not take a message within {timeout_s:g} s") from None
+        data = data[send_some(connection, message, data) :]
 
 
 def pending(connection: socket.socket) -> bool:
@@ -266,33 +218,10 @@ def _poll(connection: socket.socket, events: int) -> int:
     return ready[0][1] if ready else 0
 
 
-def _send_some(connection: socket.socket, message: Message, data: memoryview) -> int:
+def send_some(connection: socket.socket, message: Message, data: memoryview) -> int:
     """One sendmsg of what is left of message; the descriptors go with the first byte."""
     ancillary = []
     if message.fds and len(data) == abi.HEADER.size + len(message.payload):
         fds = array.array("i", message.fds)
         ancillary = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, fds)]
     return connection.sendmsg([data], ancillary, socket.MSG_NOSIGNAL)
-
-
-async def _read_some(connection: socket.socket, assembler: Assembler) -> Message | None:
-    while True:
-        try:
-            return assembler.read_from(connection)
-        except BlockingIOError:
-            await ready(connection)
-
-
-async def ready(connection: socket.socket, *, writing: bool = False) -> None:
-    """Wait until the socket can be read or accepts, or can be written. Safe to cancel."""
-    loop = asyncio.get_running_loop()
-    future = loop.create_future()
-    add, remove = (
-        (loop.add_writer, loop.remove_writer) if writing else (loop.add_reader, loop.remove_reader)
-    )
-    fd = connection.fileno()
-    add(fd, lambda: None if future.done() else future.set_result(None))
-    try:
-        await future
-    finally:
-        remove(fd)

@@ -292,9 +292,9 @@ static void sleep_for(struct rk_loop *loop, uint64_t ns)
 uint32_t rk_loop_run(struct rk_loop *loop, uint64_t budget_ns)
 {
 	struct rk_loop_stats *stats = loop->stats;
-	const uint64_t start = cycles_now();
-	const uint64_t budget = cycles_of(budget_ns), beat_cycles = cycles_of(BEAT_NS);
-	uint64_t moved = loop->moved, beaten = start - beat_cycles;
+	const uint64_t start = cycles_now(), begun = stats->cycles - start;
+	const uint64_t end = start + cycles_of(budget_ns), beat_cycles = cycles_of(BEAT_NS);
+	uint64_t moved = loop->moved, beat_at = start;
 	uint32_t events = 0;
 
 	loop->clock = start;
@@ -315,21 +315,22 @@ uint32_t rk_loop_run(struct rk_loop *loop, uint64_t budget_ns)
 			loop->clock = cycles_now();
 		}
 		now = loop->clock;
+		stats->cycles = begun + now; /* read by others while a run goes on */
 		if (loop->coalesce)
 			works_call_due(loop->works, loop->count, now);
 		if (__atomic_load_n(&loop->stop, __ATOMIC_RELAXED) &&
 		    __atomic_exchange_n(&loop->stop, 0, __ATOMIC_ACQUIRE))
 			events |= RK_EVENT_STOP;
-		if (now - beaten >= beat_cycles) {
+		if (now >= beat_at) {
 			beat(loop);
-			beaten = now;
+			beat_at = now + beat_cycles;
 		}
-		if (now - start >= budget)
+		if (now >= end)
 			events |= RK_EVENT_BUDGET;
 	}
 	loop->moved = moved;
 	if (loop->coalesce)
 		works_call_due(loop->works, loop->count, UINT64_MAX);
-	stats->cycles += cycles_now() - start;
+	stats->cycles = begun + cycles_now();
 	return events;
 }

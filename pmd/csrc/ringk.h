@@ -208,7 +208,7 @@ struct rk_work {
 
 struct rk_loop_stats {
 	uint64_t turns, busy_turns;   /* rounds over the works; those that moved something */
-	uint64_t cycles, busy_cycles; /* TSC cycles inside rk_loop_run; of turns that moved something */
+	uint64_t cycles, busy_cycles; /* TSC cycles inside rk_loop_run so far; of turns that moved something */
 	uint64_t sleeps, slept_cycles; /* times it slept; TSC cycles of that */
 };
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from tests.device.vfio_user_raw import DYNAMIC, QEMU_CAPABILITIES, RawClient
 from tests.device.vm1_memory import Vm1
 from tools.device.function import VhostPciDevice
-from tools.device.unix_socket import UnixListener
 from tools.device.vfio_user_server import VfioUserServer
+from tools.unix_socket import UnixListener
 
 if TYPE_CHECKING:
     import concurrent.futures

@@ -12,6 +12,7 @@ import pytest
 
 from tests.device.vhost_user_peer import open_fds
 from tools import vhost_user_abi as abi
+from tools.vhost_user_asyncio import receive_async, send_async
 from tools.vhost_user_wire import (
     Descriptors,
     Message,
@@ -19,9 +20,7 @@ from tools.vhost_user_wire import (
     hung_up,
     pending,
     receive,
-    receive_async,
     send,
-    send_async,
 )
 
 

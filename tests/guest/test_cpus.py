@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guest.cpus import default_lcores, parse_lcores, pin_current_thread, usable_cpus
+from guest.cpus import default_lcores, kept_off, parse_lcores, pin_current_thread, usable_cpus
 from guest.errors import UsageError, VhostPciError
 
 if TYPE_CHECKING:
@@ -108,6 +108,18 @@ def test_pinning_refused(cpu: int) -> None:
     with pytest.raises(VhostPciError, match=f"cannot pin a thread to CPU {cpu}: "):
         pin_current_thread(cpu)
     assert sorted(os.sched_getaffinity(0)) == ALLOWED
+
+
+def test_kept_off_meanwhile_and_what_it_starts_too() -> None:
+    seen = []
+    with kept_off(ALLOWED[-1:]):
+        thread = threading.Thread(target=lambda: seen.append(sorted(os.sched_getaffinity(0))))
+        thread.start()
+        thread.join()
+        assert seen == [sorted(os.sched_getaffinity(0))] == [ALLOWED[:-1] or ALLOWED]
+    assert sorted(os.sched_getaffinity(0)) == ALLOWED
+    with kept_off(ALLOWED):  # there is no other
+        assert sorted(os.sched_getaffinity(0)) == ALLOWED
 
 
 def cpus(root: Path, online: str, isolated: str) -> Path:

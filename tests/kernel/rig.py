@@ -323,7 +323,9 @@ def agree(
     fault = fault_names()[queue.fault]
     assert fault == ring.fault.value
     rig.check_alike(copies)
-    if rig.layout.event_idx:
+    # A frame over the MTU takes none of the chains by whose number the kernel asks its port: a turn
+    # may end with chains left, and the next one calls once more.
+    if rig.layout.event_idx and "over_mtu" not in drops:
         assert stats.calls == ring.calls
     else:
         assert (stats.calls > 0) == (ring.calls > 0)

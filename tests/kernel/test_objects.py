@@ -28,6 +28,7 @@ from pmd.kernel import (
 from pmd.kernel_abi import ABI, DROP_SLOTS, SIGNATURES, SIZES
 from pmd.kernel_library import load
 from tests.kernel.rig import DATA, Rig, frames_of
+from tests.pmd.wait import wait_for
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -218,10 +219,15 @@ def test_stop_ends_the_running_or_else_the_next_run() -> None:
         loop.stop()
         assert loop.run(60_000_000_000) == Event.STOP
         assert loop.run(1_000_000) == Event.BUDGET
-        stopper = threading.Timer(0.05, loop.stop)
-        stopper.start()
-        assert loop.run(60_000_000_000) == Event.STOP
-        stopper.join()
+        found: list[Event] = []
+        runner = threading.Thread(target=lambda: found.append(loop.run(1 << 60)))
+        runner.start()
+        for _ in range(2):  # its clock is to be seen while it runs
+            before = loop.stats.cycles
+            wait_for(lambda: loop.stats.cycles > before, "the loop's cycles")  # noqa: B023 - now
+        loop.stop()
+        runner.join()
+        assert found == [Event.STOP]
 
 
 def test_a_running_loop_can_be_neither_set_nor_closed() -> None:

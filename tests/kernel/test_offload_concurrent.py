@@ -223,13 +223,16 @@ def _taken() -> Way:
 def _held() -> Way:
     """Read late, where they are; what is to be done in software is not held."""
     port = HoldingPort(lambda number: number % 4 > 0)
+    looked = 0
 
     def look() -> int:
+        nonlocal looked
         port.finish(port.held)
-        assert not any(SECRETS in frame for frame in port.sent if frame)
-        count = sum(map(bool, port.sent))
-        port.sent[:] = [b""] * len(port.sent)
-        return count
+        sent = [frame for frame in port.sent[looked:] if frame]
+        port.sent[looked:] = [b""] * (len(port.sent) - looked)
+        looked = len(port.sent)
+        assert not any(SECRETS in frame for frame in sent)
+        return len(sent)
 
     return Way(port, look)
 

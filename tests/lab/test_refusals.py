@@ -118,7 +118,7 @@ def test_a_network_card_that_is_none(command: str, words: str, cause: str) -> No
     assert errors == f"vhost-pci-lab: cannot use --nic {words}: {cause}; {remedy}\n"
 
 
-@pytest.mark.parametrize("words", [("down",), ("status",), ("exec", "vm1", "true")])
+@pytest.mark.parametrize("words", [("down",), ("status",), ("exec", "vm1", "pmd", "--help")])
 def test_no_lab_is_up(tmp_path: Path, words: tuple[str, ...]) -> None:
     status, errors = _lab(*words, XDG_RUNTIME_DIR=str(tmp_path))
     assert status == 1

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Self
 from tests.pmd.wait import DEADLINE_S, wait_for
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from types import TracebackType
 
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -33,6 +33,11 @@ def marked(mark: str) -> list[int]:
             if entry.name.isdigit() and wanted in (entry / "environ").read_bytes().split(b"\0"):
                 found.append(int(entry.name))
     return found
+
+
+def threads(pid: int) -> list[int]:
+    """Those of a process that does not start or end any now."""
+    return [int(entry.name) for entry in Path(f"/proc/{pid}/task").iterdir()]
 
 
 def cpu_seconds(pid: int) -> float:
@@ -109,6 +114,14 @@ class Process:
         self._process.wait()
         wait_for(lambda: not marked(self.mark), "the end of the killed process's children")
 
+    def _wait_for(self, condition: Callable[[], object], what: str) -> None:
+        """In a constructor: it ends if this never comes, for no context does that."""
+        try:
+            wait_for(condition, what)
+        except BaseException:
+            self.__exit__(*sys.exc_info())
+            raise
+
     def __enter__(self) -> Self:
         return self
 
@@ -152,7 +165,7 @@ class Device(Process):
             *arguments,
         )
         sockets = (self.vhost_user, self.vfio_user, self._control)
-        wait_for(lambda: all(path.is_socket() for path in sockets), "the device's sockets")
+        self._wait_for(lambda: all(path.is_socket() for path in sockets), "the device's sockets")
 
     @property
     def name(self) -> str:
@@ -199,7 +212,8 @@ class Vm1(Process):
             "--json",
             *arguments,
         )
-        wait_for(lambda: listens(self._control) or not self.running, "VM1's control socket")
+        ready = "VM1's control socket"
+        self._wait_for(lambda: listens(self._control) or not self.running, ready)
 
     def counters(self) -> dict[str, Any]:
         """What its control socket says."""

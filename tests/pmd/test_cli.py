@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 from typing import TYPE_CHECKING
 
 import pytest
 
 from pmd.cli import main
-from tests.pmd.processes import marked, pmd
+from tests.pmd.processes import ROOT, marked, pmd
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -176,10 +178,32 @@ def test_help_and_version() -> None:
             assert process.stderr() == ""
 
 
+def test_closed_streams() -> None:
+    """Nothing of stderr comes out of stdout, and nothing fails for want of a stream."""
+    shut = "import os, sys; [os.close(int(fd)) for fd in sys.argv[1]]; os.execv(sys.executable, "
+    shut += "[sys.executable, '-m', 'pmd.cli', *sys.argv[2:]])"
+    for fds, words, status in (
+        ("12", ("--version",), 0),
+        ("1", ("list",), 0),
+        ("02", ("bind", "frob"), 2),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", shut, fds, *words],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (status, "", "")
+
+
 def test_list_without_functions() -> None:
     with pmd("list") as process:
         assert process.wait() == 0
         assert process.stdout() == "no vhost-pci function on this machine\n"
+    imported = "import sys, pmd.cli, pmd.listing; print(*sys.modules)"
+    modules = subprocess.check_output([sys.executable, "-c", imported], cwd=ROOT, text=True).split()
+    assert {"cyclopts", "rich", "numpy", "dataclasses"}.isdisjoint(modules)
     with pmd("list", "--json") as process:
         assert process.wait() == 0
         assert process.stdout() == "[]\n"

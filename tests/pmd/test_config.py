@@ -119,6 +119,8 @@ def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     assert str(caught.value) == f"cannot read configuration {missing}: no such file or directory"
     with pytest.raises(UsageError, match="is a directory"):
         options({}, tmp_path)
+    with pytest.raises(UsageError, match="it has more than 1048576 bytes; name a TOML file"):
+        options({}, Path("/dev/zero"))
 
 
 def test_a_file_that_is_no_text(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 import os
 import queue
+import threading
+from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,12 +14,13 @@ import pytest
 
 from driver.software_vf import PortSpec
 from guest.errors import VhostPciError
-from pmd.kernel import Event, Poll, Port, Work
+from pmd.kernel import Event, Loop, Poll, Port, Work, tsc_hz
 from pmd.lcore import Lcore
 from tests.pmd.wait import wait_for
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from types import FrameType
 
 CPU = max(os.sched_getaffinity(0))
 
@@ -74,6 +77,28 @@ def test_runs_only_between_resume_and_pause(lcore: Lcore, device: Device) -> Non
         for _ in range(1000):
             os.sched_yield()
         assert (device.heartbeat.value, lcore.stats.turns) == (beats, turns)
+
+
+def test_does_not_come_back_while_there_is_nothing_to_tell(
+    device: Device, woken: queue.SimpleQueue[Lcore]
+) -> None:
+    runs: list[str] = []
+
+    def watch(frame: FrameType, event: str, _argument: object) -> None:
+        if frame.f_code is Loop.run.__code__:
+            runs.append(event)
+
+    threading.setprofile(watch)  # of threads that are started from now on
+    try:
+        lcore = Lcore(CPU, 32, woken.put, Poll())
+    finally:
+        threading.setprofile(None)
+    with closing(lcore):
+        lcore.set_works([device.work])
+        lcore.resume()
+        wait_for(lambda: lcore.stats.cycles > 0.15 * tsc_hz(), "150 ms of polling")
+        assert "return" not in runs
+    assert runs[-1] == "return"
 
 
 def test_another_generation_wakes_once_and_is_passed_over(

@@ -7,6 +7,7 @@ import io
 import json
 import os
 import sys
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rich.console import Console
@@ -57,6 +58,7 @@ def test_json_object_counts_everything_since_start() -> None:
         "gbps": 1.6,
         "bursts": 125_000,
         "calls": 14,
+        "cycles": 800_000_000,
         "cycles_per_packet": 200.0,
     }
     assert channel["vf_to_vm1"]["packets"] == 6_000_000
@@ -81,6 +83,14 @@ def test_json_object_counts_everything_since_start() -> None:
             "slept_ratio": 0.0,
         }
     ]
+
+
+def test_every_counter_is_explained() -> None:
+    explained = (Path(__file__).parents[2] / "docs/deploy.md").read_text(encoding="utf-8")
+    channel = report.json_object(snapshot(10.0, 0), snapshot(12.0, 4))["channels"][0]
+    channel_keys = set(channel) - {"device", "vf", "vm1_to_vf", "vf_to_vm1", "queue_pairs"}
+    for name in {*kernel.drop_names()[1:], *channel_keys, *channel["vm1_to_vf"]}:
+        assert f"`{name}`" in explained, name
 
 
 def test_nothing_moved_is_no_division_by_zero() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import signal
 import subprocess
@@ -10,7 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from tests.pmd.processes import Device, Process, Vm1, cpu_seconds, marked, pmd
+from guest.cpus import default_lcores
+from tests.pmd.processes import Device, Process, Vm1, cpu_seconds, marked, pmd, threads
 from tests.pmd.wait import wait_for
 
 if TYPE_CHECKING:
@@ -32,7 +35,8 @@ def stopped(process: Process) -> list[dict[str, Any]]:
 
 
 def test_sim_forwards_both_ways() -> None:
-    with pmd("run", "--bar", "2", "--device", "sim", "--duration", "2", "--json") as process:
+    # VM1 starts within that as well.
+    with pmd("run", "--bar", "2", "--device", "sim", "--duration", "4", "--json") as process:
         assert process.wait() == 0
         found = process.json()
         assert process.left_behind == []
@@ -46,13 +50,12 @@ def test_sim_forwards_both_ways() -> None:
         assert set(channel["vm1_to_vf"]["drops"]) <= {"disabled"}
         assert channel["vf_to_vm1"]["drops"] == {}
         assert channel["cycles_per_packet"] > 0
-        assert found["duration_s"] >= 2
+        assert found["duration_s"] >= 4
         assert "Traceback" not in process.stderr()
 
 
 def test_sim_with_parameters() -> None:
     name = "sim:size=200,queue-size=64,queue-pairs=2"
-    # VM1 starts within that as well.
     with pmd("run", "--device", name, "--duration", "4", "--json") as process:
         assert process.wait() == 0
         (channel,) = process.json()["channels"]
@@ -60,6 +63,10 @@ def test_sim_with_parameters() -> None:
         for pair in channel["queue_pairs"]:
             assert pair["vf_to_vm1"]["packets"] > 0
             assert pair["vf_to_vm1"]["bytes"] == 200 * pair["vf_to_vm1"]["packets"]
+
+
+def said(process: Process, lines: int) -> bool:
+    return process.stdout().count("\n") == lines
 
 
 def test_queue_pairs_are_spread_over_lcores(tmp_path: Path) -> None:
@@ -72,8 +79,14 @@ def test_queue_pairs_are_spread_over_lcores(tmp_path: Path) -> None:
         pairs = ("--queue-pairs", str(2 * len(cpus)))
         with Vm1("verify", device, "--count", "10000", "--timeout", "60", *pairs) as vm1:
             assert vm1.wait() == 0, vm1.stdout()
-        (channel,) = stopped(daemon)
-        found = daemon.json()["lcores"]
+        for lines in (1, 2):
+            daemon.signal(signal.SIGUSR1)
+            wait_for(functools.partial(said, daemon, lines), "what was asked for")
+        assert daemon.stop() == 0
+        *asked, last = [json.loads(line) for line in daemon.stdout().splitlines()]
+    (channel,), found = last["channels"], last["lcores"]
+    for each in asked:
+        assert each["channels"][0]["vf_to_vm1"]["packets"] == 10_000
     assert [lcore["cpu"] for lcore in found] == cpus
     assert all(lcore["busy_turns"] > 0 for lcore in found)
     packets = [pair["vf_to_vm1"]["packets"] for pair in channel["queue_pairs"]]
@@ -96,9 +109,12 @@ def test_a_signal_during_bring_up_leaves_nothing() -> None:
 def test_a_signal_ends_it_with_statistics(number: signal.Signals) -> None:
     with pmd("run", "--device", "sim", "--stats-period", "0.1") as process:
         wait_for(lambda: "forwarding" in process.stdout(), "the first line of statistics")
+        process.signal(signal.SIGUSR1)
+        shown = "sim - loop (forwarding)\n  VM1 -> VF: "
+        wait_for(lambda: shown in process.stdout(), "what was asked for")
         process.signal(number)
         assert process.wait() == 0
-        assert "sim - loop (forwarding)\n  VM1 -> VF: " in process.stdout()
+        assert process.stdout().count(shown) == 2
         assert "Traceback" not in process.stderr()
         assert process.left_behind == []
         assert marked(process.mark) == []
@@ -107,7 +123,12 @@ def test_a_signal_ends_it_with_statistics(number: signal.Signals) -> None:
 def test_sigkill_leaves_no_process_and_no_file() -> None:
     with pmd("run", "--device", "sim", "--stats-period", "0.1") as process:
         wait_for(lambda: "forwarding" in process.stdout(), "the first line of statistics")
-        assert len(marked(process.mark)) == 3
+        processes = marked(process.mark)
+        assert len(processes) == 3
+        allowed, lcores = os.sched_getaffinity(0), set(default_lcores(1))
+        cpus = [os.sched_getaffinity(thread) for each in processes for thread in threads(each)]
+        cpus.remove(lcores)  # the lcore's thread; none but it runs there, if there is another CPU
+        assert all(each == (allowed - lcores or allowed) for each in cpus)
         process.kill()
         assert process.left_behind == []
 

@@ -52,8 +52,7 @@ class SocketSlotSource(PciSource):
         self, sockets: dict[str, Path], sysfs: FakeSysfs, address: str | None = None
     ) -> None:
         super().__init__(address, WindowMap.AUTO)
-        self._sockets = sockets
-        self._sysfs = sysfs
+        self._sockets, self._sysfs = sockets, sysfs
 
     def another(self) -> PciSource:
         return SocketSlotSource(self._sockets, self._sysfs)
@@ -79,8 +78,7 @@ class SuccessionSource(PciSource):
 
     def __init__(self, address: str, successor: Path) -> None:
         super().__init__(address, WindowMap.AUTO)
-        self.first = DyingFunction()
-        self._successor = successor
+        self.first, self._successor = DyingFunction(), successor
 
     def open(self) -> Function:
         if not self.first.gone:
@@ -105,14 +103,15 @@ class Stop:
     """What ends a run here, in place of a signal."""
 
     def __init__(self) -> None:
-        self._fd = os.eventfd(0, os.EFD_CLOEXEC)
-        self.received = False
+        self._fd, self.received = os.eventfd(0, os.EFD_CLOEXEC), False
 
     def fileno(self) -> int:
         return self._fd
 
-    def serve(self) -> None:
-        pass
+    def serve(self) -> None: ...
+
+    def asked(self) -> bool:
+        return False
 
     def give(self) -> None:
         self.received = True
@@ -125,7 +124,8 @@ class Stop:
 class Run:
     """A daemon on a thread, with slots for a VF: auto's, or that of a source given.
 
-    vfs: VFs by address, in place of both; adding: a function that the kernel is not done with.
+    vfs: VFs by address, in place of both. Functions: adding: the kernel is not done with it; early:
+    it comes after the first look and before the daemon watches.
     """
 
     def __init__(
@@ -137,6 +137,7 @@ class Run:
         *,
         vfs: dict[str, str] | None = None,
         adding: str = "",
+        early: str = "",
     ) -> None:
         scratch = stack.enter_context(tempfile.TemporaryDirectory())
         self.sysfs = FakeSysfs(Path(scratch))
@@ -164,13 +165,15 @@ class Run:
         self._daemon = stack.enter_context(
             Daemon(channels, default_lcores(1), 32, self._stop, slots=self.slots)  # type: ignore[arg-type]
         )
+        if early:
+            self.udevd.say("add", early)
         self._last: list[stats.Snapshot] = []
         self._thread = threading.Thread(target=self._run)
         self._thread.start()
         stack.callback(self.end)
 
     def _run(self) -> None:
-        self._last.append(self._daemon.run(Silent(), 1.0, DEADLINE_S)[1])
+        self._last.append(self._daemon.run(Silent(), float("inf"), DEADLINE_S)[1])
 
     def end(self) -> list[tuple[str, str, str]]:
         """Device, VF and state of all channels, at the end."""
@@ -199,9 +202,7 @@ def devices(stack: contextlib.ExitStack, tmp_path: Path) -> dict[str, Device]:
 
 
 def test_functions_come_and_go(stack: contextlib.ExitStack, devices: dict[str, Device]) -> None:
-    run = Run(stack, "null", devices)
-    assert run.serves()
-    run.udevd.say("add", A)
+    run = Run(stack, "null", devices, early=A)
     wait_for(lambda: run.serves(A), "the first function")
     run.udevd.say("bind", A)
     run.udevd.say("add", B)
@@ -226,7 +227,7 @@ def test_removed_and_added_before_anybody_looked(
         run.udevd.say(action, A)
     run.udevd.say("add", B)
     wait_for(lambda: run.serves(A, B), "both functions")
-    assert devices[A].describe()["vfio_user"]["clients"] >= 2  # it was let go in between
+    assert devices[A].describe()["vfio_user"]["clients"] >= 2  # let go in between
     assert run.end() == [(A, "null", "waiting"), (B, "null", "waiting")]
 
 
@@ -366,8 +367,8 @@ def test_a_server_that_dies_before_it_was_served(
     run = Run(stack, "null", devices, source)
     assert source.first.gone
     wait_for(run.serves, "the loss")
-    run.udevd.say("remove", A)
-    run.udevd.say("add", A)
+    for action in "remove", "add":
+        run.udevd.say(action, A)
     wait_for(lambda: run.serves(A), "the function plugged in anew")
     assert run.end() == [(A, "null", "waiting")]
 
@@ -375,10 +376,7 @@ def test_a_server_that_dies_before_it_was_served(
 def test_a_server_that_died_is_told_within_a_second(
     stack: contextlib.ExitStack, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A hypervisor tells nothing: all registers read ones. A busy machine has several tries.
-
-    The first does not count: all others begin right after pmd looked, and wait for its next look.
-    """
+    """All registers read ones. The first try does not count: only later ones wait for a look."""
     source = TurnsSource(A)
     run = Run(stack, "null", {}, source)
 

@@ -15,14 +15,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from guest.errors import UsageError, errno_text
+from guest.vfio_user_abi import SOCKET_PATH_MAX
 from tools.device.backend_session import Session, disconnected
 from tools.device.backend_state import FrontEndState
 from tools.device.eventfd import signal_eventfd
 from tools.device.memory_table import is_sealed
 from tools.device.offer import Offer
-from tools.device.unix_socket import UnixListener
+from tools.unix_socket import UnixListener
 from tools.vhost_user_abi import RING_INDEX_LIMIT, Feature, ProtocolFeature
-from tools.vhost_user_wire import hung_up, ready
+from tools.vhost_user_asyncio import ready
+from tools.vhost_user_wire import hung_up
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -35,7 +37,6 @@ logger = logging.getLogger(__name__)
 
 TIMEOUT_S = 5.0
 RETRY_S = 1.0
-PATH_MAX_BYTES = 107  # struct sockaddr_un, less the terminating zero
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,8 @@ class Endpoint:
         path, comma, option = text.partition(",")
         if not path or (comma and option != "connect"):
             raise UsageError("use", f"vhost-user socket '{text}'", "it is not PATH[,connect]")
-        if len(os.fsencode(path)) > PATH_MAX_BYTES:
-            raise UsageError("use", path, f"a socket's path has at most {PATH_MAX_BYTES} bytes")
+        if len(os.fsencode(path)) > SOCKET_PATH_MAX:
+            raise UsageError("use", path, f"a socket's path has at most {SOCKET_PATH_MAX} bytes")
         return cls(Path(path), bool(comma))
 
     def __str__(self) -> str:

@@ -21,7 +21,8 @@ from tools.device.backend_rules import (
 from tools.device.misses import Misses
 from tools.device.vm1_state import RingState, Vm1State
 from tools.vhost_user_abi import U64, ProtocolFeature, Request
-from tools.vhost_user_wire import Descriptors, WireError, pending, receive_async, send_async
+from tools.vhost_user_asyncio import receive_async, send_async
+from tools.vhost_user_wire import Descriptors, WireError, pending
 
 if TYPE_CHECKING:
     import socket

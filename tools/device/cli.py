@@ -6,24 +6,24 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from guest.errors import UsageError, VhostPciError, errno_text
 from guest.log_limit import LogLimit
+from pmd import command_line, program
 from tools.device.backend import Backend, Endpoint
 from tools.device.control import serve_control
 from tools.device.function import VhostPciDevice
 from tools.device.offer import MTU_MAX, MTU_MIN, NAMES, Offer
-from tools.device.unix_socket import UnixListener
 from tools.device.vfio_user_server import VfioUserServer
 from tools.device.vm1_state import Span
+from tools.unix_socket import UnixListener
 
 log = logging.getLogger("tools.device")
 
@@ -33,7 +33,13 @@ _FEATURES_HELP = f"Offer VM1 only these: 0xBITS, or names with commas: {', '.joi
 # As QEMU's users spell a property that is off.
 _WITHOUT = {f"--no-{name.replace('_', '-')}": name for name in NAMES}
 
-app = App(name="vhost-pci-device", help_flags=["--help", "-h"], version_flags=["--version"])
+_NAME = "vhost-pci-device"
+
+app = App(
+    name=_NAME,
+    version=lambda: command_line.version(_NAME),
+    suppress_keyboard_interrupt=False,
+)
 
 
 @app.default
@@ -147,15 +153,7 @@ def _written_out(words: Iterable[str]) -> Iterator[str]:
 
 def main() -> None:
     """Entry point. Exit status 0 after a signal, 1 on failure, 2 on wrong use."""
-    try:
-        app(_written_out(sys.argv[1:]), exit_on_error=False, print_error=False)
-    except CycloptsError as error:
-        line = " ".join(str(error).split())
-        print(f"vhost-pci-device: {line}; see vhost-pci-device --help", file=sys.stderr)
-        sys.exit(UsageError.exit_status)
-    except VhostPciError as error:
-        print(f"vhost-pci-device: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
+    program.run(_NAME, lambda words: command_line.perform(app, _written_out(words)))
 
 
 if __name__ == "__main__":

@@ -24,7 +24,8 @@ from tools.vhost_user_abi import (
     HeaderFlag,
     IotlbKind,
 )
-from tools.vhost_user_wire import Descriptors, Message, WireError, receive_async
+from tools.vhost_user_asyncio import receive_async
+from tools.vhost_user_wire import Descriptors, Message, WireError
 
 if TYPE_CHECKING:
     from collections.abc import Callable

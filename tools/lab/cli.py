@@ -12,10 +12,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TextIO
 
-from cyclopts import App, CycloptsError, Parameter
+from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
-from guest.errors import UsageError, VhostPciError
+from guest.errors import UsageError, VhostPciError, errno_text
+from pmd import command_line, program
 from tools.lab import client, debian
 from tools.lab.check import check
 from tools.lab.nic import Nic
@@ -33,9 +34,8 @@ _LOG_LINES = 20  # of each file, when something went wrong
 app = App(
     name=_NAME,
     help="Two real virtual machines and an outside, on stock QEMU, from Debian packages.",
-    version_flags=[],
+    version=lambda: command_line.version(_NAME),
     suppress_keyboard_interrupt=False,
-    result_action="return_value",
 )
 
 
@@ -60,13 +60,16 @@ def check_command(
         megabytes: MiB that TCP moves each way, each time.
         qemu: A QEMU of yours, 10.1 or newer, instead of Debian's.
         kernel: Debian's of all three machines; backports has a newer one.
-        keep_logs: Directory for consoles and logs; without it they are shown if a step fails.
+        keep_logs: Directory for consoles and logs, made if need be; without it they are shown if a
+            step fails.
     """
     if vf not in VF_KINDS:
         kinds = ", ".join(VF_KINDS)
         raise UsageError("use", f"--vf {vf}", "there is no such kind", f"use {kinds}")
     card = Nic.parse(nic)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
+    if keep_logs is not None:
+        _make(keep_logs)
     steps = Steps(_tell, _begin)
     templates, package = prepare(steps, qemu, _SUITES[kernel])
     with contextlib.ExitStack() as stack:
@@ -179,9 +182,16 @@ def work_directory(keep: Path | None) -> Iterator[Path]:
             yield directory
         finally:
             if keep is not None:
-                keep.mkdir(parents=True, exist_ok=True)
                 for file in _logs(directory):
                     shutil.copy(file, keep)
+
+
+def _make(keep: Path) -> None:
+    try:
+        keep.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        cause = errno_text(error)
+        raise UsageError("keep logs in", str(keep), cause, "name a directory") from error
 
 
 def _logs(directory: Path) -> list[Path]:
@@ -206,20 +216,16 @@ def _tell(line: str) -> None:
     print(f"{clear}{line}", flush=True)
 
 
+def _set_apart(words: list[str]) -> list[str]:
+    """Words of a command line with those of `exec VM COMMAND...` kept from being taken for ours."""
+    if words[:1] == ["exec"] and len(words) > 2 and not words[2].startswith("-"):
+        return [*words[:2], "--", *words[2:]]
+    return words
+
+
 def main() -> None:
     """Entry point. Exit status 0 if all went well, 1 on failure, 2 on wrong use."""
-    try:
-        status = app(exit_on_error=False, print_error=False)
-        sys.exit(status if isinstance(status, int) else 0)
-    except CycloptsError as error:
-        line = " ".join(str(error).split()).rstrip(".")
-        print(f"{_NAME}: {line[:1].lower()}{line[1:]}; see {_NAME} --help", file=sys.stderr)
-        sys.exit(UsageError.exit_status)
-    except VhostPciError as error:
-        print(f"{_NAME}: {error}", file=sys.stderr)
-        sys.exit(error.exit_status)
-    except KeyboardInterrupt:
-        sys.exit(130)
+    program.run(_NAME, lambda words: command_line.perform(app, _set_apart(words)))
 
 
 if __name__ == "__main__":

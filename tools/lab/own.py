@@ -33,7 +33,7 @@ _SCRIPT = "#!/usr/bin/python3\nfrom pmd.cli import main\n\nmain()\n"
 _MAIN = "pmd.cli"
 _NEEDS = {
     "run": ["pmd.report", "pmd.run"],
-    "list": ["pmd.commands", "pmd.listing"],
+    "list": ["pmd.listing"],
     "doctor": ["pmd.commands", "pmd.doctor", "pmd.finding"],
     "bind": ["pmd.commands", "pmd.bind"],
     "unbind": ["pmd.commands", "pmd.bind"],

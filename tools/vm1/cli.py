@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 import json
-import os
-import sys
 from typing import Literal
 
-from cyclopts import App, CycloptsError
+from cyclopts import App
 
-from guest.errors import UsageError, VhostPciError
+from guest.errors import VhostPciError
+from pmd import command_line, program
 from pmd.signals import Signals
 from tools.vm1.flags import MemoryFlags, RingFlags, RunFlags, TrafficFlags
 from tools.vm1.options import Mode, Options, Socket
 from tools.vm1.report import Ended, Result
 from tools.vm1.session import Session
 
+_NAME = "vhost-pci-vm1"
+
 app = App(
-    name="vhost-pci-vm1",
+    name=_NAME,
     help="An embedded VM1: a virtio-net driver that any vhost-user back-end can serve.",
-    result_action="return_value",
+    version=lambda: command_line.version(_NAME),
+    suppress_keyboard_interrupt=False,
 )
 _TRAFFIC, _RINGS, _MEMORY, _RUN = TrafficFlags(), RingFlags(), MemoryFlags(), RunFlags()
 
@@ -87,25 +89,7 @@ def _report(result: Result, *, as_json: bool) -> int:
 
 def main() -> None:
     """Entry point of `vhost-pci-vm1`: runs the command and exits with its status."""
-    sys.exit(_status(sys.argv[1:]))
-
-
-def _status(arguments: list[str]) -> int:
-    try:
-        status = app(arguments, exit_on_error=False, print_error=False)
-        sys.stdout.flush()
-    except CycloptsError as error:
-        line = " ".join(str(error).split())
-        print(f"vhost-pci-vm1: {line}; see vhost-pci-vm1 --help", file=sys.stderr)
-        return UsageError.exit_status
-    except VhostPciError as error:
-        print(f"vhost-pci-vm1: {error}", file=sys.stderr)
-        return error.exit_status
-    except BrokenPipeError:
-        # Nobody reads any more, and nobody is to be told. Python would try to flush once more.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
-    return int(status or 0)
+    program.run(_NAME, lambda words: command_line.perform(app, words))
 
 
 if __name__ == "__main__":

@@ -6,14 +6,14 @@ import contextlib
 import json
 import os
 import select
-import socket
 import threading
 from typing import TYPE_CHECKING, Any
 
 from guest.closing import Closing
-from guest.errors import VhostPciError, errno_text
+from tools.unix_socket import UnixListener
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
     from pathlib import Path
 
@@ -28,30 +28,23 @@ class Control(Closing):
         snapshot: What to answer; called on the thread.
 
     Raises:
-        VhostPciError: The path cannot be listened at.
+        VhostPciError, UsageError: As UnixListener does.
     """
 
     def __init__(self, path: Path, snapshot: Callable[[], dict[str, Any]]) -> None:
-        self._path = path
         self._snapshot = snapshot
-        self._listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            self._listener.bind(str(path))
-            self._listener.listen(8)
-        except OSError as error:
-            self._listener.close()
-            raise VhostPciError("listen at", str(path), errno_text(error)) from error
+        self._listener = UnixListener(path)
         self._stop = os.eventfd(0, os.EFD_CLOEXEC)
         self._thread = threading.Thread(target=self._serve, name="control")
         self._thread.start()
 
     def _serve(self) -> None:
         while True:
-            readable, _, _ = select.select([self._listener.fileno(), self._stop], [], [])
+            readable, _, _ = select.select([self._listener.socket.fileno(), self._stop], [], [])
             if self._stop in readable:
                 return
             with contextlib.suppress(OSError):
-                self._answer(self._listener.accept()[0])
+                self._answer(self._listener.socket.accept()[0])
 
     def _answer(self, peer: socket.socket) -> None:
         with peer:
@@ -67,5 +60,3 @@ class Control(Closing):
         os.close(self._stop)
         self._stop = -1
         self._listener.close()
-        with contextlib.suppress(OSError):
-            self._path.unlink()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import socket
-import stat
 import time
 from typing import TYPE_CHECKING
 
 from guest.closing import Closing
 from guest.errors import VhostPciError, errno_text
+from tools.unix_socket import UnixListener
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -30,7 +29,7 @@ class Endpoint(Closing):
         stopped: Ends every wait when it returns true.
 
     Raises:
-        VhostPciError: The path cannot be listened at.
+        VhostPciError, UsageError: As UnixListener does.
     """
 
     def __init__(self, where: Socket, stopped: Callable[[], bool]) -> None:
@@ -38,17 +37,9 @@ class Endpoint(Closing):
         self._stopped = stopped
         self._listener = self._listen() if where.listen else None
 
-    def _listen(self) -> socket.socket:
-        path = self._where.path
-        _remove_stale(str(path))
-        listener = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        try:
-            listener.bind(str(path))
-            listener.listen(1)
-        except OSError as error:
-            listener.close()
-            raise VhostPciError("listen at", str(path), errno_text(error)) from error
-        listener.settimeout(_LOOK_S)
+    def _listen(self) -> UnixListener:
+        listener = UnixListener(self._where.path)
+        listener.socket.settimeout(_LOOK_S)
         return listener
 
     def connection(self, timeout_s: float | None) -> socket.socket | None:
@@ -60,7 +51,7 @@ class Endpoint(Closing):
             VhostPciError: Nobody listens at the path, or it is no such socket.
         """
         if self._listener is not None:
-            return self._accept(self._listener)
+            return self._accept(self._listener.socket)
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while not self._stopped():
             peer = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
@@ -69,14 +60,23 @@ class Endpoint(Closing):
             except OSError as error:
                 peer.close()
                 late = deadline is not None and time.monotonic() >= deadline
-                if late or error.errno not in _COMING:
-                    remedy = "start the back-end first, or give PATH,listen"
-                    path = str(self._where.path)
-                    raise VhostPciError("connect to", path, errno_text(error), remedy) from error
+                if late or error.errno not in _COMING or self._is_no_socket():
+                    raise self._refused(error) from error
                 time.sleep(_LOOK_S)
             else:
                 return peer
         return None
+
+    def _is_no_socket(self) -> bool:
+        return self._where.path.exists() and not self._where.path.is_socket()
+
+    def _refused(self, error: OSError) -> VhostPciError:
+        path = str(self._where.path)
+        if self._is_no_socket():
+            remedy = "give the path that the back-end was started with"
+            return VhostPciError("connect to", path, "this is not a socket", remedy)
+        remedy = "start the back-end first, or give PATH,listen"
+        return VhostPciError("connect to", path, errno_text(error), remedy)
 
     def _accept(self, listener: socket.socket) -> socket.socket | None:
         while not self._stopped():
@@ -89,16 +89,3 @@ class Endpoint(Closing):
         if self._listener is not None:
             self._listener.close()
             self._listener = None
-            with contextlib.suppress(OSError):
-                self._where.path.unlink()
-
-
-def _remove_stale(path: str) -> None:
-    """Remove a socket that a process left behind: one that refuses connections."""
-    with contextlib.suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as probe:
-        if not stat.S_ISSOCK(os.lstat(path).st_mode):
-            return
-        try:
-            probe.connect(path)
-        except ConnectionRefusedError:
-            os.unlink(path)  # noqa: PTH108 - the path stays text for the socket calls beside it

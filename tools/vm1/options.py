@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import enum
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from guest.errors import UsageError
+from guest.vfio_user_abi import SOCKET_PATH_MAX
 
 FRAME_MIN = 60  # vm1.h VM1_FRAME_MIN: our fields fit
 FRAME_MAX = 9216  # vm1.h VM1_FRAME_MAX
@@ -85,6 +87,9 @@ class Socket:
         path, comma, suffix = text.partition(",")
         if not path or (comma and comma + suffix != _LISTEN):
             raise UsageError("use", f"{flag} {text}", "it is not PATH or PATH,listen")
+        if len(os.fsencode(path)) > SOCKET_PATH_MAX:
+            cause = f"a socket's path has at most {SOCKET_PATH_MAX} bytes"
+            raise UsageError("use", f"{flag} {text}", cause)
         return cls(Path(path), listen=bool(comma))
 
 

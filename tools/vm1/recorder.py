@@ -54,13 +54,15 @@ class Recorder:
         before = self._read()
         begin, (sent, received) = time.monotonic(), self._moved()
         outcome = engine.run(_PIECE_S if self._probe is None else BLOCK_S)
-        seconds = max(time.monotonic() - begin, 1e-9)
+        end = time.monotonic()
+        seconds = max(end - begin, 1e-9)
         if len(self._pieces) < _PIECES_MAX:
             sent_now, received_now = self._moved()
             self._pieces.append(_Piece(seconds, sent_now - sent, received_now - received))
         if len(self._blocks) < _BLOCKS_MAX:
-            after = self._read()
-            self._blocks.append(Block(engine.slices(), before, after))
+            # Before the probe: the back-end finishes what it has meanwhile.
+            slices = engine.slices()
+            self._blocks.append(Block(slices, before, self._read(), begin, end))
         return outcome
 
     def _moved(self) -> tuple[int, int]:
