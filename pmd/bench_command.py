@@ -43,7 +43,7 @@ def bench(options: BenchOptions, *, as_json: bool, plot: Path | None) -> None:
         print(json.dumps([row.json_object() for row in found]), flush=True)
     else:
         # A pipe has no width: nothing is to be cut off for one.
-        console = Console() if sys.stdout.isatty() else Console(width=160)
+        console = Console() if sys.stdout.isatty() else Console(width=200)
         console.print(table(found))
     if plot is not None:
         bench_plot.write(found, plot)

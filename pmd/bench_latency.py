@@ -50,6 +50,7 @@ class LatencyRow:
     Attributes:
         sent: Which part of the frames offered could be sent, in the median round.
         kept: Which part of the time is in the figures, in all rounds.
+        lost: Which part of the frames did not come back, the rest of the time too.
         figures: By name, of the rounds of which something is.
     """
 
@@ -58,6 +59,7 @@ class LatencyRow:
     side: str
     sent: float
     kept: float
+    lost: float
     figures: dict[str, Figure]
 
     def json_object(self) -> dict[str, Any]:
@@ -72,6 +74,7 @@ class LatencyRow:
             "side": self.side,
             "sent": round(self.sent, 4),
             "kept": round(self.kept, 4),
+            "lost": round(self.lost, 6),
         }
         for name, figure in self.figures.items():
             found[f"{name}_ns"] = round(figure.middle)
@@ -156,4 +159,5 @@ def _row(case: Case, rate_pps: int, side: str, rounds: Sequence[dict[str, Any]])
     sent = statistics.median(shares) if shares else 0.0
     pieces = sum(found["pieces"] for found in rounds)
     kept = 1 - sum(found["pieces_dropped"] for found in rounds) / pieces
-    return LatencyRow(case, rate_pps, side, sent, kept, figures)
+    lost = statistics.fmean(found["lost"] for found in rounds)
+    return LatencyRow(case, rate_pps, side, sent, kept, lost, figures)

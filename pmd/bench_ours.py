@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
+import signal
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pmd.bench_case import Mode
+from pmd.bench_cycles import ALL, Count
 from pmd.bench_side import Side
 from pmd.child import Child
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
     from pmd.bench_case import Case
+    from pmd.bench_cycles import Counts
     from pmd.bench_side import Places, Waiter
 
 NAME = "pmd"
@@ -69,22 +70,23 @@ class Ours(Side):
     def _function(self, index: int) -> Path:
         return self._directory / f"{index}.vfio-user"
 
-    def _cycles(self, output: str) -> float | None:
-        with contextlib.suppress(ValueError, KeyError, TypeError):
-            channels = json.loads(output)["channels"]
-            ways = [channel[way] for channel in channels for way in _STAGES]
-            for way, stage in _STAGES.items():
-                self._tell(stage, [channel[way] for channel in channels])
-            cycles = sum(way["packets"] * way["cycles_per_packet"] for way in ways)
-            # What goes from VM1 to VM1 is counted both ways, and is one packet.
-            once = self.case.mode in (Mode.LOOP, Mode.PATCH)
-            packets = sum(way["packets"] for way in (ways[1::2] if once else ways))
-            return cycles / packets if packets else None
-        return None
+    def _ask(self, forwarding: Child) -> None:
+        forwarding.signal(signal.SIGUSR1)
 
-    def _tell(self, stage: str, counted: Sequence[Mapping[str, float]]) -> None:
-        """What the kernel counted of a stage, all channels together, unless nothing came to it."""
-        packets = sum(each["packets"] for each in counted)
-        if packets:
-            cycles = sum(each["packets"] * each["cycles_per_packet"] for each in counted)
-            self.stages[stage] = cycles / packets
+    def _read(self, answer: str) -> Counts | None:
+        if not answer.endswith("\n"):
+            return None
+        channels = json.loads(answer)["channels"]
+        found = {
+            stage: sum((_counted(channel[way]) for channel in channels), Count(0, 0))
+            for way, stage in _STAGES.items()
+        }
+        cycles = sum(count.cycles for count in found.values())
+        # What goes from VM1 to VM1 is counted both ways, and is one packet.
+        once = self.case.mode in (Mode.LOOP, Mode.PATCH)
+        counted = [found["enqueue"]] if once else found.values()
+        return {ALL: Count(sum(count.packets for count in counted), cycles), **found}
+
+
+def _counted(way: dict[str, Any]) -> Count:
+    return Count(way["packets"], way["cycles"])

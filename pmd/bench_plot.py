@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Any
 
 from guest.errors import UsageError, VhostPciError, errno_text
+from pmd.bench_cycles import ALL
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,14 +101,13 @@ def _draw_cycles(axis: Any, rows: Sequence[Row]) -> None:  # noqa: ANN401 - Axes
     """A line for each stage of ours, one for all of them where there are two, one for each peer."""
     lines: dict[str, dict[int, float]] = {}
     for row in rows:
-        told: dict[str, float | None] = {
-            f"pmd, {stage}": cycles for stage, cycles in row.ours_stages.items()
-        }
-        if len(told) != 1:
-            told["pmd"] = row.ours_cycles
-        for name, cycles in {**told, row.peer: row.peer_cycles}.items():
-            if cycles is not None and name:
-                lines.setdefault(name, {})[row.case.frame_bytes] = cycles
+        told = {f"pmd, {stage}": cycles for stage, cycles in row.stages.items()}
+        if len(told) != 1 and ALL in row.ours_cycles:
+            told["pmd"] = row.ours_cycles[ALL]
+        if ALL in row.peer_cycles:
+            told[row.peer] = row.peer_cycles[ALL]
+        for name, cycles in told.items():
+            lines.setdefault(name, {})[row.case.frame_bytes] = cycles.middle
     for label, points in lines.items():
         axis.plot(list(points), list(points.values()), marker="o", label=label)
 

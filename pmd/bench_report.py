@@ -6,12 +6,13 @@ from typing import TYPE_CHECKING
 
 from rich.table import Table
 
+from pmd.bench_cycles import ALL, TURNS_MIN
 from pmd.bench_latency import PERCENTILES
-from pmd.bench_result import CYCLES_SHARE_MIN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from pmd.bench_cycles import CyclesByName
     from pmd.bench_latency import Figure, LatencyRow
     from pmd.bench_rate import Rate
     from pmd.bench_result import Row
@@ -56,8 +57,13 @@ def _rate(rate: Rate | None) -> str:
     return f"{rate.mpps:.2f} -{low:.2f} +{high:.2f}"
 
 
-def _cycles(cycles: float | None) -> str:
-    return "-" if cycles is None else f"{cycles:.1f}"
+def _cycles(cycles: CyclesByName) -> str:
+    """The median, and the least and the most as differences from it."""
+    if ALL not in cycles:
+        return "-"
+    found = cycles[ALL]
+    less, more = found.middle - found.least, found.most - found.middle
+    return f"{found.middle:.1f} -{less:.1f} +{more:.1f}"
 
 
 def _ratio(row: Row) -> str:
@@ -69,8 +75,8 @@ def caption(rows: Sequence[Row]) -> str:
     lines = [
         "Mpps: median of slices of 0.5 ms, with 10th and 90th percentile.",
         "taken: how far apart the CPUs were, who else used them, a cache line's way between them.",
-        "cycles: TSC cycles a packet of the forwarding CPUs' busy turns, in the whole run,",
-        f"told if {CYCLES_SHARE_MIN:.0%} of that was under the row's condition.",
+        "cycles: TSC cycles a packet of the forwarding CPUs' busy rounds: the median turn's, with",
+        f"the least and the most, if {TURNS_MIN} turns were under the row's condition.",
     ]
     lines += [f"{row.case.name}: no ratio: {row.refusal}" for row in rows if row.refusal]
     return "\n".join(lines)
@@ -81,17 +87,18 @@ def latency_table(rows: Sequence[LatencyRow]) -> Table:
     shown = Table(
         caption="us from VM1 through the back-end and back, 64 bytes: the median round's, "
         "with the best and the worst round's.\nkept: the part of the time in which no thread that "
-        "matters had to make way for another, of which the figures are."
+        "matters had to make way for another, of which the figures are.\n"
+        "lost: the part of all frames, in the rest of the time too, that did not come back."
     )
     shown.add_column("ring")
     shown.add_column("poll")
     shown.add_column("offered a second", justify="right")
     shown.add_column("side")
-    for name in ("sent", "kept", *PERCENTILES):
+    for name in ("sent", "kept", "lost", *PERCENTILES):
         shown.add_column(name, justify="right")
     for row in rows:
         cells = [str(row.case.ring), str(row.case.poll), f"{row.rate_pps:,}"]
-        cells += [row.side, f"{row.sent:.1%}", f"{row.kept:.0%}"]
+        cells += [row.side, f"{row.sent:.1%}", f"{row.kept:.0%}", f"{row.lost:.3%}"]
         for name in PERCENTILES:
             figure = row.figures.get(name)
             cells.append("-" if figure is None else _microseconds(figure))

@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from pmd.bench_rate import SLICES_MIN, SPREAD_MAX, best, common, told
+from pmd.bench_cycles import ALL
+from pmd.bench_rate import CONDITIONS, SLICES_MIN, SPREAD_MAX, best, common, told
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from pmd.bench_case import Case
+    from pmd.bench_cycles import CyclesByName
     from pmd.bench_rate import Rate, Rates
-
-
-# A back-end's count of cycles is not cut into slices: so much of its run was under a condition.
-CYCLES_SHARE_MIN = 0.9
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,23 +21,18 @@ class Measured:
     """One side's figures of a case.
 
     Attributes:
-        cycles_per_packet: Of the whole run, or None.
+        cycles: A packet's, by condition and name (pmd/bench_cycles.py).
         one_way_ns: Of a cache line between the CPUs, in the whole run, or None.
-        stages: cycles_per_packet by stage, of those that the back-end tells.
     """
 
     label: str
     rates: Rates
-    cycles_per_packet: float | None
+    cycles: dict[str, CyclesByName]
     one_way_ns: float | None
-    stages: dict[str, float] = field(default_factory=dict)
 
-    def cycles_under(self, rate: Rate | None) -> float | None:
-        """The run's cycles a packet, if nearly all of it was under the condition of rate."""
-        slices = sum(each.slices for each in self.rates.values())
-        if rate is None or rate.slices < CYCLES_SHARE_MIN * slices:
-            return None
-        return self.cycles_per_packet
+    def cycles_under(self, rate: Rate | None) -> CyclesByName:
+        """Cycles a packet under the condition of rate; empty where that is not known."""
+        return {} if rate is None else self.cycles.get(rate.condition, {})
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,21 +41,20 @@ class Row:
 
     Attributes:
         ours, theirs: Taken under the same condition where refusal is empty.
-        ours_cycles, peer_cycles: Of those conditions; None where they are not known, or refused.
+        ours_cycles, peer_cycles: By name (pmd/bench_cycles.py); empty where they are not known, or
+            the conditions are not the same.
         refusal: Why there is no ratio although there is a peer.
         one_way_ns: Measured.one_way_ns of our side.
-        ours_stages: ours_cycles by stage; empty where that is None.
     """
 
     case: Case
     ours: Rate | None
-    ours_cycles: float | None
+    ours_cycles: CyclesByName
     peer: str
     theirs: Rate | None
-    peer_cycles: float | None
+    peer_cycles: CyclesByName
     refusal: str
     one_way_ns: float | None
-    ours_stages: dict[str, float] = field(default_factory=dict)
 
     @property
     def ratio(self) -> float | None:
@@ -71,8 +63,16 @@ class Row:
             return None
         return self.ours.mpps / self.theirs.mpps
 
+    @property
+    def stages(self) -> CyclesByName:
+        """Our cycles without those of all stages together."""
+        return {name: each for name, each in self.ours_cycles.items() if name != ALL}
+
     def json_object(self) -> dict[str, Any]:
-        """Rates in million frames a second, sizes in bytes, spread as [10th, 90th] percentile."""
+        """Rates in million frames a second, sizes in bytes.
+
+        spread is [10th, 90th] percentile; cycles_spread [least, most] of a turn.
+        """
         return {
             "case": self.case.name,
             "mode": str(self.case.mode),
@@ -88,14 +88,20 @@ class Row:
             "placement": self.ours.condition if self.ours else None,
             "one_way_ns": _round(self.one_way_ns),
             "ours_mpps": _round(self.ours.mpps if self.ours else None),
-            "ours_cycles_per_packet": _round(self.ours_cycles),
-            "ours_cycles_by_stage": {name: _round(each) for name, each in self.ours_stages.items()},
+            "ours_cycles_per_packet": _middle(self.ours_cycles),
+            "ours_cycles_by_stage": {
+                name: _round(each.middle) for name, each in self.stages.items()
+            },
             "peer": self.peer or None,
             "peer_placement": self.theirs.condition if self.theirs else None,
             "peer_mpps": _round(self.theirs.mpps if self.theirs else None),
-            "peer_cycles_per_packet": _round(self.peer_cycles),
+            "peer_cycles_per_packet": _middle(self.peer_cycles),
             "ratio": _round(self.ratio),
             "spread": {"ours": _spread(self.ours), "peer": _spread(self.theirs)},
+            "cycles_spread": {
+                "ours": _ends(self.ours_cycles),
+                "peer": _ends(self.peer_cycles),
+            },
             "refusal": self.refusal or None,
         }
 
@@ -106,6 +112,14 @@ def _round(value: float | None) -> float | None:
 
 def _spread(rate: Rate | None) -> list[float] | None:
     return None if rate is None else [round(rate.low, 3), round(rate.high, 3)]
+
+
+def _middle(cycles: CyclesByName) -> float | None:
+    return _round(cycles[ALL].middle) if ALL in cycles else None
+
+
+def _ends(cycles: CyclesByName) -> list[float] | None:
+    return [round(cycles[ALL].least, 3), round(cycles[ALL].most, 3)] if ALL in cycles else None
 
 
 def rows(case: Case, ours: Measured, peers: Sequence[Measured]) -> list[Row]:
@@ -122,9 +136,17 @@ def rows(case: Case, ours: Measured, peers: Sequence[Measured]) -> list[Row]:
             pair = ours.rates[condition], peer.rates[condition]
             found.append(_row(case, ours, pair, peer, ""))
         if not conditions:
-            cleanest = best(ours.rates), best(peer.rates)
-            found.append(_row(case, ours, cleanest, peer, _refusal(ours, peer)))
+            found.append(_row(case, ours, _without_ratio(ours, peer), peer, _refusal(ours, peer)))
     return found
+
+
+def _without_ratio(ours: Measured, peer: Measured) -> tuple[Rate | None, Rate | None]:
+    """What a refused pair is shown by: a condition that has cycles of both, if there is any."""
+    for condition in CONDITIONS:
+        sides = [(side.rates.get(condition), side.cycles.get(condition)) for side in (ours, peer)]
+        if all(rate and cycles for rate, cycles in sides):
+            return sides[0][0], sides[1][0]
+    return best(ours.rates), best(peer.rates)
 
 
 def _row(
@@ -134,17 +156,16 @@ def _row(
     peer: Measured | None,
     refusal: str,
 ) -> Row:
-    mine = None if refusal else ours.cycles_under(rates[0])
+    alike = peer is None or len({rate.condition for rate in rates if rate}) == 1
     return Row(
         case,
         ours=rates[0],
-        ours_cycles=mine,
+        ours_cycles=ours.cycles_under(rates[0]) if alike else {},
         peer=peer.label if peer else "",
         theirs=rates[1],
-        peer_cycles=None if refusal or peer is None else peer.cycles_under(rates[1]),
+        peer_cycles=peer.cycles_under(rates[1]) if alike and peer else {},
         refusal=refusal,
         one_way_ns=ours.one_way_ns,
-        ours_stages={} if mine is None else ours.stages,
     )
 
 

@@ -6,10 +6,13 @@ A side whose turn it is not is stopped (SIGSTOP), so sides share CPUs and never 
 from __future__ import annotations
 
 import abc
+import signal
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from guest.errors import VhostPciError
+from pmd.bench_cycles import Turn
 from pmd.bench_vm1 import BenchVm1, Vm1Place
 
 if TYPE_CHECKING:
@@ -17,10 +20,16 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from pmd.bench_case import Case
+    from pmd.bench_cycles import Counts
     from pmd.child import Child
 
 _END_TIMEOUT_S = 20.0
-_SETTLE_S = 0.002  # what a ring of long frames takes; one who is stopped in a turn counts all of it
+_ANSWER_TIMEOUT_S = 10.0
+_ANSWER_LOOK_S = 0.0001
+# CPU time of each forwarding CPU: what a ring of long frames takes. A forwarder that was stopped in
+# their midst, or finds some as soon as it is back on its CPU, counts all the time between for them.
+_SETTLE_S = 0.002
+_SETTLE_TIMEOUT_S = 0.1
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +76,7 @@ class Side(abc.ABC):
         self, name: str, case: Case, directory: Path, places: Places, waiter: Waiter
     ) -> None:
         self.name = name
-        self.cycles_per_packet: float | None = None
-        self.stages: dict[str, float] = {}  # the same by stage, where the back-end tells
+        self.turns: list[Turn] = []
         self.case = case
         self._directory = directory
         self._places = places
@@ -87,8 +95,12 @@ class Side(abc.ABC):
         """Start it, listening at `socket` of each channel; the processes that forward."""
 
     @abc.abstractmethod
-    def _cycles(self, output: str) -> float | None:
-        """TSC cycles a packet of the forwarding CPUs' busy turns, from what it said at its end."""
+    def _ask(self, forwarding: Child) -> None:
+        """Have a process tell what it counted so far."""
+
+    @abc.abstractmethod
+    def _read(self, answer: str) -> Counts | None:
+        """The counts of what it wrote then; None: that is not all of it yet."""
 
     def start_back_end(self) -> None:
         """Bring the back-end up, which waits for a VM1 at `socket` when this returns."""
@@ -115,25 +127,84 @@ class Side(abc.ABC):
         for vm1 in self._vm1s:
             self._wait(vm1.ready, "frames")
 
+    def turn(self, seconds: float) -> None:
+        """Let it run for so long, and keep what it counted meanwhile. It is paused, and again then.
+
+        Raises:
+            VhostPciError: A part of it has ended, or does not answer.
+        """
+        self._resume_forwarding()
+        self._settle()
+        alone = self._count()
+        self._settle()
+        before = self._count()
+        begin_s, ran_s = time.monotonic(), self._ran_s
+        for vm1 in self._vm1s:
+            vm1.child.resume()
+        self._waiter.sleep(seconds)
+        self._pause_vm1s()
+        end_s = time.monotonic()
+        ran = (self._ran_s - ran_s) / (end_s - begin_s)
+        self.turns.append(Turn(begin_s, end_s, ran, alone, before, self._count()))
+        self._pause_forwarding()
+
     def pause(self) -> None:
         """Stop the drivers, then what forwards, once that has done what was in their rings.
 
         Raises:
             VhostPciError: A part of it has ended.
         """
-        self.check()
-        for vm1 in self._vm1s:
-            vm1.child.pause()
-        time.sleep(_SETTLE_S)
-        for child in self._forwarding:
-            child.pause()
+        self._pause_vm1s()
+        self._pause_forwarding()
 
     def resume(self) -> None:
         """Let it go on."""
-        for child in self._forwarding:
-            child.resume()
+        self._resume_forwarding()
         for vm1 in self._vm1s:
             vm1.child.resume()
+
+    def _pause_vm1s(self) -> None:
+        self.check()
+        for vm1 in self._vm1s:
+            vm1.child.signal(signal.SIGSTOP)  # all at once: each has to get its CPU for it
+        for vm1 in self._vm1s:
+            vm1.child.pause()
+
+    def _pause_forwarding(self) -> None:
+        for child in self._forwarding:
+            child.pause()
+
+    def _resume_forwarding(self) -> None:
+        for child in self._forwarding:
+            child.resume()
+
+    @property
+    def _ran_s(self) -> float:
+        """CPU time so far of each forwarding CPU that has a channel."""
+        (forwarding,) = self._forwarding
+        channels = self.case.channels + self.case.idle
+        return forwarding.ran_s / min(len(self._places.lcores), channels)
+
+    def _settle(self) -> None:
+        """Wait until what forwards has done all that was in the rings, and looks for more."""
+        enough_s = self._ran_s + _SETTLE_S
+        deadline = time.monotonic() + _SETTLE_TIMEOUT_S
+        while self._ran_s < enough_s and time.monotonic() < deadline:
+            self._waiter.sleep(_ANSWER_LOOK_S)
+
+    def _count(self) -> Counts:
+        """What the process that forwards counted so far."""
+        (forwarding,) = self._forwarding
+        begin = forwarding.written
+        self._ask(forwarding)
+        deadline = time.monotonic() + _ANSWER_TIMEOUT_S
+        while (counts := self._read(forwarding.output_from(begin))) is None:
+            self.check()
+            if time.monotonic() > deadline:
+                cause = f"it does not answer in {_ANSWER_TIMEOUT_S:g} s"
+                raise VhostPciError("ask", self.name, cause)
+            self._waiter.sleep(_ANSWER_LOOK_S)
+        return counts
 
     def check(self) -> None:
         """VhostPciError, with its last line, if a process of it has ended."""
@@ -146,14 +217,11 @@ class Side(abc.ABC):
         return self._forwarding[0].pid
 
     def results(self) -> list[dict[str, Any]]:
-        """End it: what each VM1 that was not idle found.
-
-        `cycles_per_packet` and `stages` are from then on what the back-end told.
-        """
+        """End it: what each VM1 that was not idle found."""
         self.resume()
         found = [vm1.result() for vm1 in self._vm1s if not vm1.idle]
-        output = "".join(child.end(_END_TIMEOUT_S) for child in self._forwarding)
-        self.cycles_per_packet = self._cycles(output)
+        for child in self._forwarding:
+            child.end(_END_TIMEOUT_S)
         return found
 
     def close(self) -> None:

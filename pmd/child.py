@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import tempfile
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,17 +21,17 @@ _STOP_TIMEOUT_S = 3.0
 _FIRST = -20  # nice(2): of all priorities the highest
 _PR_SET_PDEATHSIG = 1  # linux/prctl.h
 _SAID_BYTES_MAX = 1 << 24
+_LIBC = ctypes.CDLL(None)  # once: a turn of a benchmark asks many times for CPU time
 
 
 class Child:
-    """Started at once; what it writes is kept. Its stdin stays open and silent.
+    """Started at once; what it writes is kept. Its stdin stays open.
 
     Thread rule: one thread, and the child dies when that one ends.
 
     Args:
         name: For messages.
         command: A program and its arguments.
-        cpus: Where it may run; None: where this process may.
         first: Let it run before all others, if this process may decide that (root).
         environment: Variables beside this process's own.
 
@@ -43,25 +44,25 @@ class Child:
         name: str,
         command: Sequence[str],
         *,
-        cpus: set[int] | None = None,
         first: bool = False,
         environment: Mapping[str, str] | None = None,
     ) -> None:
         self.name = name
         self._output = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - closed by close()
-        libc = ctypes.CDLL(None)
+        # Python calls functions around a fork, and what a signal's handler raises in one is lost.
+        mask = signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
         def settle() -> None:
-            libc.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-            if cpus is not None:
-                os.sched_setaffinity(0, cpus)
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
+            _LIBC.prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
             if first:
                 _go_first()
 
         try:
             self._process = subprocess.Popen(
                 command,
+                bufsize=0,
                 stdin=subprocess.PIPE,
                 stdout=self._output,
                 stderr=self._log,
@@ -77,6 +78,8 @@ class Child:
         except BaseException:
             self._close_files()
             raise
+        finally:
+            signal.pthread_sigmask(signal.SIG_SETMASK, mask)
 
     @property
     def pid(self) -> int:
@@ -84,9 +87,38 @@ class Child:
         return self._process.pid
 
     @property
+    def ran_s(self) -> float:
+        """CPU time of all its threads so far; 0 where it has ended."""
+        clock = ctypes.c_int()
+        if _LIBC.clock_getcpuclockid(self.pid, ctypes.byref(clock)):
+            return 0.0
+        with contextlib.suppress(OSError):
+            return time.clock_gettime(clock.value)
+        return 0.0
+
+    @property
     def output(self) -> str:
         """What it wrote to stdout so far."""
         return _text(self._output.fileno())
+
+    @property
+    def written(self) -> int:
+        """How many bytes it wrote to stdout so far."""
+        return os.fstat(self._output.fileno()).st_size
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal. Nothing to do where it has ended."""
+        self._process.send_signal(number)
+
+    def say(self, line: str) -> None:
+        """Write a line to its stdin; one that has ended, or closed it, does not hear it."""
+        if self._process.stdin is not None:
+            with contextlib.suppress(OSError):
+                self._process.stdin.write(line.encode() + b"\n")
+
+    def output_from(self, begin: int) -> str:
+        """What it wrote to stdout behind so many bytes."""
+        return _text(self._output.fileno(), begin)
 
     @property
     def log(self) -> str:
@@ -167,9 +199,9 @@ def _go_first() -> None:
         Path("/proc/self/autogroup").write_text(str(_FIRST))
 
 
-def _text(fd: int) -> str:
-    """The whole file; the child shares its offset, so that is left alone."""
-    return os.pread(fd, _SAID_BYTES_MAX, 0).decode("utf-8", "replace")
+def _text(fd: int, begin: int = 0) -> str:
+    """The file from begin on; the child shares its offset, so that is left alone."""
+    return os.pread(fd, _SAID_BYTES_MAX, begin).decode("utf-8", "replace")
 
 
 def _end(status: int) -> str:

@@ -77,6 +77,7 @@ def soak_ring(
     """
     window = chance.choice(WINDOWS)
     options = ["--count", str(frames), "--rate", str(RATE), "--window", str(window), *ring]
+    options += ["--timeout", "30"]  # a machine that others use has kept it waiting for five
     options += ["--sleep"] if sleeps else []
     with Vm1("verify", device.vhost_user, *options) as vm1:
         begin = time.monotonic()

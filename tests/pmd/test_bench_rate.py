@@ -9,6 +9,7 @@ import pytest
 from rich.console import Console
 
 from pmd.bench_case import Case, Direction, Mode, Ring, cases, full, quick
+from pmd.bench_cycles import ALL, Cycles
 from pmd.bench_latency import Figure, LatencyRow
 from pmd.bench_rate import SLICES_MIN, Rate, best, common, one_way_ns, rates
 from pmd.bench_report import latency_table, table
@@ -35,7 +36,12 @@ def side(**mpps: float) -> Measured:
     each = {
         name: Rate(name, value, 0.95 * value, 1.05 * value, 100) for name, value in mpps.items()
     }
-    return Measured("pmd", each, 20.0, 62.5, {"dequeue": 8.0, "enqueue": 12.0})
+    taken = {
+        ALL: Cycles(20.0, 19.0, 22.0),
+        "dequeue": Cycles(8.0, 7.0, 9.0),
+        "enqueue": Cycles(12.0, 11.0, 13.0),
+    }
+    return Measured("pmd", each, dict.fromkeys(mpps, taken), 62.5)
 
 
 def test_a_direction_is_one_way_or_the_mean_of_both() -> None:
@@ -102,7 +108,7 @@ def test_a_ratio_is_refused(ours: dict[str, int], theirs: dict[str, int]) -> Non
             tag: Rate(tag, 9.0, 8.0 if count > 0 else 6.0, 10.0, abs(count))
             for tag, count in counts.items()
         }
-        pair.append(Measured(name, found, None, None))
+        pair.append(Measured(name, found, {}, None))
     (row,) = rows(CASE, pair[0], pair[1:])
     assert row.ratio is None
     assert row.refusal.startswith(f"there are not {SLICES_MIN} slices on each side under one con")
@@ -112,22 +118,43 @@ def test_a_ratio_is_refused(ours: dict[str, int], theirs: dict[str, int]) -> Non
     assert "null-tx-64B-split-q256-b32-c1-t1: no ratio: there" in shown.replace("\n", " ")
 
 
-def test_cycles_are_of_one_condition() -> None:
-    """A run's count is one figure: where it met other conditions too, or is refused, it is none."""
+def test_cycles_are_of_the_row_s_condition() -> None:
+    """A side that met several has cycles of each; a pair of different ones has none."""
 
-    def met(quiet: int, busy: int) -> Measured:
-        each = {"far_quiet": quiet, "far_busy": busy}
-        found = {tag: Rate(tag, 30.0, 29.0, 31.0, count) for tag, count in each.items()}
-        return Measured("pmd", found, 20.0, None)
+    def met(**cycles: float) -> Measured:
+        found = {tag: Rate(tag, 30.0, 29.0, 31.0, 100) for tag in cycles}
+        return Measured(
+            "pmd",
+            found,
+            {tag: {ALL: Cycles(each, each, each)} for tag, each in cycles.items() if each},
+            None,
+        )
 
     def told(ours: Measured, theirs: Measured) -> list[tuple[float | None, float | None]]:
-        return [(row.ours_cycles, row.peer_cycles) for row in rows(CASE, ours, [theirs])]
+        objects = [row.json_object() for row in rows(CASE, ours, [theirs])]
+        return [(o["ours_cycles_per_packet"], o["peer_cycles_per_packet"]) for o in objects]
 
-    assert told(met(900, 100), met(100, 900)) == [(20.0, None), (None, 20.0)]
-    assert told(met(899, 101), met(500, 500)) == [(None, None)] * 2
-    assert told(met(1000, 0), met(0, 1000)) == [(None, None)]
-    assert rows(CASE, met(500, 500), [])[0].ours_cycles is None
-    assert rows(CASE, met(950, 50), [])[0].ours_cycles == 20.0
+    ours, theirs = met(far_quiet=20.0, far_busy=30.0), met(far_busy=90.0, far_quiet=0.0)
+    assert told(ours, theirs) == [(20.0, None), (30.0, 90.0)]
+    assert told(met(far_quiet=20.0), met(far_busy=90.0)) == [(None, None)]
+    (alone,) = rows(CASE, ours, [])
+    assert alone.ours_cycles[ALL].middle == 20.0
+
+
+def test_a_refused_row_of_one_condition_has_cycles() -> None:
+    """They do not vary as rates do, which the slices' spread is for."""
+    rate = Rate("far_busy", 9.0, 6.0, 10.0, 100)
+    each = Measured("pmd", {"far_busy": rate}, {"far_busy": {ALL: Cycles(50.0, 49.0, 51.0)}}, None)
+    (row,) = rows(CASE, each, [each])
+    assert row.refusal
+    assert row.peer_cycles == {ALL: Cycles(50.0, 49.0, 51.0)}
+    # A condition that is cleaner, but has no turns, is not the one to show then.
+    wide = Rate("far_quiet", 12.0, 8.0, 13.0, 100)
+    other = Measured("pmd", {"far_quiet": wide, "far_busy": rate}, each.cycles, None)
+    (row,) = rows(CASE, other, [other])
+    assert row.refusal
+    assert row.ours == row.theirs == rate
+    assert row.ours_cycles == row.peer_cycles == each.cycles["far_busy"]
 
 
 def text(rows: list[Row]) -> str:
@@ -140,7 +167,14 @@ def text(rows: list[Row]) -> str:
 def test_the_table() -> None:
     (row,) = rows(CASE, side(near_quiet=30.0), [side(near_quiet=12.0)])
     shown = text([row])
-    for cell in ("VM1 -> VF", "near_quiet 62 ns", "30.00 -1.50 +1.50", "12.00 -0.60 +0.60", "2.50"):
+    for cell in (
+        "VM1 -> VF",
+        "near_quiet 62 ns",
+        "30.00 -1.50 +1.50",
+        "12.00 -0.60 +0.60",
+        "2.50",
+        "20.0 -1.0 +2.0",
+    ):
         assert cell in shown
     (alone,) = rows(CASE, side(far_quiet=30.0), [])
     assert "ratio" not in text([alone])
@@ -179,6 +213,7 @@ def test_the_json_object() -> None:
         "peer_cycles_per_packet": 20.0,
         "ratio": 2.5,
         "spread": {"ours": [28.5, 31.5], "peer": [11.4, 12.6]},
+        "cycles_spread": {"ours": [19.0, 22.0], "peer": [19.0, 22.0]},
         "refusal": None,
     }
 
@@ -202,11 +237,12 @@ def test_tables_of_cases() -> None:
 
 def test_the_latency_table() -> None:
     figures = {"p50": Figure(1500.0, 1000.0, 2000.0), "p99": Figure(9e3, 8e3, 1e4)}
-    row = LatencyRow(CASE, 1_000_000, "testpmd 22.11", 0.75, 0.5, figures)
+    row = LatencyRow(CASE, 1_000_000, "testpmd 22.11", 0.75, 0.5, 0.0123, figures)
     console = Console(file=io.StringIO(), width=400)
     console.print(latency_table([row]))
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
-    for cell in ("1,000,000", "testpmd 22.11", "75.0%", "50%", "1.5 (1.0..2.0)", "9.0 (8.0..10.0)"):
+    told = ("75.0%", "50%", "1.230%", "1.5 (1.0..2.0)", "9.0 (8.0..10.0)")
+    for cell in ("1,000,000", "testpmd 22.11", *told):
         assert cell in shown
     assert row.json_object()["p99_ns_spread"] == [8000, 10000]

@@ -75,6 +75,7 @@ def test_lost_and_strange_frames_are_not_timed(tmp_path: Path) -> None:
     assert (each["pieces"], found["corrupt"]) == (1, 1)
     assert each["sent"] - each["received"] in {0, 1}  # it may have been one of the warming up
     assert found["sent"] - found["received"] == 1
+    assert each["lost"] == round((each["sent"] - each["received"]) / each["sent"], 6)
 
 
 @pytest.mark.system

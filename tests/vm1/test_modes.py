@@ -32,7 +32,7 @@ from tools.vm1.report import Ended, Result
 from tools.vm1.session import Session
 
 ROOT = Path(__file__).resolve().parents[2]
-DEADLINE_S = 60.0
+DEADLINE_S = 120.0
 
 
 def vm1(*arguments: str, namespace: str = "") -> subprocess.Popen[str]:

@@ -187,7 +187,7 @@ def test_wrong_is_seen(tmp_path: Path, wrong: Wrong, name: str) -> None:
     leaves = wrong.value >= Wrong.GSO_WITHOUT_CSUM.value
     offered = TRANSMIT | (RECEIVE if leaves else Feature(0))
     with OffloadBackend(tmp_path / "socket", offered, leaves=leaves, wrong=wrong):
-        result = run(tmp_path / "socket", RingOptions(), Sizes(64, 64), timeout_s=1.0)
+        result = run(tmp_path / "socket", RingOptions(), Sizes(64, 64), timeout_s=2.0)
     found = result.json_object()
     assert (found[name] if name in found else found["protocol_error_kinds"][name]) == 1
     assert result.exit_status == 1

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,10 +23,16 @@ FAR_QUIET = Reading(one_way_cycles=90.1, own_alu_cycles=1.7, peer_alu_cycles=1.7
 NEAR_BUSY = Reading(one_way_cycles=60.0, own_alu_cycles=1.7, peer_alu_cycles=1.77)
 
 
-def block(before: Reading | None, after: Reading | None, *sent: int, still: int = 100) -> Block:
+def block(
+    before: Reading | None,
+    after: Reading | None,
+    *sent: int,
+    still: int = 100,
+    when: tuple[float, float] = (0.0, 0.0),
+) -> Block:
     """Slices of sent frames each, behind a first one that never counts."""
     counts = (1_000_000, *sent)
-    return Block(tuple(Slice(1_000_000, n, n // 2, still) for n in counts), before, after)
+    return Block(tuple(Slice(1_000_000, n, n // 2, still) for n in counts), before, after, *when)
 
 
 def test_tags_take_the_worse_of_both_ends() -> None:
@@ -51,6 +58,22 @@ def test_tags_take_the_worse_of_both_ends() -> None:
         "alu_cycles_best": 1.6,
     }
     assert (found["slices_dropped"], found["tsc_hz"]) == (5, 2_000_000_000)
+
+
+def test_neighbours_of_one_tag_are_one_stretch() -> None:
+    """However little of a block counts: a back-end's cycles are of all of it."""
+    quiet, busy = (NEAR_QUIET, NEAR_QUIET), (NEAR_BUSY, NEAR_BUSY)
+    blocks = [
+        block(*quiet, 10, when=(1.0, 1.02)),
+        block(*quiet, 10, still=1_000_000, when=(1.03, 1.05)),
+        block(*busy, when=(1.06, 1.08)),
+        block(*quiet, 10, when=(1.09, 1.11)),
+    ]
+    assert summary(blocks, TSC_HZ, 0)["stretches"] == [
+        {"tag": "near_quiet", "begin_s": 1.0, "end_s": 1.05},
+        {"tag": "near_busy", "begin_s": 1.06, "end_s": 1.08},
+        {"tag": "near_quiet", "begin_s": 1.09, "end_s": 1.11},
+    ]
 
 
 def test_percentiles_and_standstills() -> None:
@@ -85,6 +108,7 @@ def test_a_burst_of_long_frames_is_no_standstill() -> None:
 def test_slices_of_a_run(tmp_path: Path) -> None:
     """A back-end in Python stands still all the time: its slices are noted, and dropped."""
     arguments = ["--vhost-user", str(tmp_path / "socket"), "--seconds", "0.3"]
+    begin_s = time.monotonic()
     with Backend(tmp_path / "socket"), vm1("replay", *arguments) as process:
         status, found, err = finish(process)
     assert (status, err) == (0, "")
@@ -93,6 +117,8 @@ def test_slices_of_a_run(tmp_path: Path) -> None:
     assert {tag["tag"] for tag in found["slices"]} <= {"untagged"}
     assert found["tsc_hz"] == pytest.approx(tsc_hz(), rel=0.05)
     assert "probe" not in found
+    (stretch,) = found["stretches"]
+    assert begin_s < stretch["begin_s"] < stretch["end_s"] < time.monotonic()
 
 
 @pytest.mark.system

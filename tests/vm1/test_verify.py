@@ -41,7 +41,7 @@ def verify(path: Path, **changed: Any) -> Result:  # noqa: ANN401 - fields of Op
 
 def short(**changed: Any) -> TrafficOptions:  # noqa: ANN401 - fields of TrafficOptions
     """Traffic of a run that will miss something, so that it waits only a little for it."""
-    return replace(TrafficOptions(count=COUNT, timeout_s=1.0), **changed)
+    return replace(TrafficOptions(count=COUNT, timeout_s=2.0), **changed)
 
 
 LAYOUTS = {

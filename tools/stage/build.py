@@ -9,7 +9,8 @@ from pathlib import Path
 
 from guest.errors import VhostPciError
 
-_SOURCES = [Path(__file__).with_name(name) for name in ("stage.c", "channel.c", "stage_port.c")]
+_NAMES = ("stage.c", "lcore.c", "channel.c", "stage_port.c")
+_SOURCES = [Path(__file__).with_name(name) for name in _NAMES]
 _COMPILER = re.compile(rb"(GCC|clang)[^\0]*?(\d+)\.\d+\.\d+")
 
 

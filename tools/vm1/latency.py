@@ -2,14 +2,17 @@
 
 Each frame has its time by the clock whatever comes back (an open loop), and its latency counts from
 that time. A run is of pieces of 10 ms, or of 20 frames, each of which ends when its last frame is
-back. With --peer-pid those are left out in which this thread or the back-end's had to make way for
-another: what that costs is the scheduler's doing. The JSON result of `vhost-pci-vm1 latency` has,
-beside what every mode has, "latency", a list with one object for each of --rates:
+back, or those that are not are lost: the back-end has returned their buffers, and 20 ms passed in
+which none came. With --peer-pid those pieces are left out in which this thread or the back-end's
+had to make way for another: what that costs is the scheduler's doing. The JSON result of
+`vhost-pci-vm1 latency` has, beside what every mode has, "latency", a list with one object for each
+of --rates:
 
     rate_pps        offered, frames a second
     pieces          how many there were
     pieces_dropped  how many of them were left out
     sent, received  frames of the others; those of the first 50 ms are not counted
+    lost            which part of the frames did not come back, in the pieces left out too
     sent_pps        what could be sent: less than offered where the back-end does not keep up
     p50_ns, p99_ns, p999_ns, max_ns
                     of the frames received; percentiles to 1.6 %, null where none came
@@ -35,6 +38,7 @@ _WARM_UP_S = 0.05
 _PIECE_S = 0.01
 _PIECE_FRAMES = 20  # at least: a piece has one frame more than its length says
 _RETURN_S = 1.0  # what the last frames have to come back in
+_LOST_S = 0.02
 _EXACT = 128  # buckets of one cycle each: vm1.h struct vm1_latency
 
 
@@ -58,6 +62,7 @@ class Found:
     counts: tuple[int, ...]
     pieces: int = 1
     dropped: int = 0
+    lost: float = 0.0
 
     def percentile_cycles(self, share: float) -> float | None:
         """The latency that this share of the received frames did not exceed."""
@@ -81,6 +86,7 @@ class Found:
             "sent": self.sent,
             "sent_pps": round(self.sent / self.seconds) if self.seconds else 0,
             "received": self.received,
+            "lost": round(self.lost, 6),
             "p50_ns": in_ns(self.percentile_cycles(0.5)),
             "p99_ns": in_ns(self.percentile_cycles(0.99)),
             "p999_ns": in_ns(self.percentile_cycles(0.999)),
@@ -99,6 +105,8 @@ class _Sum:
     counts: list[int] = field(default_factory=lambda: [0] * LATENCY_BUCKETS)
     pieces: int = 0
     dropped: int = 0
+    frames: int = 0
+    lost: int = 0
 
     def add(self, piece: LatencyCounts, seconds: float) -> None:
         self.seconds += seconds
@@ -117,6 +125,7 @@ class _Sum:
             counts=tuple(self.counts),
             pieces=self.pieces,
             dropped=self.dropped,
+            lost=self.lost / self.frames if self.frames else 0.0,
         )
 
 
@@ -165,20 +174,23 @@ class LatencyRun:
         # One frame first: once it is back, nobody that made way before that count is still away.
         self._out_and_back(engine, rate_pps, 0.0)
         seconds = self._out_and_back(engine, rate_pps, max(_PIECE_S, _PIECE_FRAMES / rate_pps))
+        piece = engine.latency()
         found.pieces += 1
+        found.frames += piece.sent
+        found.lost += piece.sent - piece.received
         if self._preempted() != before:
             found.dropped += 1
         else:
-            found.add(engine.latency(), seconds)
+            found.add(piece, seconds)
 
     def _out_and_back(self, engine: Engine, rate_pps: int, seconds: float) -> float:
-        """Frames counted anew, for so long, until they are back; how long they were sent for."""
+        """Frames counted anew, for so long, until all came back; how long they were sent for."""
         engine.begin_latency(self._tsc_hz / rate_pps)
         begin = time.monotonic()
         engine.run(seconds)
         sent_for_s = time.monotonic() - begin
         engine.finish()
-        engine.run(_RETURN_S)
+        _await_return(engine)
         return sent_for_s
 
     def _preempted(self) -> int:
@@ -187,3 +199,17 @@ class LatencyRun:
     def json_object(self) -> dict[str, Any]:
         """The key "latency" of the module's docstring, of the steps that were finished."""
         return {"latency": [found.json_object(self._tsc_hz) for found in self._found]}
+
+
+def _await_return(engine: Engine) -> None:
+    """Until the last frames are back, or as good as lost.
+
+    Time that one side alone spends waiting for lost frames would be pieces that it has fewer.
+    """
+    end = time.monotonic() + _RETURN_S
+    before: int | None = None  # came back by then, when the back-end had no more of our buffers
+    while engine.run(_LOST_S) != Outcome.DONE and time.monotonic() < end:
+        received = engine.latency().received if engine.drain(0.0) == 0 else None
+        if received is not None and received == before:
+            return
+        before = received

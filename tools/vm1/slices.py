@@ -22,6 +22,8 @@ The JSON result of `vhost-pci-vm1 replay` has, beside what every mode has:
         slices                  how many
         tx_mpps_p10, tx_mpps_median, tx_mpps_p90, and the same with rx
     slices_dropped              how many were not counted
+    stretches                   a list, one object for as long as blocks bore the same tag:
+        tag, begin_s, end_s     seconds of CLOCK_MONOTONIC
     probe                       with --peer-cpu: one_way_ns_best and one_way_ns_median,
                                 alu_cycles_best (of eight additions, TSC cycles)
     tsc_hz                      TSC cycles a second
@@ -29,6 +31,7 @@ The JSON result of `vhost-pci-vm1 replay` has, beside what every mode has:
 
 from __future__ import annotations
 
+import itertools
 import statistics
 from collections import defaultdict
 from dataclasses import dataclass
@@ -62,11 +65,16 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Slices in a row, and the probes before and after them; None where there is none."""
+    """Slices in a row, and the probes before and after them; None where there is none.
+
+    begin_s, end_s: of CLOCK_MONOTONIC.
+    """
 
     slices: tuple[Slice, ...]
     before: Reading | None = None
     after: Reading | None = None
+    begin_s: float = 0.0
+    end_s: float = 0.0
 
     def tag(self, tsc_hz: float, alu_best: float) -> str:
         """The state the machine was in, as the module says."""
@@ -84,7 +92,8 @@ def _readings(blocks: Sequence[Block]) -> list[Reading]:
     return [end for end in ends if end is not None]
 
 
-def _alu_best(readings: Sequence[Reading]) -> float:
+def alu_best_of(readings: Sequence[Reading]) -> float:
+    """What eight additions took at best, TSC cycles: the measure of quiet; 0 without a reading."""
     each = [min(reading.own_alu_cycles, reading.peer_alu_cycles) for reading in readings]
     return min(each, default=0.0)
 
@@ -103,17 +112,18 @@ def summary(blocks: Sequence[Block], tsc_hz: float, frame_bytes: int) -> dict[st
     """The keys "slices" to "tsc_hz" of the module's docstring."""
     still_cycles = still_s(frame_bytes) * tsc_hz
     readings = _readings(blocks)
-    alu_best = _alu_best(readings)
+    alu_best = alu_best_of(readings)
     by_tag: dict[str, list[Slice]] = defaultdict(list)
     seen = 0
-    for block in blocks:
+    tagged = [(block.tag(tsc_hz, alu_best), block) for block in blocks]
+    for tag, block in tagged:
         seen += len(block.slices)
-        steady = [s for s in block.slices[1:] if s.still_cycles <= still_cycles]
-        by_tag[block.tag(tsc_hz, alu_best)] += steady
+        by_tag[tag] += [s for s in block.slices[1:] if s.still_cycles <= still_cycles]
     tags = [_of_tag(tag, slices, tsc_hz) for tag, slices in sorted(by_tag.items()) if slices]
     found: dict[str, Any] = {
         "slices": tags,
         "slices_dropped": seen - sum(tag["slices"] for tag in tags),
+        "stretches": _stretches(tagged),
         "tsc_hz": round(tsc_hz),
     }
     if readings:
@@ -123,6 +133,16 @@ def summary(blocks: Sequence[Block], tsc_hz: float, frame_bytes: int) -> dict[st
             "one_way_ns_median": round(statistics.median(ways), 1),
             "alu_cycles_best": round(alu_best, 3),
         }
+    return found
+
+
+def _stretches(tagged: Sequence[tuple[str, Block]]) -> list[dict[str, Any]]:
+    """Neighbours of one tag as one, what lies between them included."""
+    found = []
+    for tag, group in itertools.groupby(tagged, key=lambda each: each[0]):
+        blocks = [block for _, block in group]
+        begin_s, end_s = round(blocks[0].begin_s, 6), round(blocks[-1].end_s, 6)
+        found.append({"tag": tag, "begin_s": begin_s, "end_s": end_s})
     return found
 
 
