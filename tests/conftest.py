@@ -1,4 +1,4 @@
-"""Holds for every test: what it opened is closed, and what it started has ended."""
+"""Holds for every test: what it opened is closed, what it started has ended, and CPUs are left."""
 
 from __future__ import annotations
 
@@ -43,9 +43,11 @@ def _children() -> set[int]:
 
 @contextlib.contextmanager
 def no_leaks() -> Iterator[None]:
-    """Fails what leaves a descriptor open or a child process behind."""
+    """Fails what leaves a descriptor open, a child process behind, or this process pinned."""
     descriptors, children = _descriptors(), _children()
+    allowed = os.sched_getaffinity(0)
     yield
+    assert os.sched_getaffinity(0) == allowed, "the process is left with other CPUs"
     gc.collect()
     left = {fd: what for fd, what in _descriptors().items() if descriptors.get(fd) != what}
     assert left == {}, f"descriptors left open: {left}"

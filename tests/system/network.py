@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import subprocess
 import sys
 import time
@@ -40,6 +41,18 @@ def namespace(role: str) -> Iterator[str]:
         yield name
     finally:
         ip("netns", "del", name)
+
+
+def answered(address: str, count: int, namespace: str) -> list[int]:
+    """The numbers of the answers to so many pings, 1400 bytes each.
+
+    It goes on asking until so many have come: without -w it would wait for the last no longer than
+    for two round trips. Where one is lost, its number is not there.
+    """
+    words = ["ping", "-n", "-c", str(count), "-i", "0.05", "-w", "60", "-s", "1400", address]
+    command = [*inside(namespace), *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
+    return sorted(int(each) for each in re.findall(r"bytes from .* icmp_seq=(\d+)", done.stdout))
 
 
 def silence(interface: str, namespace: str) -> None:

@@ -150,6 +150,13 @@ def wait_until_rings_wrapped(driver: Driver, since: PortStats) -> None:
         time.sleep(WRAP_S)
 
 
+def wait_until_sent(driver: Driver, since: PortStats, count: int) -> None:
+    """Returns once so many frames went back, however long either was kept from its CPU."""
+    deadline = time.monotonic() + WRAP_TIMEOUT_S
+    while _moved(now := driver.testpmd.port_stats(), since)[1] < count:
+        assert time.monotonic() < deadline, f"slow, or lost: {now}"
+
+
 def _moved(now: PortStats, since: PortStats) -> tuple[int, int]:
     return now.rx_packets - since.rx_packets, now.tx_packets - since.tx_packets
 
@@ -216,9 +223,11 @@ def test_content_through_testpmd_and_back(driver: Driver, tmp_path: Path) -> Non
     pcap.write(given, frames)
     # Where its transmit ring is full, testpmd is to wait instead of dropping.
     driver.testpmd.command("set burst tx delay 100 retry 100000")
+    before = driver.testpmd.port_stats()
     driver.testpmd.start("io retry")
     with Pmd([(driver.device.function, f"pcap:{given},{output}")]) as pmd:
         pmd.wait_until_forwarding()
+        wait_until_sent(driver, before, len(frames))
         pmd.wait_until_quiet()
         summary = pmd.summary()
     counts = driver.testpmd.stop_forwarding()
@@ -306,10 +315,12 @@ def test_frames_circulate(tmp_path: Path, packed: bool) -> None:
             pmd.wait_until_forwarding()
             testpmd.start("io", bursts_first=32)
             drops = pmd.drops_within(LOOP_S)
+            first = 32 * BURST * rings.queue_pairs
+            while testpmd.port_stats().rx_packets <= 10 * first:  # the test's own timeout bounds it
+                drops += pmd.drops_within(WRAP_S)
             counts = testpmd.stop_forwarding()
             pmd.wait_until_quiet()
         summary = pmd.summary()
-    first = 32 * BURST * rings.queue_pairs
     assert counts.tx_packets + counts.tx_dropped == counts.rx_packets + first
     assert counts.rx_packets > 10 * first
     early = sum(drops)
