@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import socket
 import subprocess
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import pytest
 
+from guest.errors import VhostPciError
 from tools.lab.agent import Agent
 
 if TYPE_CHECKING:
@@ -73,3 +75,17 @@ def test_its_input_and_its_end_by_a_signal(agent: Agent) -> None:
     assert agent.run("ours", "read", data=b"to be read\n").endswith("to be read\n")
     waiting.signal(signal.SIGKILL)
     assert waiting.wait(TIMEOUT_S) == 128 + signal.SIGKILL
+
+
+def test_what_another_host_started_ends_nothing_of_ours(agent: Agent, tmp_path: Path) -> None:
+    """As in a machine that migrated: the first command of either host, at the same time."""
+    go = tmp_path / "go"
+    theirs = agent.start("sh", "-c", f"echo begun; until [ -e {go} ]; do sleep 0.01; done; exit 9")
+    theirs.wait_for("begun", TIMEOUT_S)
+    with socket.socket(fileno=os.dup(agent.fileno())) as port:
+        there = Agent("there", port)
+        ours = there.start("ours", "wait")
+        ours.wait_for("words", TIMEOUT_S)
+        go.touch()
+        with pytest.raises(VhostPciError, match="does not end within 1 s"):
+            ours.wait(1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import secrets
 import select
 import shlex
 import signal
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 _PIECE = 1 << 15  # of input; a message is as long again by a third
 _SECOND_S = 1.0
 _RANDOM_BYTES = 64
+_NUMBER_BITS = 48  # JSON's numbers are whole up to 2^53, and there is much to start yet
 
 
 class Job:
@@ -103,7 +105,9 @@ class Agent:
         self._received = b""
         self._outgoing = bytearray()
         self._jobs: dict[int, Job] = {}
-        self._next = 1
+        # A machine that migrated goes on with what its other host started: the end of that must
+        # not be heard as the end of something of ours.
+        self._next = secrets.randbits(_NUMBER_BITS)
         self._hello = 0
 
     def fileno(self) -> int:
@@ -124,8 +128,8 @@ class Agent:
         """
         self._next += 1
         wanted = self._next
-        random = _encoded(os.urandom(_RANDOM_BYTES))
-        self.send(hello=wanted, name=self.name, time_s=time.time(), random=random)
+        seed = _encoded(os.urandom(_RANDOM_BYTES))
+        self.send(hello=wanted, name=self.name, time_s=time.time(), random=seed)
         deadline = time.monotonic() + timeout_s
         while self._hello != wanted:
             alive()
