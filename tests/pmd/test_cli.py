@@ -207,3 +207,23 @@ def test_list_without_functions() -> None:
     with pmd("list", "--json") as process:
         assert process.wait() == 0
         assert process.stdout() == "[]\n"
+
+
+@pytest.mark.parametrize("package", ["pmd", "tools.device", "tools.lab", "tools.vm1"])
+def test_interrupted_while_it_begins(package: str) -> None:
+    """As its user does who sees that a word was wrong: modules take half a second to import."""
+    script = f"""
+import signal, sys
+
+class Interrupt:
+    def find_spec(self, name, *_):
+        if name == "cyclopts":
+            signal.raise_signal(signal.SIGINT)
+
+sys.meta_path.insert(0, Interrupt())
+from {package}.cli import main
+main()
+"""
+    command = [sys.executable, "-c", script, "--help"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (130, "", "")
