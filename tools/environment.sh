@@ -43,7 +43,9 @@ find_run_packages() {
 }
 
 find_check_packages() {
+	missing dpdk command -v dpdk-devbind.py
 	missing dpdk-dev command -v dpdk-testpmd
+	missing ethtool command -v ethtool
 	missing iproute2 command -v ip
 	missing iputils-ping command -v ping
 	missing spin command -v spin
