@@ -32,7 +32,7 @@ from pmd.xdp_abi import XdpConfigStructure, XdpQueueStructure, XdpRingStructure
 if TYPE_CHECKING:
     from driver.igbvf.queue import QueuePair
 
-ABI = 19  # RK_ABI
+ABI = 20  # RK_ABI
 BURST_MAX = 256  # RK_BURST_MAX
 FRAME_MAX = 65562  # RK_FRAME_MAX
 DROP_SLOTS = 16
@@ -128,6 +128,7 @@ class DirectionStats(Structure):
     bursts: int
     cycles: int
     calls: int
+    flushed: int
     _fields_ = [
         ("packets", c_uint64),
         ("bytes", c_uint64),
@@ -135,6 +136,7 @@ class DirectionStats(Structure):
         ("bursts", c_uint64),
         ("cycles", c_uint64),
         ("calls", c_uint64),
+        ("flushed", c_uint64),
     ]
 
 

@@ -64,6 +64,7 @@ def _direction(direction: Direction, duration_s: float) -> dict[str, Any]:
         "gbps": round(gbps(direction, duration_s), 6),
         "bursts": direction.bursts,
         "calls": direction.calls,
+        "flushed": direction.flushed,
         "cycles": direction.cycles,
         "cycles_per_packet": round(direction.cycles_per_packet, 2),
     }

@@ -33,6 +33,7 @@ class Direction(NamedTuple):
         bursts: Turns that moved at least one chain.
         cycles: TSC cycles of those turns.
         calls: Interrupts sent to VM1.
+        flushed: Chains whose lines were flushed from the caches, so that VM1 writes them sooner.
     """
 
     packets: int
@@ -41,6 +42,7 @@ class Direction(NamedTuple):
     bursts: int
     cycles: int
     calls: int
+    flushed: int
 
     def __add__(self, other: Direction) -> Direction:  # type: ignore[override] # tuples are joined
         return Direction(
@@ -50,6 +52,7 @@ class Direction(NamedTuple):
             self.bursts + other.bursts,
             self.cycles + other.cycles,
             self.calls + other.calls,
+            self.flushed + other.flushed,
         )
 
     def __sub__(self, other: Direction) -> Direction:
@@ -60,6 +63,7 @@ class Direction(NamedTuple):
             self.bursts - other.bursts,
             self.cycles - other.cycles,
             self.calls - other.calls,
+            self.flushed - other.flushed,
         )
 
     @property
@@ -82,6 +86,7 @@ def direction(counters: DirectionStats) -> Direction:
         counters.bursts,
         counters.cycles,
         counters.calls,
+        counters.flushed,
     )
 
 

@@ -37,6 +37,39 @@ struct parsing {
 	bool fetch; /* the port reads the frames by this core */
 };
 
+/* Of a split ring: lines of the descriptor table that were read to their end. */
+static void flush_table(const struct rk_queue *queue, const struct head *heads, uint32_t count)
+{
+	for (uint32_t i = 0; i < count; i++)
+		if (heads[i].id % DESCS_OF_LINE == DESCS_OF_LINE - 1)
+			shm_flush(shm_at(queue->desc, sizeof(struct desc) * heads[i].id));
+}
+
+/*
+ * Of a packed ring: lines of descriptors that are VM1's again to their end, from a place on; what VM1 sees of them it reads from
+ * memory.
+ */
+static void flush_returned(const struct rk_queue *queue, uint32_t from)
+{
+	const uint32_t count = packed_distance(queue, from, queue->used_shown);
+
+	for (uint32_t i = DESCS_OF_LINE - 1 - from % DESCS_OF_LINE; i < count; i += DESCS_OF_LINE)
+		shm_flush(packed_desc(queue, packed_after(queue, from, i)));
+}
+
+/* Publishes the chains that were returned. */
+static void show(struct rk_queue *queue, uint32_t chains)
+{
+	const uint32_t from = queue->used_shown;
+
+	queue_publish(queue);
+	if (!queue->flush.level)
+		return;
+	queue->stats->flushed += chains;
+	if (LAYOUT_PACKED)
+		flush_returned(queue, from);
+}
+
 static void parse_plain(struct rk_queue *queue, struct parsing *parsing)
 {
 	struct burst *burst = parsing->burst;
@@ -55,6 +88,8 @@ static void parse_plain(struct rk_queue *queue, struct parsing *parsing)
 
 	for (uint32_t i = 0; parsing->fetch && i < n; i++)
 		shm_prefetch_frame(parsing->pool[i].iov_base, parsing->pool[i].iov_len);
+	if (!LAYOUT_PACKED && queue->flush.level)
+		flush_table(queue, heads, n);
 	queue->walked += n;
 	burst->chains += n;
 	burst->frame_count += n;
@@ -158,6 +193,7 @@ static uint32_t give(struct rk_queue *queue, struct rk_port *port, struct burst 
 	if (burst->frame_count == 0)
 		return 0;
 	/* 5.1.6.2.2: else the headers say nothing. */
+	port->flush = queue->flush.level;
 	if (queue->flags & RK_RING_OFFLOADS)
 		return send_judged(queue, port, burst->frames, burst->frame_count);
 	return port->ops->tx(port, burst->frames, burst->frame_count);
@@ -278,7 +314,7 @@ uint32_t LAYOUT(dequeue_held_turn)(struct rk_queue *queue, struct rk_port *port,
 
 	/* Before the ring can turn out to be broken: these are VM1's. */
 	if (done)
-		queue_publish(queue);
+		show(queue, done);
 	place = ring_place(queue);
 	if (place.left) {
 		struct burst burst;
@@ -292,7 +328,7 @@ uint32_t LAYOUT(dequeue_held_turn)(struct rk_queue *queue, struct rk_port *port,
 		queue->waiting = took < burst.chains;
 		at_once = release(queue, 0);
 		if (at_once)
-			queue_publish(queue);
+			show(queue, at_once);
 		done += at_once;
 		/* Quarantined, a ring is not written any more: first let those before it go back. */
 		if (took == burst.chains && !queue->flying)
@@ -301,6 +337,7 @@ uint32_t LAYOUT(dequeue_held_turn)(struct rk_queue *queue, struct rk_port *port,
 	if (done || took) {
 		queue->stats->bursts++;
 		queue->stats->cycles += clock_lap(clock);
+		flush_count(&queue->flush, done, *clock);
 	}
 	return done > took ? done : took;
 }
@@ -344,9 +381,10 @@ uint32_t LAYOUT(dequeue_turn)(struct rk_queue *queue, struct rk_port *port, stru
 	if (done == burst.chains)
 		queue->fault = burst.fault;
 	if (done) {
-		queue_publish(queue);
+		show(queue, done);
 		queue->stats->bursts++;
 		queue->stats->cycles += clock_lap(clock);
+		flush_count(&queue->flush, done, *clock);
 	}
 	return done;
 }

@@ -13,6 +13,7 @@ struct turn {
 	uint32_t done;      /* chains completed */
 	uint32_t burst;     /* no frame is begun when as many are done */
 	bool offloads;      /* frames may have them */
+	uint32_t flush;     /* of the frames, which are a VM1's: flush.h */
 };
 
 /* The chains taken for the frame at hand: queue->gathered[0..chains), not yet consumed. */
@@ -38,10 +39,10 @@ static inline void make_header(uint8_t *header, const struct rk_offload *offload
 
 /* ---- plain chains ----------------------------------------------------------------------------------- */
 
-/* Writes n frames where plain chains want them; returns their bytes. Compiled once without offloads. */
+/* Writes n frames where plain chains want them; returns their bytes. Compiled once without all that few need. */
 static inline uint64_t write_run(const struct rk_queue *queue, const struct rk_frame *frames,
 				 uint32_t n, struct shm *const *targets, uint32_t *lengths,
-				 const bool offloads)
+				 const bool offloads, const uint32_t flush)
 {
 	uint8_t header[HEADER_BYTES_MAX];
 	uint64_t bytes = 0;
@@ -50,7 +51,7 @@ static inline uint64_t write_run(const struct rk_queue *queue, const struct rk_f
 	for (uint32_t i = 0; i < n; i++) {
 		if (offloads)
 			make_header(header, &frames[i].offload, 1);
-		write_plain(&frames[i], header, queue->header_bytes, targets[i]);
+		write_plain(&frames[i], header, queue->header_bytes, targets[i], flush);
 		lengths[i] = queue->header_bytes + frames[i].bytes;
 		bytes += frames[i].bytes;
 	}
@@ -86,8 +87,12 @@ static uint32_t place_plain(struct turn *turn, const struct rk_frame *frames, ui
 		split_prefetch_used(queue, count);
 	}
 	n = plain_targets(queue, frames, heads, descs, count, targets);
-	bytes = turn->offloads ? write_run(queue, frames, n, targets, lengths, true)
-			       : write_run(queue, frames, n, targets, lengths, false);
+	if (turn->flush)
+		bytes = write_run(queue, frames, n, targets, lengths, turn->offloads, turn->flush);
+	else if (turn->offloads)
+		bytes = write_run(queue, frames, n, targets, lengths, true, FLUSH_NOTHING);
+	else
+		bytes = write_run(queue, frames, n, targets, lengths, false, FLUSH_NOTHING);
 	if (__builtin_expect(queue->dirty != NULL, false))
 		dirty_mark_all(queue, targets, lengths, n);
 	ring_return_run(queue, heads, lengths, n);
@@ -272,9 +277,9 @@ static __attribute__((noinline)) uint32_t place_judged(struct turn *turn, const 
 
 /* The frames may lie in another VM1's memory: their bytes are copied, once, and nothing is decided by them. */
 uint32_t LAYOUT(enqueue_frames)(struct rk_queue *queue, const struct rk_frame *frames,
-				uint32_t count)
+				uint32_t count, uint32_t flush)
 {
-	struct turn turn = {.queue = queue, .burst = UINT32_MAX};
+	struct turn turn = {.queue = queue, .burst = UINT32_MAX, .flush = flush};
 	uint32_t asked = 0, done;
 
 	turn.place = ring_place(queue);

@@ -5,6 +5,9 @@
 
 #include <stdlib.h>
 #include <string.h>
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 
 uint32_t isa_chosen = ISA_SCALAR;
 
@@ -25,6 +28,17 @@ static uint32_t most(void)
 		return ISA_AVX2;
 #endif
 	return ISA_SCALAR;
+}
+
+bool isa_flushes(void)
+{
+#if defined(__x86_64__)
+	uint32_t a, b = 0, c, d;
+
+	return __get_cpuid_count(7, 0, &a, &b, &c, &d) && b & bit_CLFLUSHOPT;
+#else
+	return false;
+#endif
 }
 
 void isa_choose(void)

@@ -6,6 +6,7 @@
 #ifndef ISA_H
 #define ISA_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 /* Each has all of those before it. */
@@ -29,6 +30,9 @@ static inline uint32_t isa(void)
 {
 	return __atomic_load_n(&isa_chosen, __ATOMIC_RELAXED);
 }
+
+/* Whether there is shm_flush(). */
+bool isa_flushes(void);
 
 /* What PMD_KERNEL_ISA names, as far as the processor has it; without, what pays. Whenever a queue is made. */
 void isa_choose(void);

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <sys/socket.h>
 
+#include "flush.h"
 #include "lines.h"
 #include "ringk.h"
 #include "shm.h"
@@ -71,20 +72,22 @@ static inline void port_show(struct rk_frame *frame, struct iovec *segments, uin
 
 /* ---- copying ---------------------------------------------------------------------------------- */
 
-/* Copies a frame out of VM1's memory, to be judged by nobody: some bytes are read twice. */
-static inline void port_copy_frame(uint8_t *to, const struct rk_frame *frame)
+/* Copies a frame out of VM1's memory, to be judged by nobody: some bytes are read twice. flush: port->flush. */
+static inline void port_copy_frame(uint8_t *to, const struct rk_frame *frame, uint32_t flush)
 {
 	for (uint32_t i = 0; i < frame->segment_count; i++) {
 		const struct iovec *segment = &frame->segments[i];
 
 		shm_copy_frame_in(to, segment->iov_base, segment->iov_len);
+		if (flush)
+			flush_frame(segment->iov_base, segment->iov_len, flush);
 		to += segment->iov_len;
 	}
 }
 
 /* The same into a ring of end bytes, from at on and over its end; returns where it goes on. */
 static inline uint32_t port_copy_around(uint8_t *ring, uint32_t end, uint32_t at,
-					const struct rk_frame *frame)
+					const struct rk_frame *frame, uint32_t flush)
 {
 	for (uint32_t i = 0; i < frame->segment_count; i++) {
 		struct shm *from = frame->segments[i].iov_base;
@@ -98,6 +101,8 @@ static inline uint32_t port_copy_around(uint8_t *ring, uint32_t end, uint32_t at
 			left -= part;
 			at = (at + (uint32_t)part) % end;
 		}
+		if (flush)
+			flush_frame(frame->segments[i].iov_base, frame->segments[i].iov_len, flush);
 	}
 	return at;
 }

@@ -27,7 +27,8 @@ static uint32_t copy_tx(struct rk_port *port, struct rk_frame *frames, uint32_t 
 		if (frames[i].bytes > RK_FRAME_MAX)
 			frames[i].verdict = RK_DROP_OVERSIZE;
 		else
-			port_copy_frame(copy->memory + i % COPY_BUFFERS * COPY_STRIDE, &frames[i]);
+			port_copy_frame(copy->memory + i % COPY_BUFFERS * COPY_STRIDE, &frames[i],
+					port->flush);
 	}
 	return n;
 }

@@ -200,7 +200,7 @@ static void copy(struct igbvf_port *vf, const struct asking *asking, uint32_t sp
 
 	memcpy(tx->buffers + at, headers->bytes, headers->end);
 	port_copy_around(tx->buffers, tx->count * vf->buffer_bytes, at + headers->end,
-			 &asking->payload);
+			 &asking->payload, vf->port.flush);
 	for (uint32_t i = 0; i < span; i++) {
 		const uint32_t index = tx->next++ & tx->mask;
 		const uint32_t part = left < vf->buffer_bytes ? left : vf->buffer_bytes;

@@ -62,7 +62,7 @@ static void tx_copy(struct igbvf_port *vf, const struct rk_frame *frame, uint32_
 	const uint32_t end = tx->count * vf->buffer_bytes;
 	uint32_t at = (tx->next & tx->mask) * vf->buffer_bytes;
 
-	at = port_copy_around(tx->buffers, end, at, frame);
+	at = port_copy_around(tx->buffers, end, at, frame, vf->port.flush);
 	if (bytes > frame->bytes) /* one buffer: it is shorter than Ethernet's minimum */
 		memset(tx->buffers + at, 0, bytes - frame->bytes);
 	vf->tx_span[tx->next & tx->mask] = (uint16_t)span;

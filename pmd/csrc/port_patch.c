@@ -60,7 +60,7 @@ static uint32_t patch_tx(struct rk_port *port, struct rk_frame *frames, uint32_t
 	if (!queue && !is_full(patch))
 		return port_drop(frames, n, RK_DROP_VF_DOWN);
 	if (queue)
-		done = enqueue_frames(queue, frames, n);
+		done = enqueue_frames(queue, frames, n, port->flush);
 	if (done == n || port->ops == &loop_ops)
 		return done;
 	/* The ring may have buffers that one turn must not look at: but then it is to get on. */

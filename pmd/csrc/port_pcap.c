@@ -211,7 +211,7 @@ static uint32_t pcap_tx(struct rk_port *port, struct rk_frame *frames, uint32_t 
 		record.bytes = record.wire_bytes = bytes;
 		memcpy(pcap->write_buffer + pcap->write_bytes, &record, sizeof(record));
 		pcap->write_bytes += (uint32_t)sizeof(record);
-		port_copy_frame(pcap->write_buffer + pcap->write_bytes, &frames[i]);
+		port_copy_frame(pcap->write_buffer + pcap->write_bytes, &frames[i], port->flush);
 		pcap->write_bytes += bytes;
 	}
 	pcap_flush_if_due(pcap);

@@ -84,7 +84,7 @@ static void tx_copy(struct virtio_port *vf, const struct rk_frame *frame, uint32
 	uint32_t left = HEADER_BYTES + frame->bytes;
 
 	tx_header(tx->buffers + at, frame);
-	port_copy_around(tx->buffers, end, at + HEADER_BYTES, frame);
+	port_copy_around(tx->buffers, end, at + HEADER_BYTES, frame, vf->port.flush);
 	virtqueue_begin(tx, id, span, 0);
 	for (uint32_t i = 0; i < span; i++) {
 		uint32_t part = left < tx->buffer_bytes ? left : tx->buffer_bytes;

@@ -114,7 +114,7 @@ static bool tx_frame(struct xdp_port *xdp, struct xdp_queue *queue, const struct
 		return true;
 	}
 	to = tx_begin(xdp, queue, bytes, false);
-	port_copy_frame(to, frame);
+	port_copy_frame(to, frame, xdp->port.flush);
 	memset(to + frame->bytes, 0, bytes - frame->bytes);
 	return true;
 }

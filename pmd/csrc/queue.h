@@ -10,6 +10,7 @@
 #define QUEUE_H
 
 #include "expansion.h"
+#include "flush.h"
 #include "map.h"
 
 #include <stdbool.h>
@@ -18,6 +19,9 @@
 #define DESC_NEXT 1u
 #define DESC_WRITE 2u
 #define DESC_INDIRECT 4u
+
+/* Of either layout. */
+#define DESCS_OF_LINE 4u
 
 struct desc {
 	uint64_t address;
@@ -169,6 +173,7 @@ struct rk_queue {
 	uint64_t parts[3];         /* bus addresses of desc, avail, used */
 	struct missing *missing;   /* of a ring whose addresses are translated; else NULL */
 	struct watch watch;
+	struct flush flush; /* of a transmit ring */
 };
 
 static inline bool queue_packed(const struct rk_queue *queue)

@@ -17,7 +17,7 @@
 #define RK_API __attribute__((visibility("default")))
 
 /* Changes with any structure or signature here; pmd/kernel.py refuses another. */
-#define RK_ABI 19u
+#define RK_ABI 20u
 
 #define RK_BURST_MAX 256u
 #define RK_WORKS_MAX 65535u
@@ -132,6 +132,7 @@ struct rk_direction_stats {
 	uint64_t bursts;                /* turns that moved at least one chain */
 	uint64_t cycles;                /* TSC cycles of those turns */
 	uint64_t calls;                 /* interrupts sent to VM1 */
+	uint64_t flushed;               /* chains whose lines were flushed from the caches: csrc/flush.h */
 };
 
 struct rk_queue;

@@ -115,6 +115,7 @@ struct rk_port {
 	int32_t wake_fd; /* readable when rx() may have frames; RK_WAKE_* */
 	uint32_t copy_below; /* a port that holds frames copies those of fewer bytes; UINT32_MAX: all */
 	uint64_t rx_direct; /* frames the VF wrote to VM1's memory, not copied by us */
+	uint32_t flush;     /* the kernel's own, for tx(): what of the frames that it copies is flushed (flush.h) */
 };
 
 /*

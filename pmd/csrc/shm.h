@@ -240,6 +240,16 @@ static inline void shm_prefetch_write(struct shm *p)
 #endif
 }
 
+/* Out of every cache; of no effect where isa_flushes() says no. */
+static inline void shm_flush(const struct shm *p)
+{
+#if defined(__x86_64__)
+	__asm__ volatile("clflushopt (%0)" : : "r"(p) : "memory");
+#else
+	(void)p;
+#endif
+}
+
 /* The first two lines of bytes at p, as far as they reach; what follows the processor finds by itself. */
 static inline void shm_prefetch_frame(const struct shm *p, size_t bytes)
 {

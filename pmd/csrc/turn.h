@@ -25,7 +25,7 @@ static inline uint64_t clock_lap(uint64_t *clock)
 	uint32_t layout##_enqueue_turn(struct rk_queue *queue, struct rk_port *port,              \
 				       struct place place, uint32_t burst, uint64_t *clock);      \
 	uint32_t layout##_enqueue_frames(struct rk_queue *queue, const struct rk_frame *frames,   \
-					 uint32_t count);                                         \
+					 uint32_t count, uint32_t flush);                         \
 	uint32_t layout##_direct_turn(struct rk_queue *queue, struct rk_port *port,               \
 				      uint32_t burst, uint64_t *clock);                           \
 	void layout##_direct_drain(struct rk_queue *queue, struct rk_port *port);                 \
@@ -87,13 +87,13 @@ static inline uint32_t enqueue_turn(struct rk_queue *queue, struct rk_port *port
 
 /*
  * Puts count frames, with offloads that the ring's flags take, into the ring at once; how many are done with. The
- * rest found no buffer, or none within TURN_WALK_MAX.
+ * rest found no buffer, or none within TURN_WALK_MAX. flush: of the frames (flush.h).
  */
 static inline uint32_t enqueue_frames(struct rk_queue *queue, const struct rk_frame *frames,
-				      uint32_t count)
+				      uint32_t count, uint32_t flush)
 {
-	return queue_packed(queue) ? packed_enqueue_frames(queue, frames, count)
-				   : split_enqueue_frames(queue, frames, count);
+	return queue_packed(queue) ? packed_enqueue_frames(queue, frames, count, flush)
+				   : split_enqueue_frames(queue, frames, count, flush);
 }
 
 /* Returns what the VF has filled, and gives it nothing. */

@@ -28,9 +28,9 @@ static inline void write_out(struct writer *to, const uint8_t *from, size_t byte
 	}
 }
 
-/* A header and a frame into one buffer that holds both. */
+/* A header and a frame into one buffer that holds both. flush: of the frame, which is VM1's (flush.h). */
 static inline void write_plain(const struct rk_frame *frame, const uint8_t *header,
-			       uint32_t header_bytes, struct shm *into)
+			       uint32_t header_bytes, struct shm *into, uint32_t flush)
 {
 	/* 10 or 12: constants compile to stores. */
 	if (header_bytes == HEADER_BYTES_MAX)
@@ -42,6 +42,8 @@ static inline void write_plain(const struct rk_frame *frame, const uint8_t *head
 		const struct iovec *segment = &frame->segments[i];
 
 		shm_copy_frame_out(into, segment->iov_base, segment->iov_len);
+		if (flush)
+			flush_frame(segment->iov_base, segment->iov_len, flush);
 		into = shm_at(into, segment->iov_len);
 	}
 }

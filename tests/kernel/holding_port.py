@@ -52,7 +52,9 @@ class PortStructure(Structure):
         ("offloads", c_uint32),
         ("reads", c_uint32),
         ("wake_fd", c_int32),
-        ("reserved", c_uint32),
+        ("copy_below", c_uint32),
+        ("rx_direct", c_uint64),
+        ("flush", c_uint32),
     ]
 
 
