@@ -12,6 +12,8 @@ from guest.errors import UsageError, VhostPciError
 from pmd.kernel_abi import ABI, SIGNATURES, SIZES
 
 _FILE = "_ringk.so"
+_FLUSH = "PMD_KERNEL_FLUSH"
+_FLUSHES = ("never", "first", "all")  # csrc/flush.c
 
 
 def load(path: str) -> ctypes.CDLL:
@@ -46,10 +48,11 @@ def library() -> ctypes.CDLL:
     """The kernel: PMD_KERNEL_LIBRARY if set, else `_ringk.so` beside this file; loaded once.
 
     Raises:
-        UsageError: PMD_KERNEL_ISA has no meaning here.
+        UsageError: PMD_KERNEL_ISA or PMD_KERNEL_FLUSH has no meaning here.
         VhostPciError: It cannot be loaded, or is of another build.
     """
     found = load(os.environ.get("PMD_KERNEL_LIBRARY") or _installed())
+    _check_flush(os.environ.get(_FLUSH, ""))
     said = os.environ.get("PMD_KERNEL_ISA", "")
     known = _names(found.rk_isa_name)
     if said not in ("", *known):
@@ -57,6 +60,12 @@ def library() -> ctypes.CDLL:
         remedy = f"give one of {', '.join(known)}, or leave it out: then it is what pays"
         raise UsageError("use", f"PMD_KERNEL_ISA={said}", cause, remedy)
     return found
+
+
+def _check_flush(said: str) -> None:
+    if said not in ("", *_FLUSHES):
+        remedy = f"give one of {', '.join(_FLUSHES)}, or leave it out: then it is tried what pays"
+        raise UsageError("use", f"{_FLUSH}={said}", "it has no such meaning", remedy)
 
 
 def _installed() -> str:

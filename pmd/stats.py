@@ -33,7 +33,7 @@ class Direction(NamedTuple):
         bursts: Turns that moved at least one chain.
         cycles: TSC cycles of those turns.
         calls: Interrupts sent to VM1.
-        flushed: Chains whose lines were flushed from the caches, so that VM1 writes them sooner.
+        flushed: Chains whose lines were flushed from the caches, as frames went faster so.
     """
 
     packets: int

@@ -37,24 +37,17 @@ struct parsing {
 	bool fetch; /* the port reads the frames by this core */
 };
 
-/* Of a split ring: lines of the descriptor table that were read to their end. */
-static void flush_table(const struct rk_queue *queue, const struct head *heads, uint32_t count)
-{
-	for (uint32_t i = 0; i < count; i++)
-		if (heads[i].id % DESCS_OF_LINE == DESCS_OF_LINE - 1)
-			shm_flush(shm_at(queue->desc, sizeof(struct desc) * heads[i].id));
-}
-
-/*
- * Of a packed ring: lines of descriptors that are VM1's again to their end, from a place on; what VM1 sees of them it reads from
- * memory.
- */
+/* Of a packed ring: lines of descriptors that are VM1's again to their end, from a place on. */
 static void flush_returned(const struct rk_queue *queue, uint32_t from)
 {
 	const uint32_t count = packed_distance(queue, from, queue->used_shown);
 
-	for (uint32_t i = DESCS_OF_LINE - 1 - from % DESCS_OF_LINE; i < count; i += DESCS_OF_LINE)
-		shm_flush(packed_desc(queue, packed_after(queue, from, i)));
+	for (uint32_t i = 0; i < count; i++) {
+		const struct shm *desc = packed_desc(queue, packed_after(queue, from, i));
+
+		if (ends_line(desc))
+			shm_flush(desc);
+	}
 }
 
 /* Publishes the chains that were returned. */
@@ -63,11 +56,12 @@ static void show(struct rk_queue *queue, uint32_t chains)
 	const uint32_t from = queue->used_shown;
 
 	queue_publish(queue);
-	if (!queue->flush.level)
-		return;
-	queue->stats->flushed += chains;
-	if (LAYOUT_PACKED)
-		flush_returned(queue, from);
+	if (queue->flush.level) {
+		queue->stats->flushed += chains;
+		if (LAYOUT_PACKED)
+			flush_returned(queue, from);
+	}
+	flush_count(&queue->flush, chains, cycles_now);
 }
 
 static void parse_plain(struct rk_queue *queue, struct parsing *parsing)
@@ -88,8 +82,6 @@ static void parse_plain(struct rk_queue *queue, struct parsing *parsing)
 
 	for (uint32_t i = 0; parsing->fetch && i < n; i++)
 		shm_prefetch_frame(parsing->pool[i].iov_base, parsing->pool[i].iov_len);
-	if (!LAYOUT_PACKED && queue->flush.level)
-		flush_table(queue, heads, n);
 	queue->walked += n;
 	burst->chains += n;
 	burst->frame_count += n;
@@ -337,7 +329,6 @@ uint32_t LAYOUT(dequeue_held_turn)(struct rk_queue *queue, struct rk_port *port,
 	if (done || took) {
 		queue->stats->bursts++;
 		queue->stats->cycles += clock_lap(clock);
-		flush_count(&queue->flush, done, *clock);
 	}
 	return done > took ? done : took;
 }
@@ -384,7 +375,6 @@ uint32_t LAYOUT(dequeue_turn)(struct rk_queue *queue, struct rk_port *port, stru
 		show(queue, done);
 		queue->stats->bursts++;
 		queue->stats->cycles += clock_lap(clock);
-		flush_count(&queue->flush, done, *clock);
 	}
 	return done;
 }

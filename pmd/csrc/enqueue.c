@@ -39,7 +39,7 @@ static inline void make_header(uint8_t *header, const struct rk_offload *offload
 
 /* ---- plain chains ----------------------------------------------------------------------------------- */
 
-/* Writes n frames where plain chains want them; returns their bytes. Compiled once without all that few need. */
+/* Writes n frames where plain chains want them; returns their bytes. Compiled once with neither offloads nor flushing. */
 static inline uint64_t write_run(const struct rk_queue *queue, const struct rk_frame *frames,
 				 uint32_t n, struct shm *const *targets, uint32_t *lengths,
 				 const bool offloads, const uint32_t flush)
@@ -275,6 +275,16 @@ static __attribute__((noinline)) uint32_t place_judged(struct turn *turn, const 
 	return done;
 }
 
+static void finish(const struct turn *turn)
+{
+	struct rk_queue *queue = turn->queue;
+
+	queue_publish(queue);
+	queue->stats->bursts++;
+	if (queue->flush.level)
+		queue->stats->flushed += turn->done;
+}
+
 /* The frames may lie in another VM1's memory: their bytes are copied, once, and nothing is decided by them. */
 uint32_t LAYOUT(enqueue_frames)(struct rk_queue *queue, const struct rk_frame *frames,
 				uint32_t count, uint32_t flush)
@@ -285,15 +295,15 @@ uint32_t LAYOUT(enqueue_frames)(struct rk_queue *queue, const struct rk_frame *f
 	turn.place = ring_place(queue);
 	if (turn.place.left == 0)
 		return 0;
+	/* Both rings' lines together: either by itself may gain nothing while the others are waited for. */
+	queue->flush.level = (uint8_t)flush;
 	for (uint32_t i = 0; i < count; i++)
 		asked |= frames[i].offload.flags | frames[i].offload.gso_type;
 	turn.offloads = asked;
 	queue->walked = 0;
 	done = place(&turn, frames, count);
-	if (turn.done) {
-		queue_publish(queue);
-		queue->stats->bursts++;
-	}
+	if (turn.done)
+		finish(&turn);
 	return done;
 }
 
@@ -314,8 +324,8 @@ uint32_t LAYOUT(enqueue_turn)(struct rk_queue *queue, struct rk_port *port, stru
 	if (done)
 		port->ops->rx_done(port, done);
 	if (turn.done) {
-		queue_publish(queue);
-		queue->stats->bursts++;
+		finish(&turn);
+		flush_count(&queue->flush, turn.done, cycles_now);
 		queue->stats->cycles += clock_lap(clock);
 	}
 	return turn.done ? turn.done : done; /* frames may go without a chain: there may be more */

@@ -1,9 +1,9 @@
 /* SPDX-License-Identifier: BSD-3-Clause */
 /*
- * Whether flushing pays is tried, because nothing else tells: it depends on the processor, on which CPUs the host
- * gives both sides, on what VM1's driver does, and on who of the two waits for the other. A trial compares how long as many chains take:
- * the usual way, the other one, and the usual way again. Three trials in a row that the other wins make it the usual one. If VM1
- * has little to send, both take as long, and nothing is flushed.
+ * Whether flushing pays is tried, because nothing else tells: it depends on the processor, on which CPUs
+ * the host gives both sides, on what VM1's driver does, and on who waits for whom. A trial compares how long as many
+ * chains take: the usual way, the other one, and the usual way again. A few trials in a row that the
+ * other wins make it the usual one. If there is little to forward, both take as long, and nothing is flushed.
  */
 #include "flush.h"
 
@@ -13,9 +13,15 @@
 #include <string.h>
 
 #define WINDOW 2048u
-/* Between trials: those that are lost cost less than a hundredth. */
-#define REST (128u * WINDOW)
-#define WINS 3u
+/* Of the usual way, before and after a trial; the best counts, for VM1 may pause in some. */
+#define WINDOWS 4u
+/* Until what is done otherwise shows: drivers may go round more buffers than a ring has places. */
+#define LAP_LEAST 4096u
+/* Between trials, in their length, and up to twice that: one in a hundred chains goes another way. */
+#define RESTS 64u
+/* Trials in a row that decide. */
+#define WINS_MORE 3u
+#define WINS_LESS 2u
 
 enum phase {
 	PHASE_FIXED,
@@ -39,12 +45,21 @@ static void go_on(struct flush *flush, enum phase phase, uint32_t chains)
 	flush->left = chains;
 }
 
-void flush_begin(struct flush *flush, uint32_t ring_size, bool possible)
+/* By chance: rings of one lcore shall not try at the same time, nor in step with what VM1 does. */
+static void rest(struct flush *flush, uint64_t now)
+{
+	const uint32_t least = RESTS * (WINDOW + flush->lap);
+
+	go_on(flush, PHASE_REST, least + (uint32_t)(now % least));
+}
+
+void flush_begin(struct flush *flush, uint32_t ring_size, bool possible, uint64_t now)
 {
 	const char *said = getenv("PMD_KERNEL_FLUSH");
 
-	*flush = (struct flush){.lap = ring_size, .other = FLUSH_FIRST};
-	go_on(flush, PHASE_REST, REST);
+	*flush = (struct flush){.lap = ring_size < LAP_LEAST ? LAP_LEAST : ring_size,
+				.other = FLUSH_FIRST};
+	rest(flush, now);
 	if (!possible || !isa_flushes()) {
 		go_on(flush, PHASE_FIXED, UINT32_MAX);
 		return;
@@ -57,38 +72,61 @@ void flush_begin(struct flush *flush, uint32_t ring_size, bool possible)
 	}
 }
 
+enum outcome {
+	OUTCOME_VOID, /* VM1 does something else than before, or the CPUs are others */
+	OUTCOME_LOST,
+	OUTCOME_WON,
+};
+
 /* To flush more has to bring a tenth, for it costs us cycles; to flush less may lose a twentieth. */
-static bool wins(const struct flush *flush, uint64_t after)
+static enum outcome judge(const struct flush *flush)
 {
-	const uint64_t best = after < flush->before ? after : flush->before;
-	const uint64_t worst = after < flush->before ? flush->before : after;
+	const uint64_t before = flush->before, after = flush->best;
+	const uint64_t best = after < before ? after : before, worst = after < before ? before : after;
+	const bool more = flush->other > flush->usual;
 
 	if (worst > best + best / 4)
-		return false; /* VM1 paused, or the CPUs are others now */
-	if (flush->other > flush->usual)
-		return flush->tried < best - best / 10;
-	return flush->tried < best + best / 20;
+		return OUTCOME_VOID;
+	return flush->tried < (more ? best - best / 10 : best + best / 20) ? OUTCOME_WON : OUTCOME_LOST;
 }
 
 /* After a trial: what is done from now on, and what is tried next. */
-static void conclude(struct flush *flush, uint64_t after)
+static void conclude(struct flush *flush)
 {
-	go_on(flush, PHASE_REST, REST);
-	flush->won = wins(flush, after) ? flush->won + 1 : 0;
-	if (flush->won == WINS) {
-		flush->usual = flush->level = flush->other;
-		flush->won = 0;
-	}
-	if (flush->won)
+	const uint32_t needed = flush->other > flush->usual ? WINS_MORE : WINS_LESS;
+	const enum outcome outcome = judge(flush);
+
+	rest(flush, flush->since);
+	if (outcome == OUTCOME_VOID || (outcome == OUTCOME_WON && ++flush->won < needed))
 		return;
+	if (outcome == OUTCOME_WON)
+		flush->usual = flush->level = flush->other;
+	flush->won = 0;
 	do
 		flush->other = (uint8_t)((flush->other + 1) % FLUSH_LEVELS);
 	while (flush->other == flush->usual);
 }
 
-void flush_next(struct flush *flush, uint64_t now)
+static void look(struct flush *flush, enum phase phase)
 {
-	const uint64_t took = now - flush->since;
+	flush->windows = WINDOWS;
+	flush->best = UINT64_MAX;
+	go_on(flush, phase, WINDOW);
+}
+
+/* One of these windows took so long; whether it was the last. */
+static bool looked(struct flush *flush, uint64_t took)
+{
+	if (took < flush->best)
+		flush->best = took;
+	flush->left = WINDOW;
+	return --flush->windows == 0;
+}
+
+void flush_next(struct flush *flush, uint32_t over, uint64_t now)
+{
+	/* Of as many chains as a window is to have. */
+	const uint64_t took = (now - flush->since) * WINDOW / (WINDOW + over);
 
 	flush->since = now;
 	switch ((enum phase)flush->phase) {
@@ -96,10 +134,12 @@ void flush_next(struct flush *flush, uint64_t now)
 		flush->left = UINT32_MAX;
 		break;
 	case PHASE_REST:
-		go_on(flush, PHASE_BEFORE, WINDOW);
+		look(flush, PHASE_BEFORE);
 		break;
 	case PHASE_BEFORE:
-		flush->before = took;
+		if (!looked(flush, took))
+			break;
+		flush->before = flush->best;
 		flush->level = flush->other;
 		go_on(flush, PHASE_TURN, flush->lap);
 		break;
@@ -112,10 +152,11 @@ void flush_next(struct flush *flush, uint64_t now)
 		go_on(flush, PHASE_TURN_BACK, flush->lap);
 		break;
 	case PHASE_TURN_BACK:
-		go_on(flush, PHASE_AFTER, WINDOW);
+		look(flush, PHASE_AFTER);
 		break;
 	case PHASE_AFTER:
-		conclude(flush, took);
+		if (looked(flush, took))
+			conclude(flush);
 		break;
 	}
 }

@@ -17,12 +17,12 @@ struct made {
 /*
  * Makes frames as long as the chains are plain, as most are: one readable descriptor with header and frame,
  * all of it in one region. Of another chain nothing is decided here: chain_walk() looks at it anew.
- * Compiled for each reach.
+ * Compiled for each reach. flush: lines of a split ring's descriptors that were read to their end (flush.h).
  */
 static inline struct made make_plain(const struct rk_queue *queue, const struct head *heads,
 				  const struct packed_desc *descs, uint32_t count,
 				  struct rk_frame *frames, struct iovec *segments,
-				  const enum reach reach)
+				  const enum reach reach, const bool flush)
 {
 	const struct plain_view view = plain_view(queue, RK_READ, queue->header_bytes);
 	const uint64_t origin = plain_origin(&view, reach);
@@ -42,6 +42,9 @@ static inline struct made make_plain(const struct rk_queue *queue, const struct 
 		if (!likely || bytes - ETHERNET_HEADER_BYTES > RK_FRAME_MAX - ETHERNET_HEADER_BYTES ||
 		    !plain_find(&view, from, (uint32_t)bytes, &begin, reach))
 			break;
+		/* One by one: all at once they would delay what is stored next. */
+		if (flush && ends_line(shm_at(table, sizeof(struct desc) * head->id)))
+			shm_flush(shm_at(table, sizeof(struct desc) * head->id));
 		*segments = (struct iovec){(void *)(uintptr_t)begin, bytes};
 		set_frame(frames, segments, 1, (uint32_t)bytes);
 	}
@@ -54,7 +57,10 @@ static inline struct made make_plain(const struct rk_queue *queue, const struct 
 		const struct rk_queue *queue, const struct head *heads, const struct packed_desc *descs, \
 		uint32_t count, struct rk_frame *frames, struct iovec *segments)                  \
 	{                                                                                         \
-		return make_plain(queue, heads, descs, count, frames, segments, reach);           \
+		if (!LAYOUT_PACKED && queue->flush.level)                                         \
+			return make_plain(queue, heads, descs, count, frames, segments, reach,    \
+					  true);                                                  \
+		return make_plain(queue, heads, descs, count, frames, segments, reach, false);    \
 	}
 
 FRAMES_OF(near_frames, REACH_NEAR)

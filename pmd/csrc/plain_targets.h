@@ -8,11 +8,12 @@
 
 /*
  * Where plain chains want the frames; stops at the first that is not plain, of which nothing is decided then.
- * Compiled for each reach.
+ * Compiled for each reach. flush: enum flush_level; what is written lies in VM1's cache, or in ours.
  */
 static inline uint32_t find_targets(struct rk_queue *queue, const struct rk_frame *frames,
 				    const struct head *heads, const struct packed_desc *descs,
-				    uint32_t count, struct shm **targets, const enum reach reach)
+				    uint32_t count, struct shm **targets, const enum reach reach,
+				    const uint32_t flush)
 {
 	const struct plain_view view = plain_view(queue, RK_WRITE, 0);
 	const uint64_t origin = plain_origin(&view, reach);
@@ -31,7 +32,10 @@ static inline uint32_t find_targets(struct rk_queue *queue, const struct rk_fram
 		    !plain_find(&view, plain.address - origin, plain.length, &host, reach))
 			break;
 		targets[i] = (struct shm *)(uintptr_t)host;
-		shm_prefetch_frame_write(targets[i], header + frames[i].bytes);
+		if (flush)
+			flush_frame(targets[i], header + frames[i].bytes, flush);
+		else
+			shm_prefetch_frame_write(targets[i], header + frames[i].bytes);
 		last = plain.address;
 	}
 	if (reach != REACH_NEAR && i)
@@ -45,7 +49,13 @@ static inline uint32_t find_targets(struct rk_queue *queue, const struct rk_fram
 		struct rk_queue *queue, const struct rk_frame *frames, const struct head *heads,   \
 		const struct packed_desc *descs, uint32_t count, struct shm **targets)             \
 	{                                                                                          \
-		return find_targets(queue, frames, heads, descs, count, targets, reach);           \
+		const uint32_t flush = queue->flush.level;                                         \
+                                                                                                   \
+		if (flush)                                                                         \
+			return find_targets(queue, frames, heads, descs, count, targets, reach,    \
+					    flush);                                                \
+		return find_targets(queue, frames, heads, descs, count, targets, reach,            \
+				    FLUSH_NOTHING);                                                \
 	}
 
 TARGETS_OF(near_targets, REACH_NEAR)
@@ -79,7 +89,7 @@ static inline uint32_t near_targets_by_isa(struct rk_queue *queue, const struct 
 	uint32_t n = 0;
 
 #if defined(__x86_64__) && LAYOUT_PACKED
-	if (isa() == ISA_AVX512)
+	if (isa() == ISA_AVX512 && !queue->flush.level)
 		n = near_targets_avx512(queue, frames, descs, count, targets);
 	if (n == count)
 		return n;

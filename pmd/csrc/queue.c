@@ -177,7 +177,8 @@ struct rk_queue *rk_queue_new(const struct rk_ring_config *config, const struct 
 	queue->frame_bytes_max = mtu_frame_bytes(config->mtu);
 	queue->plain = config->flags & RK_RING_ENABLED && plain_wanted();
 	queue->commit = (uint32_t *)(uintptr_t)config->commit;
-	flush_begin(&queue->flush, config->size, !(config->flags & RK_RING_COMBINING));
+	flush_begin(&queue->flush, config->size, !(config->flags & RK_RING_COMBINING),
+		    cycles_now());
 	queue->call_fd = config->call_fd;
 	queue->call_offset = config->call_offset;
 	queue->kick_fd = config->kick_fd;

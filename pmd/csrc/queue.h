@@ -9,6 +9,7 @@
 #ifndef QUEUE_H
 #define QUEUE_H
 
+#include "cycles.h"
 #include "expansion.h"
 #include "flush.h"
 #include "map.h"
@@ -20,8 +21,11 @@
 #define DESC_WRITE 2u
 #define DESC_INDIRECT 4u
 
-/* Of either layout. */
-#define DESCS_OF_LINE 4u
+/* Whether a descriptor, of either layout, is the last one in its cache line. */
+static inline bool ends_line(const struct shm *desc)
+{
+	return ((uintptr_t)desc & (SHM_LINE - 1)) == SHM_LINE - 16u;
+}
 
 struct desc {
 	uint64_t address;
@@ -173,7 +177,7 @@ struct rk_queue {
 	uint64_t parts[3];         /* bus addresses of desc, avail, used */
 	struct missing *missing;   /* of a ring whose addresses are translated; else NULL */
 	struct watch watch;
-	struct flush flush; /* of a transmit ring */
+	struct flush flush;
 };
 
 static inline bool queue_packed(const struct rk_queue *queue)
@@ -211,19 +215,5 @@ void send_flatten(struct rk_queue *queue, struct rk_frame *frame);
  * many it is done with, each with its verdict. */
 uint32_t send_judged(struct rk_queue *queue, struct rk_port *port, struct rk_frame *frames,
 		     uint32_t n);
-
-static inline uint64_t cycles_now(void)
-{
-#if defined(__x86_64__)
-	return __builtin_ia32_rdtsc();
-#elif defined(__aarch64__)
-	uint64_t value;
-
-	__asm__ volatile("mrs %0, cntvct_el0" : "=r"(value));
-	return value;
-#else
-#error "no cycle counter known for this machine"
-#endif
-}
 
 #endif

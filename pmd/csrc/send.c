@@ -60,6 +60,7 @@ uint32_t send_judged(struct rk_queue *queue, struct rk_port *port, struct rk_fra
 		return port->ops->tx(port, frames, n);
 	}
 	expansion_make(expansion, frames, n);
+	port->flush = FLUSH_NOTHING; /* its frames are in our own memory */
 	if (expansion->count)
 		taken = port->ops->tx(port, expansion->frames, expansion->count);
 	return expansion_take(expansion, frames, taken);

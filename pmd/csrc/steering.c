@@ -180,6 +180,7 @@ static uint32_t lane_tx(struct rk_port *port, struct rk_frame *frames, uint32_t 
 	if (lane->rx && steering->receivers > 1)
 		for (uint32_t i = 0; i < n; i++)
 			flow_learn(&steering->flows, flow_hash(&frames[i]), lane->number);
+	steering->port->flush = port->flush;
 	done = steering->port->ops->tx(steering->port, frames, n);
 	for (uint32_t i = 0; i < done; i++)
 		if (frames[i].verdict == RK_HELD)

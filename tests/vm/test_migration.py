@@ -95,7 +95,7 @@ def _restore(ingredients: Ingredients, directory: Path, device: Device, nic: Nic
     vm = ingredients.templates.restore("source", MEMORY_MIB, directory, iommu=False)
     try:
         nic.plug(vm, "net0", device.vhost_user, MAC)
-        script = "modprobe virtio_net; n=0; until [ -e /sys/class/net/eth0 ]; do"
+        script = "modprobe virtio_net; n=0; until [ -e /proc/sys/net/ipv6/conf/eth0 ]; do"
         script += " n=$((n+1)); [ $n -lt 300 ]; sleep 0.2; done;"
         script += " echo 1 > /proc/sys/net/ipv6/conf/eth0/disable_ipv6;"
         script += f" ip addr add {VM1_ADDRESS}/24 dev eth0; ip link set eth0 up"
