@@ -16,7 +16,10 @@ if TYPE_CHECKING:
 SIZE, ROUNDS = 256, 5
 
 
-@pytest.mark.parametrize(("name", "kinds"), [("limit", ("null", "copy", "gen")), ("vf", ("null",))])
+KINDS = {"limit": ("null", "copy", "gen"), "vf": ("null",), "unflushed": ("null", "copy", "gen")}
+
+
+@pytest.mark.parametrize(("name", "kinds"), KINDS.items(), ids=KINDS)
 def test_it_serves_whole_rings(tmp_path: Path, name: str, kinds: tuple[str, ...]) -> None:
     library, program = tmp_path / f"{name}.so", tmp_path / "stage"
     variant.build(name, library, optimize="-O0")

@@ -139,7 +139,7 @@ def test_told_nonsense(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PMD_KERNEL_FLUSH", "sometimes")
     kernel_library.library.cache_clear()  # it is asked when it is loaded
     try:
-        with pytest.raises(UsageError, match=r"FLUSH=sometimes: .*; give one of never, first, all,"):
+        with pytest.raises(UsageError, match=r"FLUSH=sometimes: .*; give one of never, first, all"):
             kernel_library.library()
     finally:
         kernel_library.library.cache_clear()

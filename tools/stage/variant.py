@@ -2,9 +2,11 @@
 
     python -m tools.stage.variant limit build/limit.so
     python -m tools.stage.variant vf build/vf.so
+    python -m tools.stage.variant unflushed build/unflushed.so
 
 limit: its turns are limit.c's, the least that a device can do. vf: its null port is vf.c's, a model
-of a VF that reads VM1's memory. All the rest is the kernel's.
+of a VF that reads VM1's memory. unflushed: its rings flush no line of VM1's memory. All the rest is
+the kernel's.
 """
 
 from __future__ import annotations
@@ -28,6 +30,7 @@ VARIANTS: dict[str, tuple[list[tuple[str, tuple[str, ...]]], list[str]]] = {
         [f"{layout}_{turn}_turn" for layout in _LAYOUTS for turn in ("dequeue", "enqueue")],
     ),
     "vf": ([("vf.c", ()), ("stage_port.c", ())], ["port_null_open"]),
+    "unflushed": ([("unflushed.c", ())], ["flush_begin"]),
 }
 # As CMakeLists.txt has it.
 _JUMPS = ("-Wa,-mbranches-within-32B-boundaries", "-falign-functions=64")
