@@ -86,7 +86,9 @@ def _migrate(source: Vm, target: Vm, path: Path) -> dict[str, Any]:
 
 
 def _ping(vm: Vm) -> None:
-    said = vm.agent.run("ping", "-n", "-c", "5", "-i", "0.2", "-w", "60", OUTSIDE_ADDRESS)
+    found = f"n=0; until ping -n -c 1 -W 2 {OUTSIDE_ADDRESS} > /dev/null; do"
+    found += " n=$((n+1)); [ $n -lt 20 ]; done;"
+    said = vm.agent.shell(f"{found} ping -n -c 5 -i 0.2 -w 60 {OUTSIDE_ADDRESS}", STEP_TIMEOUT_S)
     assert re.search(" 0% packet loss", said), said
 
 

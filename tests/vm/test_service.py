@@ -59,7 +59,12 @@ def test_restored_in_a_second(
 
 
 def both_ways(picture: Picture, size_bytes: int) -> None:
-    """TCP from VM1 to outside and back; `transfer` compares the checksums of both ends."""
+    """TCP from VM1 to outside and back; `transfer` compares the checksums of both ends.
+
+    First either asks for the other's address until it has it: TCP gives up after three seconds, and
+    at once if that was asked for in vain shortly before.
+    """
+    picture.ping(1, 100)
     picture.transfer(picture.vm1, picture.outside, size_bytes)
     picture.transfer(picture.outside, picture.vm1, size_bytes)
 
